@@ -1,0 +1,145 @@
+"""Settings: validated once, then frozen. Each default has its reason beside it."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pytest_browserpool.errors import ConfigurationError
+from pytest_browserpool.values import STRATEGIES, Plain
+
+FAMILIES = ("chrome", "edge", "firefox", "webkit")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CustomBrowser(Plain):
+    """``[tool.browserpool.browsers.NAME]``: a browser that the user describes."""
+
+    name: str
+    family: str
+    executable: str | None = None
+    channel: str | None = None
+    endpoint: str | None = None
+    """A DevTools endpoint (``http://…`` or ``ws://…``) of a Chromium that somebody else started."""
+    flags: tuple[str, ...] = ()
+    prefs: Mapping[str, Any] = field(default_factory=dict)
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings(Plain):
+    """Everything that a run can be told. Paths are absolute; the controller sends its own to every node."""
+
+    rootdir: str
+    db: str
+    browsers: tuple[str, ...] = ()
+    """Names or families to use; empty: all that the node has."""
+    max_browsers: int = 3
+    """Browsers alive at once per node: a Chromium with one warm WebGPU model takes 0.4 – 0.8 GiB."""
+    recovery: str = "progressive"
+    """The cheapest step first: most faults are one browser's."""
+    scheduler: bool = True
+    missing: str = "fail"
+    """A test that nothing here can run fails: a suite that quietly skips its WebNN half proves nothing."""
+    redundancy: int = 1
+    """One browser holds a model: a standby costs a second load and its memory."""
+    history_copies: int = 2
+    """Two files survive the loss of one."""
+    state_sync_interval: float = 5.0
+    """Seconds between writes to DuckDB: what a kill of the controller may lose beyond commit points."""
+    launch_timeout: float = 30.0
+    """Seconds: the slowest cold launch seen was 3 s; ten times that for a loaded machine."""
+    load_timeout: float = 120.0
+    """Seconds for fetching a model into a page and creating its session; WebGPU compiles on software adapters
+    took up to 18 s alone on the machine, and several compete."""
+    ping_timeout: float = 5.0
+    """Seconds: a healthy page answers in milliseconds; a page busy compiling blocks its main thread for a while."""
+    page_max_loads: int = 200
+    """Sessions created in one page before it is replaced: create and release leak about 4 MB each beside an anchor."""
+    page_max_memory_gib: float = 4.0
+    """Memory of one browser's process tree before it is replaced when idle: wasm memory never shrinks."""
+    memory_share: float = 0.8
+    """Share of the node's memory that its browsers may take together."""
+    custom: tuple[CustomBrowser, ...] = ()
+
+    def __post_init__(self) -> None:
+        _at_least("max_browsers", self.max_browsers, 1)
+        _at_least("redundancy", self.redundancy, 1)
+        _at_least("history_copies", self.history_copies, 1)
+        for name in ("state_sync_interval", "launch_timeout", "load_timeout", "ping_timeout"):
+            if not getattr(self, name) > 0:
+                raise ConfigurationError(f"{name} is {getattr(self, name)!r}", remedy="give a number of seconds above 0")
+        _one_of("recovery", self.recovery, STRATEGIES)
+        _one_of("missing", self.missing, ("fail", "skip"))
+
+
+def _at_least(name: str, value: int, least: int) -> None:
+    if value < least:
+        raise ConfigurationError(
+            f"{name} is {value!r}",
+            where=f"--browserpool-{name.replace('_', '-')} or browserpool_{name}",
+            remedy=f"give a whole number of at least {least}",
+        )
+
+
+def _one_of(name: str, value: str, allowed: Iterable[str]) -> None:
+    allowed = tuple(allowed)
+    if value not in allowed:
+        raise ConfigurationError(
+            f"{name} is {value!r}{did_you_mean(value, allowed)}",
+            where=f"--browserpool-{name} or browserpool_{name}",
+            remedy=f"one of {', '.join(allowed)}",
+        )
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """`` (did you mean 'x'?)`` where something similar exists, else nothing."""
+    close = difflib.get_close_matches(word, list(known), n=1)
+    return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+_TABLE_KEYS = {"family", "executable", "channel", "endpoint", "flags", "prefs", "environment"}
+
+
+def custom_browsers(rootdir: Path) -> tuple[CustomBrowser, ...]:
+    """The browsers that ``pyproject.toml`` under ``rootdir`` defines.
+
+    Raises:
+        ConfigurationError: an unknown key, a missing or unknown family, or a value of the wrong type.
+    """
+    path = rootdir / "pyproject.toml"
+    if not path.is_file():
+        return ()
+    import tomllib
+
+    with path.open("rb") as file:
+        tables = tomllib.load(file).get("tool", {}).get("browserpool", {}).get("browsers", {})
+    return tuple(_custom_browser(name, table, f"{path} [tool.browserpool.browsers.{name}]") for name, table in tables.items())
+
+
+def _custom_browser(name: str, table: Any, where: str) -> CustomBrowser:
+    if not isinstance(table, dict):
+        raise ConfigurationError(f"{name} is {table!r}", where=where, remedy="write it as a table")
+    for key in table:
+        if key not in _TABLE_KEYS:
+            raise ConfigurationError(
+                f"unknown key {key!r}{did_you_mean(key, _TABLE_KEYS)}", where=where, remedy=f"known: {', '.join(sorted(_TABLE_KEYS))}"
+            )
+    family = table.get("family")
+    if family not in FAMILIES:
+        raise ConfigurationError(f"family is {family!r}", where=where, remedy=f"one of {', '.join(FAMILIES)}")
+    if not any(table.get(key) for key in ("executable", "channel", "endpoint")):
+        raise ConfigurationError("no browser named", where=where, remedy="give executable, channel or endpoint")
+    return CustomBrowser(
+        name=name,
+        family=family,
+        executable=table.get("executable"),
+        channel=table.get("channel"),
+        endpoint=table.get("endpoint"),
+        flags=tuple(str(f) for f in table.get("flags", ())),
+        prefs=dict(table.get("prefs", {})),
+        environment={str(k): str(v) for k, v in table.get("environment", {}).items()},
+    )
