@@ -10,6 +10,7 @@ Every error says what was wrong (with the value), where, and what to do about it
     │   │   ├── HashMismatch        the bytes are not the ones that were pinned
     │   │   └── InvalidModel        the bytes are not an ONNX model
     │   ├── InputError              wrong input name, dtype or shape
+    │   ├── ShardingError           the model cannot be cut as asked
     │   └── UnsupportedOperator     the model has an operator that the backend lacks
     ├── CapabilityError             nothing here qualifies
     │   ├── NoBrowser               no wanted browser exists on this node
@@ -88,6 +89,10 @@ class InvalidModel(SourceError):
 
 class InputError(UsageError):
     """A call gave an unknown input, or one of the wrong dtype or shape."""
+
+
+class ShardingError(UsageError):
+    """The model cannot be cut into so many shards, by that strategy, or for those browsers."""
 
 
 class UnsupportedOperator(UsageError):
