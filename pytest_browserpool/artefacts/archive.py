@@ -1,0 +1,106 @@
+"""Takes files out of wheels and npm tarballs; nothing is ever written outside the wanted directory."""
+
+from __future__ import annotations
+
+import tarfile
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path, PurePosixPath
+from typing import IO
+
+from pytest_browserpool.artefacts.cache import CHUNK
+from pytest_browserpool.config import did_you_mean
+from pytest_browserpool.errors import SourceError
+
+NPM_PREFIX = "package/"
+"""Every npm tarball holds its files under this directory."""
+
+
+def chunks(file: IO[bytes]) -> Iterator[bytes]:
+    """The rest of ``file``, piece by piece."""
+    while piece := file.read(CHUNK):
+        yield piece
+
+
+def safe_name(name: str) -> str:
+    """``name`` if it stays inside the directory that it is relative to.
+
+    Raises:
+        SourceError: an absolute path, a ``..``, a backslash or a drive letter.
+    """
+    parts = PurePosixPath(name).parts
+    if (
+        not parts
+        or name.startswith("/")
+        or ".." in parts
+        or "\\" in name
+        or "\0" in name
+        or parts[0].endswith(":")
+    ):
+        raise SourceError(
+            f"{name!r} is not a path inside its directory",
+            remedy="use a relative path without '..' or backslashes",
+        )
+    return str(PurePosixPath(*parts))
+
+
+def member(archive: Path, name: str) -> Iterator[bytes]:
+    """The bytes of one file of a wheel (zip) or an npm tarball, piece by piece.
+
+    Raises:
+        SourceError: no such file (with the names that are near), or the archive is damaged.
+    """
+    try:
+        if archive.name.endswith((".whl", ".zip")):
+            with zipfile.ZipFile(archive) as wheel:
+                if name not in wheel.namelist():
+                    raise _no_member(name, archive, wheel.namelist())
+                with wheel.open(name) as file:
+                    yield from chunks(file)
+            return
+        with tarfile.open(archive) as tar:
+            files = {m.name.removeprefix(NPM_PREFIX): m for m in tar if m.isfile()}
+            if name not in files:
+                raise _no_member(name, archive, list(files))
+            opened = tar.extractfile(files[name])
+            assert opened is not None  # a regular file always opens
+            with opened:
+                yield from chunks(opened)
+    except (zipfile.BadZipFile, tarfile.TarError, EOFError) as error:
+        raise SourceError(
+            f"the archive is damaged: {error}", where=str(archive), remedy="delete that file and run again"
+        ) from error
+
+
+def _no_member(name: str, archive: Path, names: list[str]) -> SourceError:
+    models = [n for n in names if n.endswith((".onnx", ".gguf"))]
+    near = did_you_mean(name, names)
+    listed = f"the models in it: {', '.join(models[:12])}" if models else "there is no .onnx file in it"
+    return SourceError(
+        f"no file {name!r}{near}", where=archive.name, remedy=f"name a file of that package; {listed}"
+    )
+
+
+def unpack(tar: tarfile.TarFile, into: Path, wanted: Callable[[str], bool]) -> list[str]:
+    """Write the wanted regular files of ``tar`` under ``into`` with their executable bit; never a link.
+
+    ``wanted`` gets each name (an npm tarball's without ``package/``). Returns the names written.
+
+    Raises:
+        SourceError: a wanted name leads outside ``into``.
+    """
+    written = []
+    for entry in tar:
+        name = entry.name.removeprefix(NPM_PREFIX)
+        if not entry.isfile() or not wanted(name):
+            continue
+        target = into / safe_name(name)
+        opened = tar.extractfile(entry)
+        assert opened is not None  # a regular file always opens
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with opened, target.open("wb") as file:
+            for piece in chunks(opened):
+                file.write(piece)
+        target.chmod(0o755 if entry.mode & 0o100 else 0o644)
+        written.append(name)
+    return written

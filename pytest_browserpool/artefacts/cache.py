@@ -1,0 +1,254 @@
+"""The one cache directory: models by content hash, unpacked packages, locks; made to be shared."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+import shutil
+import tempfile
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pytest_browserpool.errors import DeadlineExceeded, HashMismatch, SourceError
+
+ENVIRONMENT_VARIABLE = "BROWSERPOOL_CACHE"
+CHUNK = 1 << 20
+"""Bytes per read: large enough that the loop costs nothing, small enough for memory."""
+LOCK_TIMEOUT = 900.0
+"""Seconds to wait for another process that fetches the same: longer than any fetch's own deadline (600 s)."""
+STALE_AFTER = 86400.0
+"""Seconds after which a temporary file counts as left over by a killed process: no fetch takes a day."""
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+def cache_root() -> Path:
+    """``$BROWSERPOOL_CACHE``, else the platform's user cache (``~/.cache/browserpool``). Not created here."""
+    import platformdirs
+
+    override = os.environ.get(ENVIRONMENT_VARIABLE)
+    return (
+        Path(override).expanduser().absolute()
+        if override
+        else Path(platformdirs.user_cache_dir("browserpool"))
+    )
+
+
+def sha256_of(path: Path) -> str:
+    """The file's SHA-256 in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A file in the cache: ``models/<sha256>``, its size in bytes."""
+
+    sha256: str
+    path: Path
+    size: int
+
+
+@dataclass(frozen=True)
+class Cache:
+    """A cache under ``root``. Creating the object touches nothing.
+
+    Layout: ``models/<sha256>``, ``meta/`` (sizes), ``sources/`` (which source gave which hash), ``graphs/``
+    (external data of a model),
+    ``packages/`` (archives of models), ``unpacked/`` (runtime and browser), ``locks/``, ``tmp/``.
+    """
+
+    root: Path
+
+    # -- locks and temporary files ---------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def lock(self, name: str, *, timeout: float = LOCK_TIMEOUT) -> Iterator[None]:
+        """Hold the lock of ``name`` against other processes and threads.
+
+        Raises:
+            DeadlineExceeded: another process held it for ``timeout`` seconds.
+            SourceError: the cache directory cannot be written.
+        """
+        import filelock
+
+        path = self._directory("locks") / f"{hashlib.sha256(name.encode()).hexdigest()[:32]}.lock"
+        held = filelock.FileLock(path, timeout=timeout)
+        try:
+            held.acquire()
+        except filelock.Timeout:
+            raise DeadlineExceeded(
+                f"another process has been fetching {name!r} for {timeout:g} s",
+                where=str(path),
+                remedy="end that process; the lock is freed with it",
+            ) from None
+        except OSError as error:
+            raise self._unusable(error) from error
+        try:
+            yield
+        finally:
+            held.release()
+
+    @contextlib.contextmanager
+    def scratch(self) -> Iterator[Path]:
+        """A temporary directory on the cache's own file system, so that a rename out of it is atomic."""
+        parent = self._directory("tmp")
+        self._sweep(parent)
+        try:
+            path = Path(tempfile.mkdtemp(dir=parent))
+        except OSError as error:
+            raise self._unusable(error) from error
+        try:
+            yield path
+        finally:
+            shutil.rmtree(path, ignore_errors=True)
+
+    def _sweep(self, parent: Path) -> None:
+        oldest = time.time() - STALE_AFTER
+        for path in parent.iterdir():
+            with contextlib.suppress(OSError):
+                if path.stat().st_mtime < oldest:
+                    shutil.rmtree(path, ignore_errors=True)
+
+    def _directory(self, name: str) -> Path:
+        path = self.root / name
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise self._unusable(error) from error
+        return path
+
+    def _unusable(self, error: OSError) -> SourceError:
+        return SourceError(
+            f"the cache directory cannot be used: {error.strerror or error}",
+            where=str(self.root),
+            remedy=f"free space or permissions there, or name another directory in {ENVIRONMENT_VARIABLE}",
+        )
+
+    # -- models ----------------------------------------------------------------------------------------------
+
+    def add(self, chunks: Iterable[bytes], *, expected: str | None = None, where: str = "") -> Stored:
+        """Store what ``chunks`` gives as ``models/<sha256>``: written aside, synced, then renamed.
+
+        Raises:
+            HashMismatch: ``expected`` is another hash; nothing is kept.
+            SourceError: the cache directory cannot be written.
+        """
+        digest, size = hashlib.sha256(), 0
+        with self.scratch() as scratch:
+            try:
+                with (scratch / "content").open("wb") as file:
+                    for chunk in chunks:
+                        digest.update(chunk)
+                        size += len(chunk)
+                        file.write(chunk)
+                    file.flush()
+                    os.fsync(file.fileno())
+                sha256 = digest.hexdigest()
+                if expected is not None and sha256 != expected:
+                    raise mismatch(sha256, expected, where)
+                path = self._directory("models") / sha256
+                os.replace(scratch / "content", path)
+                _sync_directory(path.parent)
+            except OSError as error:
+                raise self._unusable(error) from error
+        self.write_json("meta", sha256, {"size": size})
+        return Stored(sha256, path, size)
+
+    def model(self, sha256: str) -> Stored | None:
+        """The stored file if it is there and sound: checked by size, in full where its size is unknown."""
+        if not _SHA256.fullmatch(sha256):
+            return None
+        path = self.root / "models" / sha256
+        try:
+            size = path.stat().st_size
+        except OSError:
+            return None
+        known = self.read_json("meta", sha256).get("size")
+        if known is None and sha256_of(path) == sha256:
+            self.write_json("meta", sha256, {"size": size})
+            known = size
+        return Stored(sha256, path, size) if size == known else None
+
+    def models(self) -> frozenset[str]:
+        """Hashes of the models here."""
+        try:
+            return frozenset(p.name for p in (self.root / "models").iterdir() if _SHA256.fullmatch(p.name))
+        except OSError:
+            return frozenset()
+
+    def verify(self) -> tuple[str, ...]:
+        """Hash every model again; returns the hashes whose files are damaged. Removes nothing."""
+        return tuple(h for h in sorted(self.models()) if sha256_of(self.root / "models" / h) != h)
+
+    def size(self) -> int:
+        """Bytes that the cache takes."""
+        total = 0
+        for directory, _, files in os.walk(self.root):
+            for name in files:
+                with contextlib.suppress(OSError):
+                    total += os.lstat(os.path.join(directory, name)).st_size
+        return total
+
+    # -- small JSON records ----------------------------------------------------------------------------------
+
+    def read_json(self, kind: str, name: str) -> dict[str, Any]:
+        """The record, or an empty one where it is missing or damaged: records can always be made again."""
+        try:
+            value = json.loads((self.root / kind / f"{name}.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return value if isinstance(value, dict) else {}
+
+    def write_json(self, kind: str, name: str, value: dict[str, Any]) -> None:
+        """Replace the record in one step."""
+        try:
+            write_atomically(
+                self._directory(kind) / f"{name}.json", json.dumps(value, sort_keys=True).encode()
+            )
+        except OSError as error:
+            raise self._unusable(error) from error
+
+
+def mismatch(actual: str, expected: str, where: str) -> HashMismatch:
+    """The error for bytes that are not the pinned ones."""
+    return HashMismatch(
+        f"sha256 is {actual}, pinned is {expected}",
+        where=where or None,
+        remedy="the file at its source has changed or was damaged on the way; "
+        "if the change is wanted, replace the pinned hash",
+    )
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write beside ``path``, sync, rename: a reader sees the old or the new content, never a part.
+
+    Raises:
+        OSError: as the file system says.
+    """
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with open(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)  # mkstemp makes it 0600, which a shared checkout cannot read
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise
+    _sync_directory(path.parent)
+
+
+def _sync_directory(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,112 @@
+"""``browserpool.lock``: which bytes each remote source gave at its first use, enforced from then on."""
+
+from __future__ import annotations
+
+import json
+import stat
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pytest_browserpool.artefacts.cache import Cache, write_atomically
+from pytest_browserpool.artefacts.pins import default_cache
+from pytest_browserpool.errors import ConfigurationError
+
+FILE_NAME = "browserpool.lock"
+VERSION = 1
+"""Of the format; a newer one is refused rather than half understood."""
+
+
+class LockFileWarning(UserWarning):
+    """The lock file could not be written; the run goes on without the new entry."""
+
+
+@dataclass(frozen=True)
+class Locked:
+    """What one source gave: hash and size in bytes of the file, hashes of its external data by location."""
+
+    sha256: str
+    size: int
+    external: Mapping[str, str] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """As written in the file."""
+        entry: dict[str, Any] = {"sha256": self.sha256, "size": self.size}
+        return {**entry, "external": dict(sorted(self.external.items()))} if self.external else entry
+
+
+class LockFile:
+    """The lock file at ``path``; read anew on each use, because workers of one run share it."""
+
+    def __init__(self, path: Path, *, cache: Cache | None = None) -> None:
+        self.path = path
+        self._cache = cache or default_cache()
+
+    @classmethod
+    def of(cls, rootdir: Path) -> LockFile:
+        """The lock file of the project in ``rootdir``."""
+        return cls(rootdir / FILE_NAME)
+
+    def entries(self) -> dict[str, Locked]:
+        """Source as written → what it gave. Empty where there is no file.
+
+        Raises:
+            ConfigurationError: the file is not one of ours.
+        """
+        try:
+            text = self.path.read_text(encoding="utf-8")
+        except FileNotFoundError:
+            return {}
+        except OSError as error:
+            raise self._unreadable(error.strerror or str(error)) from error
+        try:
+            content = json.loads(text)
+            if content["version"] != VERSION:
+                raise self._unreadable(f"version is {content['version']!r}, this program knows {VERSION}")
+            return {
+                source: Locked(str(e["sha256"]), int(e["size"]), dict(e.get("external", {})))
+                for source, e in content["models"].items()
+            }
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise self._unreadable(f"{type(error).__name__}: {error}") from error
+
+    def get(self, source: str) -> Locked | None:
+        """What ``source`` must give, if it is locked."""
+        return self.entries().get(source)
+
+    def record(self, source: str, locked: Locked) -> None:
+        """Add an entry, keeping what other processes added; warns where the file cannot be written."""
+        with self._cache.lock(
+            f"lock file {self.path.absolute()}", timeout=30.0
+        ):  # writers hold it for milliseconds
+            entries = self.entries()
+            if entries.get(source) == locked:
+                return
+            entries[source] = locked
+            try:
+                if self.path.exists() and not self.path.stat().st_mode & stat.S_IWUSR:
+                    raise PermissionError(
+                        "the file is read-only"
+                    )  # a rename over it would succeed, and root always
+                write_atomically(self.path, self._text(entries).encode())
+            except OSError as error:
+                warnings.warn(
+                    f"{self.path} cannot be written ({error.strerror or error}): {source!r} stays unpinned; "
+                    f"add #sha256={locked.sha256} to it, or make the file writable once",
+                    LockFileWarning,
+                    stacklevel=2,
+                )
+
+    @staticmethod
+    def _text(entries: Mapping[str, Locked]) -> str:
+        models = {source: entries[source].to_json() for source in sorted(entries)}
+        return json.dumps({"version": VERSION, "models": models}, indent=2, ensure_ascii=False) + "\n"
+
+    def _unreadable(self, reason: str) -> ConfigurationError:
+        return ConfigurationError(
+            f"the lock file cannot be used: {reason}",
+            where=str(self.path),
+            remedy="restore it from version control, or delete it to pin every source anew",
+        )

