@@ -1,0 +1,1 @@
+"""The history: one DuckDB file, written by the controller alone, read by everybody."""

@@ -1,0 +1,161 @@
+"""Opening the history file: what a failure means, and how long to wait for somebody else's lock."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import duckdb
+import filelock
+import tenacity
+
+from pytest_browserpool.errors import HistoryError
+
+if TYPE_CHECKING:
+    from duckdb import DuckDBPyConnection
+
+READ_DEADLINE = 15.0
+"""Seconds that a reader waits for a writer: a writer holds the file for a fraction of a second at each flush,
+and for a second or two while it copies a history of a million operations."""
+
+MAGIC = b"DUCK"
+MAGIC_AT = 8
+"""DuckDB's file format: an 8-byte checksum, then the magic bytes."""
+
+_BUSY = (
+    "could not set lock",
+    "conflicting lock",
+    "different configuration than existing",
+    "being used by another process",
+)
+_CORRUPT = (
+    "corrupt",
+    "not a valid duckdb",
+    "could not read enough bytes",
+    "computed checksum",
+    "failed to deserialize",
+    "serialization error",
+    "failure while replaying wal",
+    "has been invalidated",
+    "attempted to access index",
+    "out of range",
+)
+
+
+class Trouble(enum.Enum):
+    """What kind of failure DuckDB reported."""
+
+    BUSY = "busy"
+    """Another process has the file open."""
+    CORRUPT = "corrupt"
+    """The bytes of the file are damaged."""
+    UNAVAILABLE = "unavailable"
+    """The file cannot be read or written: permissions, a full disk, a directory in its place."""
+    DEFECT = "defect"
+    """Neither of those: a row or a statement is wrong."""
+
+
+def trouble(error: BaseException) -> Trouble:
+    """What ``error``, raised by DuckDB or the file system, means. The messages are the only thing DuckDB
+    tells apart.
+    """
+    text = str(error).lower()
+    if isinstance(error, (HistoryError, OSError, filelock.Timeout)):
+        return Trouble.BUSY if isinstance(error, filelock.Timeout) else Trouble.UNAVAILABLE
+    if any(words in text for words in _BUSY):
+        return Trouble.BUSY
+    if isinstance(
+        error, (duckdb.ConstraintException, duckdb.ConversionException, duckdb.InvalidInputException)
+    ):
+        return Trouble.DEFECT
+    if any(words in text for words in _CORRUPT) or isinstance(
+        error, (duckdb.InternalException, duckdb.FatalException)
+    ):
+        return Trouble.CORRUPT
+    if isinstance(error, (duckdb.IOException, duckdb.OutOfMemoryException, duckdb.PermissionException)):
+        return Trouble.UNAVAILABLE
+    return Trouble.DEFECT
+
+
+def open_file(path: Path, *, read_only: bool, deadline: float) -> DuckDBPyConnection:
+    """A connection to ``path``; waits up to ``deadline`` seconds while another process has it.
+
+    Raises:
+        duckdb.Error: as DuckDB raised it last; ``trouble`` says what it means.
+    """
+    retry = tenacity.Retrying(
+        retry=tenacity.retry_if_exception(lambda e: trouble(e) is Trouble.BUSY),
+        wait=tenacity.wait_random_exponential(multiplier=0.02, max=0.5),
+        stop=tenacity.stop_after_delay(deadline),
+        reraise=True,
+    )
+    # two threads: the work is small, and tests need the cores
+    return retry(lambda: duckdb.connect(str(path), read_only=read_only, config={"threads": 2}))
+
+
+def foreign(path: Path) -> bool:
+    """Whether ``path`` is a file that DuckDB never wrote, such as a text somebody named by mistake."""
+    with path.open("rb") as file:
+        head = file.read(MAGIC_AT + len(MAGIC))
+    return len(head) == MAGIC_AT + len(MAGIC) and head[MAGIC_AT:] != MAGIC
+
+
+@contextmanager
+def writers_turn(path: Path, deadline: float) -> Iterator[None]:
+    """Hold ``PATH.lock``, which writers take one after the other; waits up to ``deadline`` seconds.
+
+    Raises:
+        filelock.Timeout: another writer held it all that time.
+        OSError: the lock file cannot be made.
+    """
+    lock = filelock.FileLock(str(path) + ".lock", timeout=deadline)
+    with lock:
+        yield
+
+
+@contextmanager
+def reading(path: Path, deadline: float = READ_DEADLINE) -> Iterator[DuckDBPyConnection]:
+    """A read-only connection to the history at ``path``.
+
+    Raises:
+        HistoryError: there is no history, it is damaged, busy for too long, or of another version.
+    """
+    from pytest_browserpool.store import migrate
+
+    if not path.exists():
+        raise HistoryError(
+            "there is no history",
+            where=str(path),
+            remedy="run pytest --browserpool first, or name the file with --db",
+        )
+    try:
+        con = open_file(path, read_only=True, deadline=deadline)
+    except (duckdb.Error, OSError) as error:
+        raise HistoryError(_first_line(error), where=str(path), remedy=_REMEDIES[trouble(error)]) from error
+    try:
+        if not migrate.is_current(con):
+            raise HistoryError(
+                f"the history has the older schema {migrate.level(con)}",
+                where=str(path),
+                remedy="the next pytest --browserpool (or browserpool verify --repair) brings it up to date",
+            )
+        yield con
+    except duckdb.Error as error:
+        raise HistoryError(_first_line(error), where=str(path), remedy=_REMEDIES[trouble(error)]) from error
+    finally:
+        con.close()
+
+
+_REMEDIES = {
+    Trouble.BUSY: "another process has it open for writing: close it, or try again",
+    Trouble.CORRUPT: "browserpool verify --repair sets it aside and restores the good copy",
+    Trouble.UNAVAILABLE: "check the path, its permissions and the free space",
+    Trouble.DEFECT: "this is a defect of pytest-browserpool; please report it",
+}
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,200 @@
+"""One flush: take the writers' turn, open, write whole batches in one transaction, close. The file is
+free in between.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import duckdb
+
+from pytest_browserpool.records import KEYS
+from pytest_browserpool.store import columns, integrity, migrate, spool
+from pytest_browserpool.store.connect import Trouble, open_file, trouble, writers_turn
+from pytest_browserpool.store.spool import Batch
+from pytest_browserpool.values import Plain
+
+if TYPE_CHECKING:
+    from duckdb import DuckDBPyConnection
+
+
+@dataclass(frozen=True, kw_only=True)
+class Flushed:
+    """What a flush did."""
+
+    rows: int = 0
+    """Rows of the batches given."""
+    merged: int = 0
+    """Rows from spool files, of any run."""
+    copied: bool = False
+    """Whether the copies were renewed."""
+    notes: tuple[str, ...] = ()
+    """Lines that the user must see."""
+
+
+def flush(
+    db: Path,
+    batches: Sequence[Batch],
+    *,
+    unsecured: Sequence[Batch] = (),
+    copies: Sequence[Path] = (),
+    deadline: float = 10.0,
+) -> Flushed:
+    """Write ``batches`` and every spooled one; then renew ``copies``.
+
+    ``unsecured`` are batches written earlier that no copy has yet: they are written again if the file had
+    to be
+    replaced by a copy. A batch that the file has already is left out, so all of this can be repeated.
+    ``deadline`` is in seconds, for the turn and for the file each.
+
+    Raises:
+        filelock.Timeout, duckdb.Error, OSError, HistoryError: nothing was written; ``connect.trouble``
+        says why.
+    """
+    db.parent.mkdir(parents=True, exist_ok=True)
+    with writers_turn(db, deadline):
+        try:
+            return _flush(db, batches, copies, deadline)
+        except duckdb.Error as error:
+            if not integrity.is_damaged(error):
+                raise
+            done = integrity.repair(db, str(error).strip().splitlines()[0])
+        # once: a file that is damaged again right after its repair is beyond this
+        again = _flush(db, [*unsecured, *batches], copies, deadline)
+        return Flushed(
+            rows=again.rows, merged=again.merged, copied=again.copied, notes=(*done.lines, *again.notes)
+        )
+
+
+def _flush(db: Path, batches: Sequence[Batch], copies: Sequence[Path], deadline: float) -> Flushed:
+    notes: list[str] = []
+    if not db.exists():
+        _create(db)
+    con = open_file(db, read_only=False, deadline=deadline)
+    try:
+        if not migrate.is_current(con):
+            con = _migrate(con, db, notes, deadline)
+        spooled, damaged = spool.collect(db)
+        notes += damaged
+        merged = _merge(con, spooled, notes)
+        rows = _write(con, batches)
+        copied = _renew(con, copies, notes)
+    finally:
+        # an error that close() reports (a checkpoint that fails) must not hide the one that is under way
+        with suppress(duckdb.Error):
+            con.close()
+    return Flushed(rows=rows, merged=merged, copied=copied, notes=tuple(notes))
+
+
+def _merge(con: DuckDBPyConnection, spooled: Sequence[tuple[Path, Batch]], notes: list[str]) -> int:
+    """Write spooled batches and remove their files; one that the database refuses is set aside and blocks
+    no other.
+    """
+    rows = 0
+    for path, batch in spooled:
+        try:
+            rows += _write(con, [batch])
+        except Exception as error:
+            if trouble(error) is not Trouble.DEFECT:
+                raise
+            notes.append(
+                f"spooled rows cannot be stored in the history ({error}): kept as {spool.set_aside(path)}"
+            )
+        else:
+            spool.remove([path])
+    return rows
+
+
+def _renew(con: DuckDBPyConnection, copies: Sequence[Path], notes: list[str]) -> bool:
+    """Renew every copy. Rows are stored by now: a copy that cannot be written is said, damage in the file
+    is raised.
+    """
+    try:
+        for copy in copies:
+            integrity.write_copy(con, copy)
+    except (duckdb.Error, OSError) as error:
+        if integrity.is_damaged(error):
+            raise
+        notes.append(f"the copy of the history could not be renewed: {str(error).strip().splitlines()[0]}")
+        return False
+    return bool(copies)
+
+
+def _create(db: Path) -> None:
+    """A new, complete history: made under another name, so that a kill leaves no half-made file in its
+    place.
+    """
+    partial = db.with_name(db.name + ".new")
+    for leftover in (partial, partial.with_name(partial.name + ".wal")):
+        leftover.unlink(missing_ok=True)
+    with duckdb.connect(str(partial), config={"threads": 1}) as con:
+        migrate.apply(con)
+        con.execute("CHECKPOINT")
+    # a log that belonged to a file which is gone must not be replayed into the new one
+    wal = db.with_name(db.name + ".wal")
+    if wal.exists():
+        wal.replace(db.with_name(f"{db.name}.wal.orphan-{int(time.time())}"))
+    partial.replace(db)
+
+
+def _migrate(con: DuckDBPyConnection, db: Path, notes: list[str], deadline: float) -> DuckDBPyConnection:
+    have = migrate.level(con)
+    if have:
+        con.execute("CHECKPOINT")
+        con.close()
+        kept = migrate.backup(db, have)
+        notes.append(
+            f"the history {db} was brought up to date from schema {have}; the earlier file is kept as {kept}"
+        )
+        con = open_file(db, read_only=False, deadline=deadline)
+    migrate.apply(con)
+    return con
+
+
+def _write(con: DuckDBPyConnection, batches: Sequence[Batch]) -> int:
+    """Write those of ``batches`` that the file lacks, in one transaction; returns how many rows that were."""
+    if not batches:
+        return 0
+    con.execute("BEGIN TRANSACTION")
+    try:
+        have = {
+            row[0]
+            for row in con.execute("SELECT batch FROM batches WHERE run_id IN ?", [_runs(batches)]).fetchall()
+        }
+        new: dict[str, Batch] = {b.name: b for b in batches if b.name not in have}
+        rows = [row for batch in new.values() for row in batch.rows]
+        for table, group in columns.by_table(rows).items():
+            _insert(con, table, group)
+        now = time.time()
+        if new:
+            con.executemany(
+                "INSERT INTO batches VALUES (?, ?, ?, ?)",
+                [[b.name, b.run_id, len(b.rows), now] for b in new.values()],
+            )
+    except BaseException:
+        with suppress(duckdb.Error):
+            con.execute("ROLLBACK")
+        raise
+    con.execute("COMMIT")
+    return len(rows)
+
+
+def _runs(batches: Sequence[Batch]) -> list[str]:
+    return sorted({b.run_id for b in batches})
+
+
+def _insert(con: DuckDBPyConnection, table: str, rows: list[Plain]) -> None:
+    """Insert ``rows`` (one for each key), replacing earlier ones with the same key."""
+    con.register("incoming", columns.arrays(table, rows))
+    try:
+        if key := KEYS[table]:
+            same = " AND ".join(f'old."{name}" = new."{name}"' for name in key)
+            con.execute(f"DELETE FROM {table} AS old USING incoming AS new WHERE {same}")
+        con.execute(f"INSERT INTO {table} BY NAME SELECT * FROM incoming")
+    finally:
+        con.unregister("incoming")

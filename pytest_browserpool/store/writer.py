@@ -1,0 +1,279 @@
+"""The writer of a run's history: a thread that collects rows and flushes them, so that tests never wait
+for the disk.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pytest_browserpool.values import Plain
+
+if TYPE_CHECKING:
+    from pytest_browserpool.store.flush import Flushed
+    from pytest_browserpool.store.spool import Batch
+
+MAX_HELD = 500_000
+"""Rows kept in memory when neither the history nor a spool file can be written: about 0.5 GiB. More are
+dropped, and said.
+"""
+
+COPY_INTERVAL = 60.0
+"""Seconds between renewals of the copies at commit points: a copy reads the whole file (0.5 s for a
+million operations);
+the end of a run always makes one."""
+
+LOCK_DEADLINE = 10.0
+"""Seconds that a flush waits for other writers and readers before its rows go to a spool file."""
+
+
+@dataclass(kw_only=True)
+class WriterStats:
+    """What became of the rows so far."""
+
+    stored: int = 0
+    """Rows of this run in the history."""
+    spooled: int = 0
+    """Rows of this run written to spool files (and merged later, by this run or another)."""
+    merged: int = 0
+    """Rows from spool files, of any run, that this writer brought into the history."""
+    lost: int = 0
+    """Rows that are nowhere."""
+    flushes: int = 0
+    seconds: float = 0.0
+    """Time that the writer's thread spent writing."""
+
+
+@dataclass(kw_only=True)
+class _Queue:
+    """What the thread and its callers share; guarded by ``changed``."""
+
+    changed: threading.Condition = field(default_factory=threading.Condition)
+    rows: list[Plain] = field(default_factory=list)
+    asked: int = 0
+    """Number of commits asked for."""
+    answered: int = 0
+    """Number of the last commit that is done."""
+    good: bool = True
+    """Whether the last flush left nothing behind outside the history."""
+    closing: bool = False
+
+
+class HistoryWriter:
+    """Writes the rows of one run to the DuckDB file at ``path``.
+
+    ``add`` only appends to a list. The thread flushes every ``interval`` seconds and at ``commit()``: it
+    opens the file,
+    writes one transaction and closes it, so that other runs and a DuckDB shell get their turn. Rows that
+    cannot be
+    written go to a spool file, else stay in memory until they can; nothing here ever raises into a test.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        run_id: str,
+        *,
+        copies: int = 2,
+        interval: float = 5.0,
+        lock_deadline: float = LOCK_DEADLINE,
+        copy_interval: float = COPY_INTERVAL,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """``copies`` as in ``Settings.history_copies``: how many files hold the history, itself included."""
+        self.path = Path(path)
+        self.run_id = run_id
+        self.warnings: list[str] = []
+        """Lines for the terminal summary: what could not be kept, where it is, what was repaired."""
+        self.stats = WriterStats()
+        self._copies = copies
+        self._interval, self._lock_deadline, self._copy_interval = interval, lock_deadline, copy_interval
+        self._monotonic = monotonic
+        self._queue = _Queue()
+        self._held: list[Batch] = []
+        self._unsecured: list[Batch] = []
+        self._copied_at: float | None = None
+        self._number = 0
+        self._said: set[str] = set()
+        self._prefix = f"{re.sub(r'[^A-Za-z0-9.-]', '-', run_id)}-{time.time_ns():x}"
+        self._thread = threading.Thread(target=self._work, name="browserpool-history", daemon=True)
+
+    def start(self) -> None:
+        """Start the thread. Rows added before are kept."""
+        self._thread.start()
+
+    def add(self, *rows: Plain) -> None:
+        """Take ``rows`` (records) for the next flush. Returns at once, from any thread."""
+        with self._queue.changed:
+            self._queue.rows.extend(rows)
+
+    def commit(self, timeout: float = 30.0) -> bool:
+        """Flush what was added before this call and wait for it, at most ``timeout`` seconds.
+
+        Returns whether all of it is in the history now (not only in a spool file or in memory).
+        """
+        with self._queue.changed:
+            if not self._thread.is_alive():
+                return False
+            self._queue.asked += 1
+            mine = self._queue.asked
+            self._queue.changed.notify_all()
+            done = self._queue.changed.wait_for(lambda: self._queue.answered >= mine, timeout)
+            return done and self._queue.good
+
+    def close(self, timeout: float = 60.0) -> None:
+        """Flush, renew the copies, and end the thread; waits at most ``timeout`` seconds. Later calls do
+        nothing.
+        """
+        with self._queue.changed:
+            self._queue.closing = True
+            self._queue.changed.notify_all()
+        if not self._thread.is_alive():
+            return
+        self._thread.join(timeout)
+        if self._thread.is_alive():
+            self._warn(
+                f"the history {self.path} was still being written after {timeout:g} s: rows may be missing"
+            )
+
+    # -- the thread --------------------------------------------------------------------------------------------
+
+    def _work(self) -> None:
+        while True:
+            with self._queue.changed:
+                self._queue.changed.wait_for(
+                    lambda: self._queue.closing or self._queue.asked > self._queue.answered, self._interval
+                )
+                rows, self._queue.rows = self._queue.rows, []
+                asked, closing = self._queue.asked, self._queue.closing
+                committing = closing or asked > self._queue.answered
+            good = self._flush(rows, committing=committing, closing=closing)
+            with self._queue.changed:
+                self._queue.answered, self._queue.good = asked, good
+                self._queue.changed.notify_all()
+                if closing and not self._queue.rows:
+                    return
+
+    def _flush(self, rows: list[Plain], *, committing: bool, closing: bool) -> bool:
+        """Bring everything that waits into the history; returns whether nothing is left outside it."""
+        if rows:
+            self._held.append(self._batch(rows))
+        copies = self._copies_due(committing=committing, closing=closing)
+        if not self._held and not copies:
+            return True
+        started = self._monotonic()
+        try:
+            return self._store(copies)
+        except Exception as error:  # noqa: BLE001  whatever it is, the tests go on and the rows are kept
+            return self._keep(error, closing=closing)
+        finally:
+            self.stats.flushes += 1
+            self.stats.seconds += self._monotonic() - started
+
+    def _store(self, copies: bool) -> bool:
+        from pytest_browserpool.store import integrity
+        from pytest_browserpool.store.connect import Trouble, trouble
+        from pytest_browserpool.store.flush import flush
+
+        targets = integrity.copies_of(self.path, self._copies) if copies else []
+        try:
+            done = flush(
+                self.path, self._held, unsecured=self._unsecured, copies=targets, deadline=self._lock_deadline
+            )
+        except Exception as error:
+            if trouble(error) is not Trouble.DEFECT or not self._drop_defective():
+                raise
+            done = flush(
+                self.path, self._held, unsecured=self._unsecured, copies=targets, deadline=self._lock_deadline
+            )
+        self._account(done)
+        return True
+
+    def _account(self, done: Flushed) -> None:
+        self.stats.stored += done.rows
+        self.stats.merged += done.merged
+        for note in done.notes:
+            self._warn(note)
+        if done.copied:
+            self._unsecured, self._copied_at = [], self._monotonic()
+        elif self._copies > 1:
+            self._unsecured += self._held
+        self._held = []
+
+    def _keep(self, error: Exception, *, closing: bool) -> bool:
+        """The history could not be written: spool the rows, or hold them, or say that they are lost."""
+        from pytest_browserpool.store import spool
+
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        try:
+            for batch in list(self._held):
+                kept = spool.write(self.path, batch)
+                self._held.remove(batch)
+                self.stats.spooled += len(batch.rows)
+                self._warn(
+                    f"the history {self.path} cannot be written now ({reason}); rows are kept in {kept.parent} "
+                    f"as {self.path.name}.spool-*, and the next run that can write the history takes them in",
+                    once="spooled",
+                )
+        except (OSError, TypeError, ValueError) as second:
+            self._warn(
+                f"the history {self.path} cannot be written ({reason}), "
+                f"nor can rows be kept beside it ({second}); the tests go on without it",
+                once="unwritable",
+            )
+            self._give_up_what_is_too_much(everything=closing)
+        return False
+
+    def _give_up_what_is_too_much(self, *, everything: bool) -> None:
+        held = sum(len(batch.rows) for batch in self._held)
+        while self._held and (everything or held > MAX_HELD):
+            gone = len(self._held.pop(0).rows)
+            held -= gone
+            self.stats.lost += gone
+        if everything and self.stats.lost:
+            self._warn(
+                f"{self.stats.lost} rows of this run's history are LOST: {self.path} could not be written"
+            )
+
+    def _drop_defective(self) -> bool:
+        """Take rows that no database could store out of what waits; returns whether there were any."""
+        from pytest_browserpool.store import columns
+        from pytest_browserpool.store.spool import Batch
+
+        kept, before = [], self.stats.lost
+        for batch in self._held:
+            sound = []
+            for row in batch.rows:
+                if (defect := columns.defect_of(row)) is None:
+                    sound.append(row)
+                else:
+                    self.stats.lost += 1
+                    self._warn(f"a row was left out of the history: {defect}", once=f"defect {defect}")
+            kept.append(Batch(name=batch.name, run_id=batch.run_id, rows=tuple(sound)))
+        self._held = kept
+        return self.stats.lost > before
+
+    def _batch(self, rows: list[Plain]) -> Batch:
+        from pytest_browserpool.store.spool import Batch
+
+        self._number += 1
+        return Batch(name=f"{self._prefix}-{self._number:06d}", run_id=self.run_id, rows=tuple(rows))
+
+    def _copies_due(self, *, committing: bool, closing: bool) -> bool:
+        if self._copies < 2 or not committing or not (self._held or self._unsecured):
+            return False
+        return (
+            closing or self._copied_at is None or self._monotonic() - self._copied_at >= self._copy_interval
+        )
+
+    def _warn(self, line: str, once: str | None = None) -> None:
+        if once is not None:
+            if once in self._said:
+                return
+            self._said.add(once)
+        self.warnings.append(line)
