@@ -141,7 +141,7 @@ class HistoryWriter:
                 f"the history {self.path} was still being written after {timeout:g} s: rows may be missing"
             )
 
-    # -- the thread --------------------------------------------------------------------------------------------
+    # -- the thread ----------------------------------------------------------------------------------------
 
     def _work(self) -> None:
         while True:
@@ -216,8 +216,8 @@ class HistoryWriter:
                 self._held.remove(batch)
                 self.stats.spooled += len(batch.rows)
                 self._warn(
-                    f"the history {self.path} cannot be written now ({reason}); rows are kept in {kept.parent} "
-                    f"as {self.path.name}.spool-*, and the next run that can write the history takes them in",
+                    f"the history {self.path} cannot be written now ({reason}); rows wait in {kept.parent} "
+                    f"as {self.path.name}.spool-*; the next run that can write the history takes them in",
                     once="spooled",
                 )
         except (OSError, TypeError, ValueError) as second:
