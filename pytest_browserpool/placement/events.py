@@ -1,7 +1,7 @@
 """What the placement engine hears (events) and what it says (commands).
 
-``at`` is seconds on any monotonic clock; the engine never reads one. Commands are returned by ``PlacementEngine.handle``
-in the order in which they must be carried out.
+``at`` is seconds on any monotonic clock; the engine never reads one. Commands are returned by
+``PlacementEngine.handle`` in the order in which they must be carried out.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 from pytest_browserpool.values import NodeCapabilities, TestNeeds
 
-# -- events ---------------------------------------------------------------------------------------------------------
+# -- events --------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +30,16 @@ class NodeLost:
     at: float
     node: str
     reason: str = ""
+    replaced: bool = False
+    """Another node will come up in its place, so that tests which only it could run may still wait."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AllNodesKnown:
+    """No node beyond those heard of will come up, but for ``more`` that are still expected."""
+
+    at: float
+    more: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +73,8 @@ class TestFinished:
     node: str
     test: str
     seconds: float
+    ok: bool | None = None
+    """False: the infrastructure failed under it (a failing assertion is not meant); None: not known."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +89,8 @@ class LaunchObserved:
 
 @dataclass(frozen=True, kw_only=True)
 class LoadObserved:
-    """A node loaded (and first ran) ``model`` (a ``ModelNeeds.model_key``) in a browser on a backend in ``seconds``."""
+    """A node loaded (and first ran) ``model`` (a ``ModelNeeds.model_key``) in a browser on a backend in
+    ``seconds``."""
 
     at: float
     node: str
@@ -114,7 +127,8 @@ class SessionGone:
 
 @dataclass(frozen=True, kw_only=True)
 class BackendRefusedThere:
-    """Measured: this model does not run on this backend in this browser (no node was placed on it, or an operator lacks)."""
+    """Measured: this model does not run on this backend in this browser (no node was placed on it, or an
+    operator lacks)."""
 
     at: float
     browser: str
@@ -141,6 +155,7 @@ class Tick:
 Event = (
     NodeUp
     | NodeLost
+    | AllNodesKnown
     | TestsCollected
     | TestStarted
     | TestFinished
@@ -153,7 +168,7 @@ Event = (
     | Tick
 )
 
-# -- commands -------------------------------------------------------------------------------------------------------
+# -- commands ------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,7 +186,8 @@ class Decision:
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """Send ``test`` to ``node``, to be run in ``browser`` on ``backend`` (both None for a test without needs)."""
+    """Send ``test`` to ``node``, to be run in ``browser`` on ``backend`` (both None for a test without
+    needs)."""
 
     node: str
     test: str
@@ -215,10 +231,18 @@ class Unrunnable:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Abandoned:
+    """``test`` was running on each of ``nodes`` when that node was lost; it is not tried again."""
+
+    test: str
+    nodes: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Shutdown:
     """``node`` will get nothing more."""
 
     node: str
 
 
-Command = Run | Steal | Prewarm | Retire | Unrunnable | Shutdown
+Command = Run | Steal | Prewarm | Retire | Unrunnable | Abandoned | Shutdown

@@ -1,0 +1,185 @@
+"""What the engine knows: nodes that are up, kinds of tests, who can run what, and what waits for a node to
+come."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+from pytest_browserpool.placement.cost import CostModel
+from pytest_browserpool.placement.eligibility import needs_browser, sessions_on, why_not
+from pytest_browserpool.placement.history import History, Session
+from pytest_browserpool.placement.policy import EngineConfig
+from pytest_browserpool.placement.state import Estimates, Kind, NodePlan, Test
+from pytest_browserpool.values import ModelNeeds, NodeCapabilities, TestNeeds
+
+
+class Book:
+    """Nodes, kinds, tests and estimates. It keeps them consistent and decides nothing."""
+
+    def __init__(self, config: EngineConfig, history: History | None) -> None:
+        self.config = config
+        self.costs = CostModel(history)
+        self.estimates = Estimates(self.costs)
+        self.estimated_at = -1
+        self.nodes: dict[str, NodePlan] = {}
+        self.capabilities: dict[str, NodeCapabilities] = {}
+        self.profiles: dict[tuple[object, ...], int] = {}
+        self.examples: list[NodeCapabilities] = []
+        self.kinds: list[Kind] = []
+        self.tests: dict[str, Test] = {}
+        self.refused: set[Session] = set()
+        self.unplaced: dict[int, list[Test]] = {}
+        self.limits: dict[str, int] = {}
+        self.held: Counter[str] = Counter()
+        self.waiting: Counter[int] = Counter()
+        self.more = config.expected_nodes
+        self.remaining = 0
+
+    # -- nodes -----------------------------------------------------------------------------------------------
+
+    def add_node(self, capabilities: NodeCapabilities, now: float) -> NodePlan:
+        signature = (
+            capabilities.memory_gib,
+            tuple((b.name, b.family, tuple(sorted(b.usable))) for b in capabilities.browsers),
+        )
+        profile = self.profiles.setdefault(signature, len(self.profiles))
+        if profile == len(self.examples):
+            self.examples.append(capabilities)
+            for kind in self.kinds:
+                kind.options[profile] = sessions_on(capabilities, kind.needs, self.refused)
+        self.costs.hosts[capabilities.node] = capabilities.host
+        node = NodePlan(capabilities, profile, self.estimates)
+        node.busy_until = now
+        node.recount()
+        self.nodes[node.id] = node
+        self.capabilities[node.id] = capabilities
+        if self.more is not None:
+            self.more = max(0, self.more - 1)
+        return node
+
+    def remove_node(self, node: NodePlan) -> list[Test]:
+        """Forget ``node``; the tests that were planned there."""
+        del self.nodes[node.id]
+        orphans = [t for batch in node.batches.values() for t in batch.tests]
+        for test in orphans:
+            test.node = test.home = None
+        return orphans
+
+    # -- tests -----------------------------------------------------------------------------------------------
+
+    def add_tests(self, tests: Iterable[TestNeeds]) -> list[Test]:
+        kinds: dict[tuple[object, ...], Kind] = {}
+        durations: dict[str, list[float]] = {}
+        added: list[Test] = []
+        for item in tests:
+            kind = self._kind(kinds, item.needs)
+            test = Test(len(self.tests), item.nodeid, kind)
+            self.tests[item.nodeid] = test
+            added.append(test)
+            if item.needs is not None and item.needs.expected_duration:
+                durations.setdefault(kind.model, []).append(item.needs.expected_duration)
+        self.remaining += len(added)
+        for model, values in durations.items():
+            self.costs.hint(model, sum(values) / len(values))
+        for test in added:
+            test.scale = self._scale(test, durations)
+        return added
+
+    def _kind(self, kinds: dict[tuple[object, ...], Kind], needs: ModelNeeds | None) -> Kind:
+        plain = needs if needs is not None else ModelNeeds()
+        browser = needs_browser(needs)
+        signature = (
+            browser,
+            plain.model_key if browser else "",
+            plain.type if browser else "",
+            plain.browsers,
+            plain.backends,
+            plain.min_memory,
+            plain.priority,
+            plain.concurrency_key,
+        )
+        kind = kinds.get(signature)
+        if kind is None:
+            kind = Kind(
+                index=len(self.kinds),
+                needs=needs,
+                priority=plain.priority,
+                model=plain.model_key if browser else "",
+                type=(plain.type or "") if browser else "",
+                key=plain.concurrency_key,
+            )
+            kinds[signature] = kind
+            self.kinds.append(kind)
+            if kind.model and kind.type:
+                self.estimates.types[kind.model] = kind.type
+            if kind.key is not None:
+                name, n = kind.key
+                self.limits[name] = min(n, self.limits.get(name, n))
+            for profile, example in enumerate(self.examples):
+                kind.options[profile] = sessions_on(example, needs, self.refused)
+        return kind
+
+    def _scale(self, test: Test, durations: dict[str, list[float]]) -> float:
+        known = self.costs.scale(test.nodeid)
+        if known is not None:
+            return known
+        needs = test.kind.needs
+        if needs is not None and needs.expected_duration:
+            values = durations[test.kind.model]
+            return max(needs.expected_duration * len(values) / sum(values), 1e-6)
+        return 1.0
+
+    def refuse(self, session: Session) -> list[Kind]:
+        """Note that ``session`` does not work; the kinds that had it as an option."""
+        self.refused.add(session)
+        touched = []
+        for kind in self.kinds:
+            if kind.model == session[2] and any(session in options for options in kind.options.values()):
+                for profile, example in enumerate(self.examples):
+                    kind.options[profile] = sessions_on(example, kind.needs, self.refused)
+                touched.append(kind)
+        return touched
+
+    def candidates(self, kind: Kind) -> list[NodePlan]:
+        """The nodes that are up and can run ``kind``."""
+        return [n for n in self.nodes.values() if kind.options[n.profile]]
+
+    def reasons(self, kind: Kind) -> tuple[str, ...]:
+        """Why no node can run ``kind``, a line per node that was ever up."""
+        lines = []
+        for name, capabilities in self.capabilities.items():
+            reason = why_not(capabilities, kind.needs, self.refused)
+            if not reason:
+                reason = f"{name}: lost"
+            lines.append(reason)
+        return tuple(lines) or ("no node came up",)
+
+    # -- estimates -------------------------------------------------------------------------------------------
+
+    def refresh(self) -> None:
+        """Bring every ledger up to what has been measured since."""
+        if self.estimated_at == self.costs.version:
+            return
+        self.estimated_at = self.costs.version
+        self.estimates.clear()
+        for node in self.nodes.values():
+            node.recount()
+
+    @property
+    def batches(self) -> int:
+        return sum(len(n.batches) for n in self.nodes.values())
+
+    def is_free(self, kind: Kind) -> bool:
+        """Whether a test of ``kind`` may start as far as its concurrency key goes."""
+        return kind.key is None or self.held[kind.key[0]] < self.limits[kind.key[0]]
+
+    def withdraw(self, nodes: Sequence[NodePlan]) -> dict[int, list[Test]]:
+        """Take everything unsent out of the plans of ``nodes``: kind → tests."""
+        tests: dict[int, list[Test]] = {}
+        for node in nodes:
+            for batch in list(node.batches.values()):
+                chosen = list(batch.tests)
+                tests.setdefault(batch.kind.index, []).extend(chosen)
+                node.take(batch, chosen)
+        return tests

@@ -1,0 +1,80 @@
+"""Hard constraints: which sessions a node can give a test, and in words why it cannot."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from pytest_browserpool.placement.history import Session
+from pytest_browserpool.values import BACKENDS, BrowserCapabilities, ModelNeeds, NodeCapabilities
+
+NO_SESSION: Session = ("", "", "")
+"""What a test without needs uses."""
+
+
+def needs_browser(needs: ModelNeeds | None) -> bool:
+    """Whether the test must have a browser. A marker that states no constraint and no model asks for
+    nothing."""
+    if needs is None:
+        return False
+    return bool(needs.model_key or needs.browsers or needs.backends or needs.type or needs.shards)
+
+
+def sessions_on(
+    node: NodeCapabilities, needs: ModelNeeds | None, refused: Collection[Session]
+) -> tuple[Session, ...]:
+    """The sessions that ``node`` can give a test with ``needs``, one per browser, in the test's order of
+    preference.
+
+    Backends are a strict order: of each browser the first that it really gives and that is not in
+    ``refused``.
+    """
+    if needs is not None and needs.min_memory is not None and needs.min_memory > node.memory_gib:
+        return ()
+    if needs is None or not needs_browser(needs):
+        return (NO_SESSION,)
+    found: list[Session] = []
+    for browser in _in_order(node, needs.browsers):
+        backend = _backend(browser, needs, refused)
+        if backend is not None:
+            found.append((browser.name, backend, needs.model_key))
+    return tuple(found)
+
+
+def _in_order(node: NodeCapabilities, wanted: tuple[str, ...]) -> list[BrowserCapabilities]:
+    if not wanted:
+        return list(node.browsers)
+    ordered = [b for word in wanted for b in node.browsers if b.answers_to(word)]
+    return list(dict.fromkeys(ordered))
+
+
+def _backend(browser: BrowserCapabilities, needs: ModelNeeds, refused: Collection[Session]) -> str | None:
+    for backend in needs.backends or BACKENDS:
+        if browser.gives(backend) and (browser.name, backend, needs.model_key) not in refused:
+            return backend
+    return None
+
+
+def why_not(node: NodeCapabilities, needs: ModelNeeds | None, refused: Collection[Session]) -> str:
+    """One line that says why ``node`` cannot run a test with ``needs``; empty if it can."""
+    if sessions_on(node, needs, refused):
+        return ""
+    assert needs is not None
+    if needs.min_memory is not None and needs.min_memory > node.memory_gib:
+        return f"{node.node}: needs {needs.min_memory:g} GiB, node has {node.memory_gib:g}"
+    wanted = _in_order(node, needs.browsers)
+    if not wanted:
+        have = ", ".join(b.name for b in node.browsers) or "none"
+        return f"{node.node}: no {' or '.join(needs.browsers) or 'browser'} (has {have})"
+    return f"{node.node}: " + "; ".join(_browser_reason(b, needs, refused) for b in wanted)
+
+
+def _browser_reason(browser: BrowserCapabilities, needs: ModelNeeds, refused: Collection[Session]) -> str:
+    parts = []
+    for backend in needs.backends or BACKENDS:
+        if (browser.name, backend, needs.model_key) in refused:
+            parts.append(f"{backend}: refused this model")
+            continue
+        support = next((b for b in browser.backends if b.name == backend), None)
+        detail = (support.detail if support else "") or "not available"
+        parts.append(f"{backend}: {detail}")
+    return f"{browser.name} ({', '.join(parts)})"

@@ -1,0 +1,122 @@
+"""Why a test goes where it goes: expected seconds, the factors of the score, and what the alternatives would
+cost."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+from pytest_browserpool.placement import scoring
+from pytest_browserpool.placement.book import Book
+from pytest_browserpool.placement.events import Decision
+from pytest_browserpool.placement.history import History, Session
+from pytest_browserpool.placement.state import Batch, NodePlan, Test
+
+ALTERNATIVES = 5
+"""Kept with a decision: enough to see what was close."""
+NODES_COMPARED = 8
+"""Other nodes looked at for alternatives, so that explaining costs the same on 4 nodes as on 1,000."""
+
+
+class Explainer:
+    """Scores candidates and writes decisions. Utilizations and successes are told to it."""
+
+    def __init__(self, book: Book, history: History | None) -> None:
+        self.book = book
+        self.good: Counter[Session] = Counter()
+        self.seen: Counter[Session] = Counter()
+        self.utilization: dict[str, float] = {}
+        self.predicted: dict[str, float] = {}
+        for session, (good, n) in (history.successes if history else {}).items():
+            self.good[session], self.seen[session] = good, n
+
+    def outcome(self, session: Session, ok: bool | None) -> None:
+        """A test in ``session`` ended; ``ok`` False: the infrastructure failed under it."""
+        if ok is not None:
+            self.seen[session] += 1
+            self.good[session] += ok
+
+    def factors(self, node: NodePlan, session: Session, test: Test) -> dict[str, float]:
+        """The factors of the capability score, by name."""
+        browser, _, model = session
+        here = node.capabilities.browser(browser)
+        if here is None:
+            return {}
+        kind = test.kind
+        wanted = scoring.AFFINITY.get(kind.type)
+        estimates = self.book.estimates
+        rivals = [estimates.of_run(s) for s in kind.options[node.profile]]
+        return {
+            "affinity": scoring.affinity(
+                kind.type,
+                here.family,
+                webnn=here.gives("webnn"),
+                preferred_here=any(b.family == wanted for b in node.capabilities.browsers),
+            ),
+            "capacity": scoring.capacity(self.utilization.get(browser, 0.0)),
+            "overload": scoring.overload(self.predicted.get(browser, 0.0)),
+            "success": scoring.success(self.good[session], self.seen[session]),
+            "latency": scoring.latency(sum(rivals) / len(rivals), estimates.of_run(session))
+            if rivals and model
+            else 1.0,
+            "memory": scoring.memory(
+                kind.needs.min_memory if kind.needs else None, node.capabilities.memory_gib
+            ),
+        }
+
+    def prefer(self, node: NodePlan, batch: Batch, near: float) -> Session:
+        """The session for ``batch`` on ``node``: least seconds, and among near-ties the highest score."""
+        options = batch.kind.options[node.profile]
+        work = batch.work
+        costs = {s: sum(node.setup_now(s)) + work * node.unit(s) for s in options}
+        limit = min(costs.values()) * (1 + near)
+        close = [s for s in options if costs[s] <= limit]
+        if len(close) == 1:
+            return close[0]
+        test = batch.tests[-1]
+        return max(close, key=lambda s: scoring.product(self.factors(node, s, test)))
+
+    def decision(self, node: NodePlan, session: Session, test: Test, now: float) -> Decision:
+        """Why ``test`` runs on ``node`` in ``session`` now."""
+        launch, load = node.setup_now(session)
+        run = test.scale * node.unit(session)
+        factors: Mapping[str, float] = self.factors(node, session, test)
+        if factors:
+            factors = {**factors, "score": scoring.product(factors)}
+        return Decision(
+            expected_s=launch + load + run,
+            breakdown={"queue": 0.0, "launch": launch, "load": load, "run": run},
+            factors=factors,
+            alternatives=tuple(self._alternatives(node, session, test, now)),
+        )
+
+    def _alternatives(
+        self, node: NodePlan, chosen: Session, test: Test, now: float
+    ) -> list[Mapping[str, Any]]:
+        found: list[tuple[float, NodePlan, Session]] = []
+        looked = 0
+        for other in self.book.nodes.values():
+            if other is not node:
+                if looked >= NODES_COMPARED:
+                    continue
+                looked += 1
+            queue = max(0.0, other.finish - now) if other is not node else 0.0
+            for session in test.kind.options[other.profile]:
+                if other is node and session == chosen:
+                    continue
+                setup = sum(other.setup_now(session)) if other is node else other.setup(session)
+                found.append((queue + setup + test.scale * other.unit(session), other, session))
+            if looked >= NODES_COMPARED and len(self.book.nodes) > 4 * NODES_COMPARED:
+                break
+        found.sort(key=lambda x: x[0])
+        return [
+            {
+                "node": other.id,
+                "browser": session[0],
+                "backend": session[1],
+                "expected_s": expected,
+                "score": scoring.product(self.factors(other, session, test)),
+            }
+            for expected, other, session in found[:ALTERNATIVES]
+        ]

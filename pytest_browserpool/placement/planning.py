@@ -1,0 +1,226 @@
+"""The first plan: kinds packed as groups under a common deadline, split only where they do not fit.
+
+The deadline is found by bisection (the dual approximation of scheduling theory): with a guess T every kind,
+scarce ones and big ones first, goes where it takes the fewest seconds among the nodes where it ends before T;
+one that fits nowhere is split over the nodes with the most room. The smallest T that packs wins. Local search
+(search.py) takes it from there.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from pytest_browserpool.placement.history import Session
+from pytest_browserpool.placement.state import Kind, NodePlan, Test
+
+BISECTIONS = 9
+"""Halvings of the interval that the deadline lies in: 1/500 of it is finer than the search that follows."""
+PACK_BUDGET = 300_000
+"""(kind, node) pairs that the bisection may look at in all: about half a second of Python."""
+SCAN_LIMIT = 96
+"""Nodes looked at per kind when there are more kinds × nodes than the budget: the least loaded of them."""
+
+
+@dataclass(slots=True)
+class Share:
+    """Work (sum of scales) of one kind for one session of one node."""
+
+    node: NodePlan
+    session: Session
+    work: float
+
+
+@dataclass(slots=True)
+class Bin:
+    """One node while packing: what it would hold, without touching its ledger."""
+
+    node: NodePlan
+    finish: float
+    sessions: set[Session] = field(default_factory=set)
+    browsers: set[str] = field(default_factory=set)
+
+    def setup(self, session: Session) -> float:
+        browser = session[0]
+        if not browser or session in self.sessions:
+            return 0.0
+        node = self.node
+        seconds = 0.0 if session in node.warm or session in node.used else node.estimates.of_load(session)
+        if browser not in self.browsers and browser not in node.browsers and browser not in node.browser_used:
+            seconds += node.estimates.of_launch(browser)
+        return seconds * node.slowness
+
+    def put(self, session: Session, work: float) -> None:
+        self.finish += self.setup(session) + work * self.node.unit(session)
+        self.sessions.add(session)
+        self.browsers.add(session[0])
+
+
+def plan(kinds: Sequence[Kind], tests: dict[int, list[Test]], nodes: Sequence[NodePlan], now: float) -> None:
+    """Put ``tests`` (kind index → its unplaced tests) on ``nodes``. Every kind must have a node that can run
+    it."""
+    todo = [k for k in kinds if tests.get(k.index)]
+    if not todo or not nodes:
+        return
+    works = {k.index: sum(t.scale for t in tests[k.index]) for k in todo}
+    able = _able(todo, nodes)
+    order = _order(todo, works, able, nodes)
+    pairs = sum(len(able[k.index]) for k in todo)
+    rounds = min(BISECTIONS, PACK_BUDGET // max(1, pairs))
+    longest = {k.index: max(t.scale for t in tests[k.index]) for k in todo}
+    low = _lower(todo, works, longest, able, nodes, now)
+    high, best = low, None
+    for _ in range(12):
+        best = _pack(order, works, longest, able, nodes, high, now)
+        if best is not None or rounds == 0:
+            break
+        low, high = high, now + (high - now) * 1.5
+    for _ in range(rounds if best is not None else 0):
+        middle = (low + high) / 2
+        trial = _pack(order, works, longest, able, nodes, middle, now)
+        if trial is None:
+            low = middle
+        else:
+            high, best = middle, trial
+    if best is None:
+        best = _pack(order, works, longest, able, nodes, high, now, force=True)
+    assert best is not None
+    for kind in todo:
+        _deal(kind, tests[kind.index], best[kind.index])
+
+
+def _able(kinds: Iterable[Kind], nodes: Sequence[NodePlan]) -> dict[int, list[int]]:
+    """Kind → indexes of the nodes that can run it."""
+    by_profile: dict[int, list[int]] = {}
+    for i, node in enumerate(nodes):
+        by_profile.setdefault(node.profile, []).append(i)
+    return {
+        k.index: sorted(i for p in k.options if k.options[p] for i in by_profile.get(p, ())) for k in kinds
+    }
+
+
+def _order(
+    kinds: list[Kind], works: dict[int, float], able: dict[int, list[int]], nodes: Sequence[NodePlan]
+) -> list[Kind]:
+    def rank(kind: Kind) -> tuple[int, int, float, int]:
+        node = nodes[able[kind.index][0]]
+        session = kind.options[node.profile][0]
+        seconds = works[kind.index] * node.unit(session) + node.setup(session)
+        return (kind.priority, len(able[kind.index]), -seconds, kind.index)
+
+    return sorted(kinds, key=rank)
+
+
+def _lower(
+    kinds: list[Kind],
+    works: dict[int, float],
+    longest: dict[int, float],
+    able: dict[int, list[int]],
+    nodes: Sequence[NodePlan],
+    now: float,
+) -> float:
+    """A time before which the plan cannot end (by estimates): the shared work, and each kind's longest
+    test."""
+    total = sum(max(n.finish, now) - now for n in nodes)
+    least = 0.0
+    seen: dict[tuple[Kind, ...], float] = {}
+    del seen
+    for kind in kinds:
+        best_work, best_one = float("inf"), float("inf")
+        for i in able[kind.index][:SCAN_LIMIT]:
+            node = nodes[i]
+            for session in kind.options[node.profile]:
+                best_work = min(best_work, works[kind.index] * node.unit(session))
+                best_one = min(best_one, longest[kind.index] * node.unit(session) + node.setup(session))
+        total += best_work
+        least = max(least, best_one)
+    return now + max(total / len(nodes), least, 1e-6)
+
+
+def _pack(
+    order: list[Kind],
+    works: dict[int, float],
+    longest: dict[int, float],
+    able: dict[int, list[int]],
+    nodes: Sequence[NodePlan],
+    deadline: float,
+    now: float,
+    *,
+    force: bool = False,
+) -> dict[int, list[Share]] | None:
+    bins = [Bin(n, max(n.finish, now)) for n in nodes]
+    shares: dict[int, list[Share]] = {}
+    crowded = len(order) * len(nodes) > 4 * PACK_BUDGET
+    for kind in order:
+        candidates = able[kind.index]
+        if crowded and len(candidates) > SCAN_LIMIT:
+            candidates = heapq.nsmallest(SCAN_LIMIT, candidates, key=lambda i: bins[i].finish)
+        got = _place(kind, works[kind.index], longest[kind.index], candidates, bins, deadline, force=force)
+        if got is None:
+            return None
+        shares[kind.index] = got
+    return shares
+
+
+def _place(
+    kind: Kind,
+    work: float,
+    longest: float,
+    candidates: list[int],
+    bins: list[Bin],
+    deadline: float,
+    *,
+    force: bool,
+) -> list[Share] | None:
+    """The whole kind on the cheapest node where it fits; else cut off pieces for those with the most room."""
+    shares: list[Share] = []
+    while work > 1e-12:
+        fit: tuple[float, float, int, Session] | None = None
+        room: tuple[float, int, Session] | None = None
+        soon: tuple[float, int, Session] | None = None
+        for i in candidates:
+            here = bins[i]
+            for session in kind.options[here.node.profile]:
+                unit = here.node.unit(session)
+                setup = here.setup(session)
+                cost = setup + work * unit
+                end = here.finish + cost
+                if end <= deadline and (fit is None or (cost, -here.finish) < fit[:2]):
+                    fit = (cost, -here.finish, i, session)
+                if fit is None:
+                    space = (deadline - here.finish - setup) / unit
+                    if space > 1e-12 and (room is None or space > room[0]):
+                        room = (space, i, session)
+                    if soon is None or end < soon[0]:
+                        soon = (end, i, session)
+        if fit is not None:
+            chosen, session, piece = fit[2], fit[3], work
+        elif room is not None and (room[0] >= longest or shares):
+            chosen, session, piece = room[1], room[2], min(work, room[0])
+        elif force and soon is not None:
+            chosen, session, piece = soon[1], soon[2], work
+        else:
+            return None
+        bins[chosen].put(session, piece)
+        shares.append(Share(bins[chosen].node, session, piece))
+        work -= piece
+    return shares
+
+
+def _deal(kind: Kind, tests: list[Test], shares: list[Share]) -> None:
+    """Hand out real tests to the shares, the longest first, each to the share with the most room left in
+    seconds."""
+    if len(shares) == 1:
+        shares[0].node.put(kind, shares[0].session, tests)
+        return
+    heap = [(-share.work * share.node.unit(share.session), i) for i, share in enumerate(shares)]
+    heapq.heapify(heap)
+    dealt: list[list[Test]] = [[] for _ in shares]
+    for test in sorted(tests, reverse=True):
+        room, i = heap[0]
+        dealt[i].append(test)
+        heapq.heapreplace(heap, (room + test.scale * shares[i].node.unit(shares[i].session), i))
+    for share, chosen in zip(shares, dealt, strict=True):
+        if chosen:
+            share.node.put(kind, share.session, chosen)

@@ -1,0 +1,69 @@
+"""The engine's constants: each a starting value with its reason; measurement replaces what can be
+measured."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+LAUNCH_PRIOR_S: Mapping[str, float] = {"firefox": 3.0}
+"""Seconds to launch a browser nobody has timed yet: stock Firefox took 3 s cold."""
+LAUNCH_PRIOR_OTHER_S = 0.7
+"""Chromium and its headless shell took 0.4 – 1 s."""
+
+LOAD_PRIOR_S: Mapping[str, float] = {
+    "webgpu": 6.0,
+    "webnn": 0.5,
+    "webnn-gpu": 0.5,
+    "webnn-npu": 0.5,
+    "wasm": 0.3,
+}
+"""Seconds to load a model and run it first: WebGPU compiles shaders (3 – 18 s on software adapters)."""
+
+RUN_PRIOR_S: Mapping[str, float] = {
+    "webgpu": 1.0,
+    "webnn": 0.3,
+    "webnn-gpu": 0.3,
+    "webnn-npu": 0.3,
+    "wasm": 0.3,
+}
+"""Seconds of a warm test: a few calls of 1 – 500 ms and what the test does besides."""
+
+OTHER_PRIOR_S = 0.3
+"""Seconds of a test that uses no browser, and of a backend with no prior of its own."""
+
+SPLIT_EPSILON_S = 1e-9
+"""Below this two times count as equal: sums of floats differ by about this much."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineConfig:
+    """What a ``PlacementEngine`` is told once."""
+
+    expected_nodes: int | None = None
+    """How many nodes the run begins with. Until that many came up (or ``AllNodesKnown``) no test is called
+    unrunnable. None: wait for ``AllNodesKnown``."""
+    seed: int = 0
+    """Of the search's random choices: the same events give the same commands."""
+    max_attempts: int = 2
+    """A test that was running when its node was lost is tried on one other node: a second loss is hardly
+    chance."""
+    near_tie: float = 0.05
+    """Candidates whose expected completion differs by less than 5 % are told apart by the capability score:
+    below that, estimates are noise."""
+    explain: bool = True
+    """Keep a ``Decision`` with every ``Run``."""
+    prewarm: bool = True
+    """Say what comes next on a node while it runs something."""
+    min_browsers: int = 1
+    """Least pool size that the advice goes down to."""
+    memory_share: float = 0.8
+    """Share of a node's memory that its browsers may take together."""
+    browser_memory_gib: float = 0.8
+    """Memory taken to be one browser's: a Chromium with one warm WebGPU model took 0.4 – 0.8 GiB."""
+
+    def __post_init__(self) -> None:
+        if self.max_attempts < 1:
+            raise ValueError(f"max_attempts is {self.max_attempts!r}; give at least 1")
+        if self.expected_nodes is not None and self.expected_nodes < 0:
+            raise ValueError(f"expected_nodes is {self.expected_nodes!r}; give 0 or more, or None")
