@@ -1,0 +1,224 @@
+"""Does a browser's answer agree with a reference? The tolerance comes from the model's own computation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from pytest_browserpool.errors import InputError
+from pytest_browserpool.tolerances import Tolerance, tolerance
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+__all__ = ["Tolerance", "assert_close", "tolerance"]
+
+SLICE = 16
+"""Elements that a slice needs before its own largest magnitude says something about its scale."""
+
+SLICE_FLOOR = 2.0**-10
+"""A slice counts at least as this share of the whole output: less may be left of a cancellation."""
+
+
+def assert_close(
+    outputs: Mapping[str, Any],
+    reference: Mapping[str, Any] | Sequence[Any],
+    model: Any,
+    *,
+    inputs: Mapping[str, Any] | None = None,
+    precision: str | None = None,
+) -> dict[str, float]:
+    """Fail unless each output is as near to the reference as the model's own computation allows.
+
+    An element may be off by ``Tolerance.relative`` times its scale. The scale is the largest magnitude among
+    the elements that share an index with it (of the smallest such slice, so that a channel of scores is not
+    judged by a channel of pixels), and at least the magnitude that the last computation worked with.
+    Integers, booleans and strings must be equal, except that the integers of a quantised output may be some
+    steps off. NaN and infinities must be at the same places.
+
+    Args:
+        outputs: what the model gave, by name.
+        reference: what it should have given, by name, or a sequence in the order of the model's outputs; only
+            these outputs are compared.
+        model: what ran: the handle, or what else ``tolerance`` takes.
+        inputs: of the call, where the model's reductions run over sizes that only they tell.
+        precision: see ``tolerance``.
+
+    Returns:
+        By output, the largest share of the allowed error that was used: 0 for equal, at most 1.
+
+    Raises:
+        AssertionError: they disagree; the message has the worst element, what was allowed and seen, where.
+        InputError: the reference names outputs that are not there, or none.
+        SourceError: see ``tolerance``.
+    """
+    __tracebackhide__ = True
+    expected = _by_name(reference, outputs, model)
+    shapes = {
+        name: tuple(getattr(v, "shape", ())) for name, v in (*(inputs or {}).items(), *expected.items())
+    }
+    allowed = tolerance(model, shapes=shapes, precision=precision)
+    used, complaints = {}, []
+    for name, wanted in expected.items():
+        if name not in allowed:
+            raise InputError(
+                f"the model has no output {name!r}",
+                where="assert_close()",
+                remedy=f"it has {', '.join(allowed)}",
+            )
+        used[name], complaint = _compare(outputs[name], wanted, allowed[name])
+        complaints += [complaint] if complaint else []
+    if complaints:
+        raise AssertionError(
+            f"{_place(model)} disagrees with the reference on {len(complaints)} of {len(expected)} outputs\n"
+            + "\n".join(complaints)
+        )
+    return used
+
+
+def _by_name(reference: Any, outputs: Mapping[str, Any], model: Any) -> dict[str, Any]:
+    """The reference as a mapping, each name of which ``outputs`` has."""
+    if not isinstance(reference, Mapping):
+        reference = dict(zip(tolerance(model), reference, strict=True))
+    missing = [name for name in reference if name not in outputs]
+    if missing or not reference:
+        raise InputError(
+            f"the reference has {', '.join(map(repr, missing)) or 'no outputs'}",
+            where="assert_close()",
+            remedy=f"name outputs that the model gave: {', '.join(outputs)}",
+        )
+    return dict(reference)
+
+
+def _compare(seen: Any, wanted: Any, allowed: Tolerance) -> tuple[float, str | None]:
+    """The share of the allowed error that was used, and what to say if it is too much."""
+    import numpy as np
+
+    seen, wanted = np.asarray(seen), np.asarray(wanted)
+    title = f"  {allowed.output} ({wanted.dtype}{list(wanted.shape)})"
+    if seen.shape != wanted.shape:
+        return np.inf, f"{title}: the shape is {list(seen.shape)} instead of {list(wanted.shape)}"
+    if _is_float(seen) != _is_float(wanted):
+        return np.inf, f"{title}: the type is {seen.dtype} instead of {wanted.dtype}"
+    if wanted.size == 0:
+        return 0.0, None
+    if not _is_float(wanted):
+        return _compare_exact(seen, wanted, allowed, title)
+    return _compare_floats(seen.astype(np.float64), wanted.astype(np.float64), allowed, title)
+
+
+def _is_float(array: NDArray[Any]) -> bool:
+    # bfloat16 and float8 of ml_dtypes are of numpy's kind V
+    return array.dtype.kind in "fV"
+
+
+def _compare_exact(
+    seen: NDArray[Any], wanted: NDArray[Any], allowed: Tolerance, title: str
+) -> tuple[float, str | None]:
+    import numpy as np
+
+    if allowed.steps and wanted.dtype.kind in "iu":
+        off = np.abs(seen.astype(np.float64) - wanted.astype(np.float64))
+        limit = np.full(wanted.shape, float(allowed.steps))
+        return _verdict(seen, wanted, off, limit, allowed, title)
+    wrong = np.asarray(seen != wanted)
+    if not wrong.any():
+        return 0.0, None
+    at = tuple(int(i) for i in np.argwhere(wrong)[0])
+    return np.inf, (
+        f"{title}: {int(wrong.sum())} of {wanted.size} elements differ, and these must be equal\n"
+        f"    first at {list(at)}: {seen[at]!r} instead of {wanted[at]!r}"
+    )
+
+
+def _compare_floats(
+    seen: NDArray[np.float64], wanted: NDArray[np.float64], allowed: Tolerance, title: str
+) -> tuple[float, str | None]:
+    import numpy as np
+
+    for what, test in (("NaN", np.isnan), ("+infinity", np.isposinf), ("-infinity", np.isneginf)):
+        there, should = test(seen), test(wanted)
+        wrong = there != should
+        if wrong.any():
+            at = tuple(int(i) for i in np.argwhere(wrong)[0])
+            return np.inf, (
+                f"{title}: {what} at {int(there.sum())} places instead of {int(should.sum())}\n"
+                f"    first at {list(at)}: {seen[at]:.9g} instead of {wanted[at]:.9g}"
+            )
+    finite = np.isfinite(wanted)
+    off = np.abs(np.where(finite, seen, 0) - np.where(finite, wanted, 0))
+    limit = allowed.relative * scale(wanted, allowed.natural)
+    return _verdict(seen, wanted, off, limit, allowed, title)
+
+
+def scale(values: NDArray[np.float64], natural: float = 0.0) -> NDArray[np.float64]:
+    """For each element, the magnitude that its rounding error is a share of; see ``assert_close``."""
+    import numpy as np
+
+    size = np.where(np.isfinite(values), np.abs(values), 0.0)
+    top = float(size.max(initial=0.0))
+    found = np.full(values.shape, top)
+    for axis in range(values.ndim):
+        if values.size // values.shape[axis] >= SLICE:
+            others = tuple(a for a in range(values.ndim) if a != axis)
+            found = np.minimum(found, size.max(axis=others, keepdims=True))
+    lowest = np.full(values.shape, max(SLICE_FLOOR * top, natural))
+    np.maximum(found, lowest, out=lowest)
+    return lowest
+
+
+def _verdict(
+    seen: NDArray[Any],
+    wanted: NDArray[Any],
+    off: NDArray[np.float64],
+    limit: NDArray[np.float64],
+    allowed: Tolerance,
+    title: str,
+) -> tuple[float, str | None]:
+    import numpy as np
+
+    with np.errstate(divide="ignore", invalid="ignore"):
+        share = np.where(off == 0, 0.0, off / limit)
+    worst = float(share.max())
+    if worst <= 1:
+        return worst, None
+    wrong = share > 1
+    at = tuple(int(i) for i in np.unravel_index(int(np.argmax(np.where(wrong, off, -1.0))), off.shape))
+    zeros = int((wrong & (seen == 0)).sum())
+    return worst, "\n".join(
+        (
+            f"{title}: {int(wrong.sum())} of {wanted.size} elements differ by more than rounding explains"
+            + (f", {zeros} of them are 0" if zeros else ""),
+            f"    worst at {list(at)}: {seen[at]:.9g} instead of {wanted[at]:.9g}",
+            f"    seen {off[at]:.3g}, allowed {limit[at]:.3g} ({_times(off[at], limit[at])})",
+            f"    {_reason(allowed)}",
+        )
+    )
+
+
+def _times(off: float, limit: float) -> str:
+    return f"{off / limit:,.3g} times as much" if limit else "nothing on the way rounds"
+
+
+def _reason(allowed: Tolerance) -> str:
+    if allowed.steps:
+        return f"allowed: {allowed.steps} steps of a quantised output"
+    most = ", ".join(f"{c.op} {c.name} {c.relative:.1e}".replace("  ", " ") for c in allowed.largest)
+    text = (
+        f"allowed: {allowed.relative:.2g} of the scale, from {allowed.nodes} nodes that round; most: {most}"
+    )
+    return text + (f"; {allowed.assumed} reduction lengths were assumed" if allowed.assumed else "")
+
+
+def _place(model: Any) -> str:
+    """Backend, browser and model in words, as far as known."""
+    import os
+    from pathlib import Path
+
+    source = getattr(model, "path", model)
+    name = Path(source).name if isinstance(source, (str, os.PathLike)) else "the model"
+    backend, browser = getattr(model, "backend", None), getattr(model, "browser", None)
+    if backend is None or browser is None:
+        return name
+    return f"{name} on {backend} in {browser.name} {getattr(browser, 'version', '')}".rstrip()
