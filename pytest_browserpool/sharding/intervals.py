@@ -1,0 +1,215 @@
+"""The best contiguous stages of one topological order: dynamic programming over intervals, exact for its costs.
+
+For n places to cut there are n²/2 intervals, so the costs of all intervals that end at one node are kept as arrays
+over their starts and updated as the end moves on; that is what lets 5,000 nodes take a second. numpy is imported
+when the search starts, so that importing this package costs nothing.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pytest_browserpool.sharding.graph import GIVEN, Graph
+from pytest_browserpool.sharding.plan import PARAMETER_COPIES, Host
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Array = NDArray[np.float64]
+
+COARSE_PLACES = 96
+"""Places of the first, rough search whose answer bounds the exact one: enough to come within a few percent."""
+
+ASSIGNMENT_BUDGET = 400_000
+"""Nodes × ways to extend a set of used hosts, about 2 s of search. Above it hosts are taken fastest first."""
+
+SLACK = 1 + 1e-9
+"""Sums in another order differ in the last bits."""
+
+State = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Nodes ``start`` … ``end - 1`` of the order on host number ``host``."""
+
+    host: int
+    start: int
+    end: int
+
+
+def best_stages(graph: Graph, hosts: Sequence[Host], shards: int, places: Sequence[int]) -> list[Stage] | None:
+    """The ``shards`` contiguous stages, cut at ``places`` only, with the least bottleneck; None where none is possible.
+
+    Of all with that bottleneck it is the one with the least total time. Each stage gets another host; there may be
+    more hosts than stages. ``places`` are positions 1 … n - 1. The time of a stage is ``plan.time_of``.
+    """
+    if len(hosts) < shards or not graph.nodes:
+        return None
+    inner = sorted({p for p in places if 0 < p < len(graph.nodes)})
+    if len(inner) < shards - 1:
+        return None
+    kinds = _Kinds(hosts, shards, len(graph.nodes))
+    ceiling = float("inf")
+    if len(inner) > 2 * COARSE_PLACES:
+        step = len(inner) / COARSE_PLACES
+        rough = _Search(graph, kinds, [inner[int(k * step)] for k in range(COARSE_PLACES)], ceiling).run()
+        ceiling = rough[0] if rough else ceiling
+    exact = _Search(graph, kinds, inner, ceiling * SLACK).run()
+    if exact is None:
+        return None
+    shortest = _Search(graph, kinds, inner, exact[0] * SLACK, least_total=True).run()
+    return kinds.named((shortest or exact)[1])
+
+
+class _Kinds:
+    """Hosts grouped into interchangeable kinds, and the sets of them that stages may use up."""
+
+    def __init__(self, hosts: Sequence[Host], shards: int, size: int) -> None:
+        self.shards = shards
+        kinds = list(dict.fromkeys(host.kind for host in hosts))
+        self.members = [[i for i, host in enumerate(hosts) if host.kind == kind] for kind in kinds]
+        self.hosts = [hosts[own[0]] for own in self.members]
+        counts = [min(len(own), shards) for own in self.members]
+        self.final: list[State]
+        ways = 1
+        for count in counts:
+            ways *= count + 1
+        if ways * len(kinds) * size <= ASSIGNMENT_BUDGET or len(kinds) == 1:
+            states = [s for s in itertools.product(*(range(c + 1) for c in counts)) if sum(s) <= shards]
+            self.states = sorted(states, key=sum)
+        else:
+            self.states = self._in_order(hosts)
+        self.known = set(self.states)
+        self.final = [s for s in self.states if sum(s) == shards]
+
+    def _in_order(self, hosts: Sequence[Host]) -> list[State]:
+        """Too many ways to use the hosts up: take them fastest first, the roomier one where two are as fast."""
+        order = sorted(range(len(hosts)), key=lambda i: (-hosts[i].speed, -(hosts[i].memory or 0), i))[: self.shards]
+        kind_of = {i: k for k, own in enumerate(self.members) for i in own}
+        used: Counter[int] = Counter()
+        states = [(0,) * len(self.members)]
+        for i in sorted(order):
+            used[kind_of[i]] += 1
+            states.append(tuple(used[k] for k in range(len(self.members))))
+        return states
+
+    def extensions(self, state: State) -> Iterator[tuple[int, State]]:
+        """Each kind that may run the next stage, and the state then."""
+        for kind in range(len(state)):
+            following = (*state[:kind], state[kind] + 1, *state[kind + 1 :])
+            if following in self.known:
+                yield kind, following
+
+    def named(self, stages: Sequence[Stage]) -> list[Stage]:
+        """Stages on kinds as stages on hosts."""
+        free = [iter(own) for own in self.members]
+        return [Stage(next(free[s.host]), s.start, s.end) for s in stages]
+
+
+class _Search:
+    """One pass over the nodes. ``ceiling`` bounds the time of each stage, and so how far back a stage may start."""
+
+    def __init__(
+        self, graph: Graph, kinds: _Kinds, inner: Sequence[int], ceiling: float, *, least_total: bool = False
+    ) -> None:
+        import numpy as np
+
+        self.np, self.graph, self.kinds, self.ceiling, self.least_total = np, graph, kinds, ceiling, least_total
+        size = len(graph.nodes)
+        self.places = [0, *inner, size]
+        self.at_least = np.searchsorted(self.places, np.arange(size + 2)).tolist()
+        self.before = np.concatenate([[0.0], np.cumsum([node.seconds for node in graph.nodes])])[self.places]
+        count = len(self.places)
+        # all over the starts of intervals that end at the current node: bytes in, out, of parameters, of the largest node
+        self.received, self.sent = np.zeros(count), np.zeros(count)
+        self.parameters, self.largest = np.zeros(count), np.zeros(count)
+        self.last_read: dict[str, int] = {}
+        self.last_parameter: dict[str, int] = {}
+        self.barred = [0] * len(kinds.hosts)
+        self.best = {state: np.full(count, np.inf) for state in kinds.states}
+        self.best[kinds.states[0]][0] = 0.0
+        self.came: dict[tuple[State, int], tuple[int, int, State]] = {}
+        self.low = 0
+        self.wanted = frozenset(graph.outputs)
+
+    def run(self) -> tuple[float, list[Stage]] | None:
+        """The least bottleneck (or total) and its stages, on kinds of hosts; None where there is none."""
+        fastest = max(host.speed for host in self.kinds.hosts)
+        compute = 0.0
+        for position, node in enumerate(self.graph.nodes):
+            compute += node.seconds
+            while self.before[self.low] < compute - self.ceiling * fastest * SLACK and self.places[self.low] < position:
+                self.low += 1
+            self._take(position)
+            place = self.at_least[position + 1]
+            if self.places[place] == position + 1:
+                self._close(place, compute)
+        last = len(self.places) - 1
+        final = min(self.kinds.final, key=lambda state: self.best[state][last], default=None)
+        if final is None or not self.np.isfinite(self.best[final][last]):
+            return None
+        return float(self.best[final][last]), self._trace(final, last)
+
+    def _take(self, position: int) -> None:
+        """Let the intervals grow by the node at ``position``."""
+        graph, low = self.graph, self.low
+        node, high = graph.nodes[position], self.at_least[position + 1]
+        moved = 0
+        for name in dict.fromkeys(node.inputs):
+            size, made = graph.size(name), graph.producer[name]
+            moved += graph.values[name].size
+            since = max(made, self.last_read.get(name, GIVEN)) + 1
+            self.received[max(low, self.at_least[since]) : high] += size
+            self.last_read[name] = position
+            if made != GIVEN and graph.readers[name][-1] == position and name not in self.wanted:
+                self.sent[low : max(low, self.at_least[made + 1])] -= size
+        for name in node.outputs:
+            moved += graph.values[name].size
+            if name in self.wanted or graph.readers[name]:
+                self.sent[low:high] += graph.size(name)
+        for name in dict.fromkeys(node.parameters):
+            since = self.last_parameter.get(name, GIVEN) + 1
+            self.parameters[max(low, self.at_least[since]) : high] += graph.parameters[name]
+            self.last_parameter[name] = position
+        self.np.maximum(self.largest[low:high], moved, out=self.largest[low:high])
+        for kind, host in enumerate(self.kinds.hosts):
+            if node.ops & host.unsupported:
+                self.barred[kind] = self.at_least[position + 1]
+
+    def _close(self, place: int, compute: float) -> None:
+        """End intervals at ``place``: extend each state by one stage on each kind of host."""
+        np, low, high = self.np, self.low, place
+        moved = self.received[low:high] + self.sent[low:high]
+        memory = PARAMETER_COPIES * self.parameters[low:high] + self.largest[low:high] + moved
+        work = compute - self.before[low:high]
+        costs: list[Array] = []
+        for kind, host in enumerate(self.kinds.hosts):
+            cost = work / host.speed + moved / host.bytes_per_s + host.latency_s
+            if host.memory is not None:
+                cost[memory > host.memory] = np.inf
+            cost[: max(0, self.barred[kind] - low)] = np.inf
+            if self.ceiling < np.inf:
+                cost[cost > self.ceiling] = np.inf
+            costs.append(cost)
+        for state in self.kinds.states:
+            reached = self.best[state][low:high]
+            for kind, following in self.kinds.extensions(state):
+                total = reached + costs[kind] if self.least_total else np.maximum(reached, costs[kind])
+                start = int(total.argmin())
+                if total[start] < self.best[following][place]:
+                    self.best[following][place] = total[start]
+                    self.came[following, place] = (low + start, kind, state)
+
+    def _trace(self, state: State, place: int) -> list[Stage]:
+        stages = []
+        while place:
+            start, kind, before = self.came[state, place]
+            stages.append(Stage(kind, self.places[start], self.places[place]))
+            state, place = before, start
+        return stages[::-1]

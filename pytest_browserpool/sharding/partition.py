@@ -1,0 +1,258 @@
+"""Cut a graph into shards for given hosts: the strategies, their choice, and refusals that say what would work."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Callable, Sequence
+
+from pytest_browserpool.errors import ShardingError
+from pytest_browserpool.sharding import blocks, intervals, optimum, refine, scopes
+from pytest_browserpool.sharding.graph import Graph, by_rank, depth_first, rising
+from pytest_browserpool.sharding.plan import MIB, Considered, Host, Plan, load_of, make_plan
+
+EXACT_DOWNSETS = 120
+"""Graphs with at most so many downsets are solved exactly: about 7,000 stages to weigh, 0.1 s."""
+
+PERMUTATION_LIMIT = 5
+"""Shards up to which attention_feedforward tries every order of hosts (120 plans)."""
+
+Groups = Sequence[tuple[int, Sequence[int]]]
+
+
+def partition(graph: Graph, hosts: Sequence[Host], shards: int, strategy: str = "layer_balanced") -> Plan:
+    """Cut ``graph`` into ``shards`` and place them on ``hosts``, at least as many, with the least bottleneck.
+
+    ``strategy``: ``layer_balanced`` (contiguous stages, the optimum of the order searched, then refined),
+    ``attention_feedforward`` (attention blocks on other shards than feed-forward blocks), ``component`` (cuts only
+    between named parts), ``auto`` (the best of the three as predicted). The bottleneck is the largest time of a
+    shard for one request: compute by its host's speed, bytes in and out by its transfer rate, a latency per command.
+    Raises ``ShardingError`` with the reason and the largest number of shards that works.
+    """
+    if strategy not in STRATEGIES:
+        raise ShardingError(f"unknown sharding strategy {strategy!r}", remedy=f"use one of {', '.join(STRATEGIES)}")
+    if isinstance(shards, bool) or not isinstance(shards, int) or shards < 1:
+        raise ShardingError(f"shards={shards!r} is not a positive whole number", remedy="give shards=2 or more")
+    if not graph.nodes:
+        raise ShardingError("the model has no node that depends on its inputs", remedy="run it without shards")
+    if len(hosts) < shards:
+        raise ShardingError(
+            f"shards={shards}, but only {len(hosts)} browser(s) can take one",
+            remedy=f"ask for shards={len(hosts)} or allow more browsers",
+        )
+    try:
+        return STRATEGIES[strategy](graph, hosts, shards)
+    except ShardingError as reason:
+        raise _refusal(graph, hosts, shards, strategy, reason) from reason
+
+
+def layer_balanced(graph: Graph, hosts: Sequence[Host], shards: int) -> Plan:
+    """Contiguous stages: the best cuts of two topological orders, then single nodes moved over the borders.
+
+    A graph with few downsets is solved exactly over all its orders instead.
+    """
+    exact = optimum.optimum(graph, hosts, shards, EXACT_DOWNSETS) if shards <= PERMUTATION_LIMIT else None
+    if exact is not None:
+        groups, order = exact
+        return make_plan(graph, groups, [hosts[i] for i in order], "layer_balanced")
+    plans = []
+    orders = [list(range(len(graph.nodes)))]
+    if (other := depth_first(graph)) != orders[0]:
+        orders.append(other)
+    for order in orders:
+        ordered = graph.reordered(order)
+        found = _cut(ordered, hosts, shards, _free_places(ordered))
+        if found is None:
+            continue
+        stages, chosen = found
+        plans.append(make_plan(ordered, _grouped(stages), chosen, "layer_balanced"))
+        if shards > 1:
+            plans.append(make_plan(ordered, _grouped(refine.refine(ordered, stages, chosen)), chosen, "layer_balanced"))
+    if not plans:
+        raise _why_not(graph, hosts, shards, _free_places(graph))
+    return min(plans, key=_quality)
+
+
+def component(graph: Graph, hosts: Sequence[Host], shards: int) -> Plan:
+    """Cuts only between components (embedding, encoder, decoder, head), between their layers where that is too few."""
+    reason: ShardingError | None = None
+    for layers in (False, True):
+        ranks = rising(graph, scopes.scope_ranks(graph, layers=layers))
+        names = list(dict.fromkeys(scopes.component_at(rank) for rank in sorted(ranks)))
+        if all(rank is None for rank in scopes.scope_ranks(graph, layers=False)):
+            names = []
+        ordered = graph.reordered(order := by_rank(graph, ranks))
+        free = set(_free_places(ordered))
+        places = [p for p in range(1, len(order)) if ranks[order[p - 1]] != ranks[order[p]] and p in free]
+        found = _cut(ordered, hosts, shards, places)
+        if found is not None:
+            stages, chosen = found
+            return make_plan(ordered, _grouped(stages), chosen, "component")
+        parts = f"names tell only of {', '.join(names)}" if names else "no name tells of a component"
+        reason = _why_not(ordered, hosts, shards, places, parts)
+    assert reason is not None
+    raise reason
+
+
+def attention_feedforward(graph: Graph, hosts: Sequence[Host], shards: int) -> Plan:
+    """Attention blocks on some shards, everything else on the others; each shard runs several segments in turn."""
+    if shards == 1:
+        return _whole(graph, hosts, "attention_feedforward")
+    regions = blocks.attention_regions(graph)
+    if not regions:
+        raise ShardingError("no attention block was found in the model's structure", remedy="use layer_balanced")
+    phase = blocks.phases(graph, regions)
+    attention = sorted({p for p in phase if p % 2})
+    others = sorted({p for p in phase if p % 2 == 0})
+    if not any(graph.nodes[i].weighted for i, p in enumerate(phase) if p and p % 2 == 0):
+        raise ShardingError("attention blocks were found, but no feed-forward block", remedy="use layer_balanced")
+    if shards > len(attention) + len(others):
+        raise ShardingError(f"there are {len(attention)} attention blocks and {len(others)} groups between them")
+    members = {p: [i for i, own in enumerate(phase) if own == p] for p in {*attention, *others}}
+    plans: list[Plan] = []
+    reason: ShardingError | None = None
+    for first in range(max(1, shards - len(others)), min(len(attention), shards - 1) + 1):
+        shard_of = dict(zip(attention, _chunks(graph, members, attention, first), strict=True))
+        shard_of |= {p: first + k for p, k in zip(others, _chunks(graph, members, others, shards - first), strict=True)}
+        groups = _merged([(shard_of[p], members[p]) for p in sorted(members)])
+        for chosen in _host_orders(graph, groups, hosts, shards):
+            try:
+                plans.append(make_plan(graph, groups, chosen, "attention_feedforward"))
+            except ShardingError as failure:
+                reason = failure
+    if not plans:
+        raise reason or ShardingError("no host order fits")
+    return min(plans, key=_quality)
+
+
+def auto(graph: Graph, hosts: Sequence[Host], shards: int) -> Plan:
+    """The strategy with the least predicted bottleneck, then the least latency; ``considered`` tells of all."""
+    considered: list[Considered] = []
+    plans: list[Plan] = []
+    for name in ("layer_balanced", "component", "attention_feedforward"):
+        try:
+            plan = STRATEGIES[name](graph, hosts, shards)
+        except ShardingError as reason:
+            considered.append(Considered(strategy=name, refused=reason.what))
+            continue
+        plans.append(plan)
+        considered.append(Considered(strategy=name, bottleneck_s=plan.bottleneck_s, latency_s=plan.latency_s))
+    if not plans:
+        raise ShardingError("; ".join(f"{c.strategy}: {c.refused}" for c in considered))
+    return dataclasses.replace(min(plans, key=_quality), considered=tuple(considered))
+
+
+STRATEGIES: dict[str, Callable[[Graph, Sequence[Host], int], Plan]] = {
+    "layer_balanced": layer_balanced,
+    "attention_feedforward": attention_feedforward,
+    "component": component,
+    "auto": auto,
+}
+
+
+def _quality(plan: Plan) -> tuple[float, float]:
+    # rounded, so that the last bits of a sum in another order do not outweigh the latency
+    return (float(f"{plan.bottleneck_s:.9e}"), plan.latency_s)
+
+
+def _whole(graph: Graph, hosts: Sequence[Host], strategy: str) -> Plan:
+    everything = list(range(len(graph.nodes)))
+    host = min(hosts, key=load_of(graph, everything).time_on)
+    return make_plan(graph, [(0, everything)], [host], strategy)
+
+
+def _free_places(graph: Graph) -> list[int]:
+    return [place for place, names in enumerate(graph.barriers()) if not names and 0 < place < len(graph.nodes)]
+
+
+def _cut(
+    graph: Graph, hosts: Sequence[Host], shards: int, places: Sequence[int]
+) -> tuple[list[int], list[Host]] | None:
+    """The stage of each node and the host of each stage."""
+    found = intervals.best_stages(graph, hosts, shards, places)
+    if found is None:
+        return None
+    stages = [number for number, stage in enumerate(found) for _ in range(stage.start, stage.end)]
+    return stages, [hosts[stage.host] for stage in found]
+
+
+def _grouped(stages: Sequence[int]) -> Groups:
+    return [(k, [p for p, stage in enumerate(stages) if stage == k]) for k in range(max(stages) + 1)]
+
+
+def _merged(groups: Groups) -> Groups:
+    """Neighbours on the same shard as one group."""
+    merged: list[tuple[int, list[int]]] = []
+    for shard, positions in groups:
+        if merged and merged[-1][0] == shard:
+            merged[-1][1].extend(positions)
+        else:
+            merged.append((shard, list(positions)))
+    return merged
+
+
+def _chunks(graph: Graph, members: dict[int, list[int]], units: Sequence[int], count: int) -> list[int]:
+    """A chunk number for each of ``units``: ``count`` contiguous, non-empty chunks with the least largest compute."""
+    costs = [sum(graph.nodes[i].seconds for i in members[unit]) for unit in units]
+    total = [0.0, *itertools.accumulate(costs)]
+    best: dict[tuple[int, int], tuple[float, int]] = {(0, 0): (0.0, 0)}
+    for k in range(1, count + 1):
+        for end in range(k, len(costs) + 1):
+            options = ((best[k - 1, s][0], s) for s in range(k - 1, end) if (k - 1, s) in best)
+            best[k, end] = min((max(worst, total[end] - total[s]), s) for worst, s in options)
+    chunk = [0] * len(costs)
+    end = len(costs)
+    for k in range(count, 0, -1):
+        start = best[k, end][1]
+        chunk[start:end] = [k - 1] * (end - start)
+        end = start
+    return chunk
+
+
+def _host_orders(graph: Graph, groups: Groups, hosts: Sequence[Host], shards: int) -> list[list[Host]]:
+    """Hosts for the shards: each distinct order where there are few, else the faster host for the heavier shard."""
+    if len(hosts) <= PERMUTATION_LIMIT:
+        distinct = {tuple(h.kind for h in order): list(order) for order in itertools.permutations(hosts, shards)}
+        return list(distinct.values())
+    work = [sum(graph.nodes[p].seconds for s, own in groups if s == shard for p in own) for shard in range(shards)]
+    ranking = sorted(range(shards), key=lambda shard: -work[shard])
+    fastest = sorted(hosts, key=lambda host: (-host.speed, -(host.memory or 0)))[:shards]
+    order = dict(zip(ranking, fastest, strict=True))
+    return [[order[shard] for shard in range(shards)]]
+
+
+def _why_not(
+    graph: Graph, hosts: Sequence[Host], shards: int, places: Sequence[int], parts: str = ""
+) -> ShardingError:
+    """The reason that no partition fits: too few places, an operator that every choice of hosts lacks, or memory."""
+    if len(places) < shards - 1:
+        reason = f"it can be cut in {len(places)} place(s) only" + (f": {parts}" if parts else "")
+        stuck = next((graph.values[n] for names in graph.barriers() for n in names), None)
+        return ShardingError(reason + (f"; {stuck.name!r} is {stuck.barrier} and cannot pass" if stuck else ""))
+    roomy = [dataclasses.replace(host, memory=None) for host in hosts]
+    if intervals.best_stages(graph, roomy, shards, places) is not None:
+        largest = max(host.memory or 0 for host in hosts)
+        least = min(load_of(graph, [p]).memory for p in range(len(graph.nodes)))
+        whole = load_of(graph, list(range(len(graph.nodes)))).memory
+        return ShardingError(
+            f"some browser is too small for its shard: the model needs about {whole / MIB:.1f} MiB in one piece,"
+            f" no node less than {least / MIB:.1f} MiB, and the roomiest browser has {largest / MIB:.1f} MiB"
+        )
+    lacking = sorted(frozenset().union(*(n.ops for n in graph.nodes)) & frozenset().union(*(h.unsupported for h in hosts)))
+    return ShardingError(f"operators {', '.join(lacking)} are not supported by every browser, and no cut goes round them")
+
+
+def _refusal(
+    graph: Graph, hosts: Sequence[Host], shards: int, strategy: str, reason: ShardingError
+) -> ShardingError:
+    """``reason`` with the largest number of shards below that works."""
+    for fewer in range(shards - 1, 0, -1):
+        try:
+            STRATEGIES[strategy](graph, hosts, fewer)
+        except ShardingError:
+            continue
+        remedy = f"the largest number that works is shards={fewer}"
+        break
+    else:
+        remedy = reason.remedy or "no number of shards works on these browsers"
+    return ShardingError(f"cannot cut the model into {shards} shards by {strategy}: {reason.what}", where=reason.where, remedy=remedy)

@@ -1,0 +1,192 @@
+"""Types and sizes of a model's values, inferred by onnx without its weights; open dimensions fixed from outside."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from math import prod
+from typing import TYPE_CHECKING
+
+from pytest_browserpool.errors import InputError, InvalidModel, ShardingError
+
+if TYPE_CHECKING:
+    import onnx
+
+UNKNOWN_DIMENSION = 16
+"""What a dimension counts that depends on data (the output of NonZero, a loop's trips): only costs look at it."""
+
+STRING_BYTES = 16
+"""A string's length on the wire is not in its type; a word and its length is a fair guess."""
+
+SMALL = 1024
+"""Elements up to which a weight is kept for inference: shape arguments are small, weights are not."""
+
+
+@dataclass(frozen=True)
+class Types:
+    """What is known of each value: ``declared`` for the shards' interfaces, ``sizes`` at the fixed shapes."""
+
+    declared: Mapping[str, onnx.TypeProto]
+    fixed: Mapping[str, onnx.TypeProto]
+    shapes: dict[str, tuple[int, ...] | None] = field(default_factory=dict)
+
+    def shape(self, name: str) -> tuple[int, ...] | None:
+        """Dimensions at the fixed shapes, unknown ones as ``UNKNOWN_DIMENSION``; None where even the rank is unknown."""
+        if name not in self.shapes:
+            kind = self.fixed.get(name)
+            known = kind is not None and kind.WhichOneof("value") == "tensor_type" and kind.tensor_type.HasField("shape")
+            dims = kind.tensor_type.shape.dim if kind is not None and known else ()
+            sizes = tuple(d.dim_value if d.HasField("dim_value") else UNKNOWN_DIMENSION for d in dims)
+            self.shapes[name] = sizes if known else None
+        return self.shapes[name]
+
+    def size(self, name: str) -> int:
+        """Bytes at the fixed shapes; a tensor of unknown rank counts as one of ``UNKNOWN_DIMENSION`` elements."""
+        kind = self.fixed.get(name)
+        if kind is None or kind.WhichOneof("value") != "tensor_type":
+            return 0
+        shape = self.shape(name)
+        elements = UNKNOWN_DIMENSION if shape is None else prod(shape)
+        return int(elements * element_bytes(kind.tensor_type.elem_type))
+
+    def barrier(self, name: str) -> str:
+        """Why the value cannot pass between browsers; empty where it can."""
+        kind = self.declared.get(name)
+        which = kind.WhichOneof("value") if kind is not None else None
+        if kind is None or which is None or (which == "tensor_type" and not kind.tensor_type.elem_type):
+            return "of a type that shape inference does not find"
+        names = {"sequence_type": "a sequence", "optional_type": "an optional", "map_type": "a map"}
+        return names.get(which, "" if which == "tensor_type" else "a sparse tensor")
+
+    def trips(self, node: onnx.NodeProto) -> int:
+        """How often a body is counted: a Scan's sequence length, ``UNKNOWN_DIMENSION`` for a Loop."""
+        shape = self.shape(node.input[-1]) if node.op_type == "Scan" and node.input else None
+        return shape[0] if shape else UNKNOWN_DIMENSION
+
+
+def element_bytes(elem_type: int) -> float:
+    """Bytes of one element of an ONNX type; half a byte for 4-bit types, ``STRING_BYTES`` for strings."""
+    import onnx
+
+    if elem_type == onnx.TensorProto.STRING:
+        return STRING_BYTES
+    if elem_type == onnx.TensorProto.UNDEFINED:
+        return 0
+    name = onnx.TensorProto.DataType.Name(elem_type)
+    if name in ("INT4", "UINT4", "FLOAT4E2M1"):
+        return 0.5
+    return float(onnx.helper.tensor_dtype_to_np_dtype(elem_type).itemsize)
+
+
+def infer_types(
+    model: onnx.ModelProto, input_shapes: Mapping[str, Sequence[int]], dimensions: Mapping[str, int]
+) -> Types:
+    """Infer types twice: as the model declares them, and with every input's shape fixed.
+
+    Raises ``InputError`` for a shape of an input that does not exist or has another rank, ``ShardingError`` where an
+    input keeps an open dimension.
+    """
+    light = _without_weights(model)
+    declared = _known_types(_inferred(light))
+    _fix_inputs(light, input_shapes, dimensions)
+    del light.graph.value_info[:]
+    for output in light.graph.output:
+        if output.type.HasField("tensor_type"):
+            output.type.tensor_type.ClearField("shape")
+    fixed = _known_types(_inferred(light))
+    # what inference loses once shapes are gone keeps the type that the model states
+    return Types(declared=declared, fixed={**declared, **fixed})
+
+
+def _without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy that has no large weights, so that inference neither copies nor serialises gigabytes."""
+    import onnx
+
+    light = onnx.ModelProto()
+    for name in ("ir_version",):
+        setattr(light, name, getattr(model, name))
+    light.opset_import.extend(model.opset_import)
+    light.functions.extend(model.functions)
+    source = model.graph
+    light.graph.name = source.name or "graph"
+    light.graph.node.extend(source.node)
+    light.graph.input.extend(source.input)
+    light.graph.output.extend(source.output)
+    light.graph.value_info.extend(source.value_info)
+    named = {i.name for i in source.input}
+    for tensor in source.initializer:
+        if prod(tensor.dims) <= SMALL and tensor.data_location != onnx.TensorProto.EXTERNAL:
+            light.graph.initializer.append(tensor)
+        elif tensor.name not in named:
+            light.graph.input.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims)))
+    for sparse in source.sparse_initializer:
+        light.graph.input.append(
+            onnx.helper.make_tensor_value_info(sparse.values.name, sparse.values.data_type, list(sparse.dims))
+        )
+    return light
+
+
+def _inferred(model: onnx.ModelProto) -> onnx.ModelProto:
+    import onnx
+
+    try:
+        return onnx.shape_inference.infer_shapes(model, data_prop=True)
+    except onnx.shape_inference.InferenceError as error:
+        raise InvalidModel(f"shapes do not fit together: {error}", remedy="check the model and input_shapes") from error
+
+
+def _known_types(model: onnx.ModelProto) -> dict[str, onnx.TypeProto]:
+    """Types by name, those inside bodies included; a body's names differ from the outer ones by the format's rules."""
+    found: dict[str, onnx.TypeProto] = {}
+
+    def collect(graph: onnx.GraphProto) -> None:
+        import onnx
+
+        for info in (*graph.value_info, *graph.output, *graph.input):
+            found[info.name] = info.type
+        for tensor in graph.initializer:
+            found[tensor.name] = onnx.helper.make_tensor_type_proto(tensor.data_type, list(tensor.dims))
+        for node in graph.node:
+            for attribute in node.attribute:
+                if attribute.HasField("g"):
+                    collect(attribute.g)
+
+    collect(model.graph)
+    return found
+
+
+def _fix_inputs(model: onnx.ModelProto, input_shapes: Mapping[str, Sequence[int]], dimensions: Mapping[str, int]) -> None:
+    weights = {t.name for t in model.graph.initializer}
+    inputs = {i.name: i for i in model.graph.input if i.name not in weights}
+    if unknown := sorted(set(input_shapes) - set(inputs)):
+        raise InputError(f"input_shapes names {unknown[0]!r}", remedy=f"the model's inputs are {', '.join(inputs)}")
+    symbols = dict(dimensions)
+    for name, shape in input_shapes.items():
+        tensor = inputs[name].type.tensor_type
+        if tensor.HasField("shape") and len(tensor.shape.dim) != len(shape):
+            raise InputError(
+                f"input_shapes[{name!r}] = {tuple(shape)} has {len(shape)} dimensions, the model's has {len(tensor.shape.dim)}",
+                remedy="give one size for each dimension",
+            )
+        if tensor.HasField("shape"):
+            pairs = zip(tensor.shape.dim, shape, strict=True)
+            symbols.update({d.dim_param: int(size) for d, size in pairs if d.dim_param})
+        tensor.shape.Clear()
+        for size in shape:
+            tensor.shape.dim.add().dim_value = int(size)
+    for name, info in inputs.items():
+        if not info.type.HasField("tensor_type"):
+            continue
+        for position, dim in enumerate(info.type.tensor_type.shape.dim):
+            if dim.dim_param in symbols and not dim.HasField("dim_value"):
+                dim.dim_value = symbols[dim.dim_param]
+            if not dim.HasField("dim_value") or dim.dim_value < 0:
+                raise ShardingError(
+                    f"dimension {position} of input {name!r} is open ({dim.dim_param or dim.dim_value or '?'})",
+                    remedy=f"give its size, such as input_shapes={{{name!r}: {_example(info)}}}",
+                )
+
+
+def _example(info: onnx.ValueInfoProto) -> tuple[int, ...]:
+    dims = info.type.tensor_type.shape.dim
+    return tuple(d.dim_value if d.HasField("dim_value") and d.dim_value > 0 else 1 for d in dims)
