@@ -1,0 +1,133 @@
+"""The circuit breaker of one browser name on one node: time is passed in, nothing waits.
+
+- closed: everything may run. ``failures_to_open`` failures in a row open it; a success starts the count anew,
+  so that one fault in fifty operations never adds up.
+- open: nothing may run for ``open_seconds``.
+- half-open, from the first question after that: at most ``trials`` operations at once may try.
+  ``successes_to_close`` of them close it, the first failure opens it for another ``open_seconds``.
+
+What comes from an operation that began before the breaker opened is not evidence about now, and is ignored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+
+class Circuit(StrEnum):
+    """State of a breaker."""
+
+    CLOSED = "closed"
+    OPEN = "open"
+    HALF_OPEN = "half_open"
+
+
+@dataclass(frozen=True, kw_only=True)
+class BreakerSettings:
+    """Defaults with their reasons."""
+
+    failures_to_open: int = 5
+    """More than one operation's own attempts on one browser (three): one bad model alone opens nothing."""
+    open_seconds: float = 30.0
+    """Ten cold launches: time for a machine short of memory to come to rest."""
+    trials: int = 3
+    """As many as a pool has browsers by default."""
+    successes_to_close: int = 3
+    """One success may be luck."""
+
+
+@dataclass
+class Breaker:
+    """Ask ``allows``, take ``acquire``, then report ``success``, ``failure`` or ``abandon`` exactly once.
+
+    ``at`` is seconds on any monotonic clock.
+    """
+
+    settings: BreakerSettings = field(default_factory=BreakerSettings)
+    circuit: Circuit = Circuit.CLOSED
+    failures: int = 0
+    """In a row, while closed."""
+    successes: int = 0
+    """While half-open."""
+    in_flight: int = 0
+    """Trials taken and not yet reported, while half-open."""
+    opened_at: float = 0.0
+    openings: int = 0
+    """How often it opened; also the mark that tells old operations from trials."""
+
+    def allows(self, at: float) -> bool:
+        """Whether an operation may start now. Changes nothing but open → half-open when its time has come."""
+        self._age(at)
+        if self.circuit is Circuit.HALF_OPEN:
+            return self.in_flight < self.settings.trials
+        return self.circuit is Circuit.CLOSED
+
+    def acquire(self, at: float, *, forced: bool = False) -> int | None:
+        """A ticket to be given back with the outcome, or None when the breaker does not allow it.
+
+        ``forced``: the last candidate runs in any case; while open its outcome is no trial.
+        """
+        if not self.allows(at) and not forced:
+            return None
+        if self.circuit is Circuit.HALF_OPEN:
+            self.in_flight += 1
+        return self.openings if self.circuit is not Circuit.OPEN else -1
+
+    def success(self, at: float, ticket: int) -> None:
+        """An operation that held ``ticket`` went well."""
+        if not self._fresh(at, ticket):
+            return
+        if self.circuit is Circuit.CLOSED:
+            self.failures = 0
+            return
+        self.in_flight -= 1
+        self.successes += 1
+        if self.successes >= self.settings.successes_to_close:
+            self.circuit, self.failures, self.in_flight = Circuit.CLOSED, 0, 0
+
+    def failure(self, at: float, ticket: int) -> None:
+        """An operation that held ``ticket`` met a fault. A crash counts as one failure, whatever it took with
+        it."""
+        if not self._fresh(at, ticket):
+            return
+        self.failures += 1
+        if self.circuit is Circuit.HALF_OPEN or self.failures >= self.settings.failures_to_open:
+            self.circuit, self.opened_at = Circuit.OPEN, at
+            self.failures = self.successes = self.in_flight = 0
+            self.openings += 1
+
+    def abandon(self, at: float, ticket: int) -> None:
+        """An operation that held ``ticket`` was cancelled: it proves nothing, and its trial is free again."""
+        if self._fresh(at, ticket) and self.circuit is Circuit.HALF_OPEN:
+            self.in_flight -= 1
+
+    def _age(self, at: float) -> None:
+        if self.circuit is Circuit.OPEN and at - self.opened_at >= self.settings.open_seconds:
+            self.circuit, self.successes, self.in_flight = Circuit.HALF_OPEN, 0, 0
+
+    def _fresh(self, at: float, ticket: int) -> bool:
+        self._age(at)
+        return ticket == self.openings and self.circuit is not Circuit.OPEN
+
+
+class Breakers:
+    """One breaker per browser name of a node."""
+
+    def __init__(self, settings: BreakerSettings | None = None) -> None:
+        self._settings = settings or BreakerSettings()
+        self._breakers: dict[str, Breaker] = {}
+
+    def of(self, browser: str) -> Breaker:
+        """The breaker of the browser called ``browser``."""
+        return self._breakers.setdefault(browser, Breaker(self._settings))
+
+    def blocked(self, at: float, candidates: Iterable[str]) -> frozenset[str]:
+        """Which of ``candidates`` (browser names) may not be used now; empty when it would be all of them.
+
+        The last candidate is never blocked: a try that may fail beats a failure that is certain.
+        """
+        names = frozenset(candidates)
+        blocked = frozenset(name for name in names if name in self._breakers and not self.of(name).allows(at))
+        return frozenset() if blocked == names else blocked

@@ -1,0 +1,414 @@
+"""What is a fault and what is not: from what an adapter saw to a subclass of ``errors.Fault``, or to none.
+
+An ``Observation`` is one thing that was seen: a message, an event, a closed socket, an ended process, a
+deadline. ``diagnose`` finds the first rule that fits. Rules are tried in this order:
+
+1. What we did ourselves (``expected``) is never a fault.
+2. What the process table says beats any text: a dead browser explains everything else that was seen.
+3. What a test did (assertions, wrong answers, bad input, a model the backend cannot run) is never a fault.
+4. The table ``RULES``, from the specific to the general.
+5. What is left is no fault: an unknown message of onnxruntime-web is ``RunFailed``, anything else is
+   unclassified. Retrying what nobody understands would hide defects, which the tests are there to find.
+
+The texts were seen in Chromium 147 and 156 and Firefox 153 under Playwright 1.60 to 1.64 with onnxruntime-web
+1.30, or stand in the sources of those versions.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import StrEnum
+
+from pytest_browserpool import errors
+from pytest_browserpool.errors import BrowserPoolError, Fault
+
+
+class Origin(StrEnum):
+    """Where an observation comes from."""
+
+    PLAYWRIGHT = "playwright"
+    """The text of an exception that a Playwright call raised."""
+    EVENT = "event"
+    """An event's name: ``disconnected``, ``crash``, ``close``, ``targetCrashed``, ``targetDestroyed``."""
+    WEBSOCKET = "websocket"
+    """The page's WebSocket closed; ``code`` is the close code of RFC 6455 section 7.4.1."""
+    RUNTIME = "runtime"
+    """An error message of onnxruntime-web, or a JavaScript error around it."""
+    DEVICE = "device"
+    """``GPUDevice.lost`` resolved; ``text`` has its reason and message."""
+    EXIT = "exit"
+    """A process ended; ``text`` is its role (browser, renderer, gpu, driver), ``code`` its status."""
+    DEADLINE = "deadline"
+    """A wait of our own ended without an answer."""
+    TEST = "test"
+    """An exception of the test or of our checks of its arguments; ``text`` is the exception's type name."""
+
+
+class Phase(StrEnum):
+    """What was going on."""
+
+    LAUNCH = "launch"
+    LOAD = "load"
+    RUN = "run"
+    PING = "ping"
+    GPU_PING = "gpu_ping"
+    """A heartbeat with GPU work in it, after one without was answered."""
+    BROWSER = "browser"
+    """A call that the browser process answers without the page: a new page, closing a page."""
+    IDLE = "idle"
+    WAIT = "wait"
+    """A wait that no page answers, such as a download."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Observation:
+    """One thing that was seen. ``None`` in the ``…_alive`` fields means that nobody looked."""
+
+    origin: Origin
+    text: str = ""
+    code: int | None = None
+    phase: Phase = Phase.RUN
+    expected: bool = False
+    """Whether we caused it: a page that we closed, a browser that we ended, a device that we destroyed."""
+    browser_alive: bool | None = None
+    page_alive: bool | None = None
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """What an observation means: the error to raise, whether it is a fault, and why we think so."""
+
+    error: type[BrowserPoolError] | None
+    """None: not this package's error (an assertion, an exception of the test's own), or nothing wrong."""
+    reason: str
+
+    @property
+    def fault(self) -> type[Fault] | None:
+        """The fault, or None for what must not be retried."""
+        return self.error if self.error is not None and issubclass(self.error, Fault) else None
+
+
+@dataclass(frozen=True)
+class Rule:
+    """``pattern`` is searched, without regard to case, in the text of observations from ``origins``."""
+
+    origins: frozenset[Origin]
+    pattern: re.Pattern[str]
+    error: type[BrowserPoolError] | None
+    reason: str
+    example: str
+    """A text that was seen and must match; the tests use it."""
+    phases: frozenset[Phase] | None = None
+    """None: in any phase."""
+
+    def fits(self, seen: Observation) -> bool:
+        """Whether this rule speaks of ``seen``."""
+        if seen.origin not in self.origins or (self.phases is not None and seen.phase not in self.phases):
+            return False
+        return self.pattern.search(seen.text) is not None
+
+
+def _rule(
+    origins: str,
+    pattern: str,
+    error: type[BrowserPoolError] | None,
+    reason: str,
+    example: str,
+    phases: str = "",
+) -> Rule:
+    return Rule(
+        frozenset(Origin(name) for name in origins.split()),
+        re.compile(pattern, re.IGNORECASE),
+        error,
+        reason,
+        example,
+        frozenset(Phase(name) for name in phases.split()) or None,
+    )
+
+
+RULES: tuple[Rule, ...] = (
+    # -- a launch that can never work: the user's to mend, not to be repeated
+    _rule(
+        "playwright",
+        r"executable doesn.t exist|\bENOENT\b|\bEACCES\b|\bENOEXEC\b|exec format error",
+        errors.ConfigurationError,
+        "the executable is missing or is not a program: every launch ends like this",
+        "BrowserType.launch: Failed to launch chromium because executable doesn't exist at /nowhere",
+        "launch",
+    ),
+    # -- the whole browser
+    _rule(
+        "playwright",
+        r".*",
+        errors.LaunchFailed,
+        "whatever else ends a launch, no browser came of it",
+        "BrowserType.launch: Timeout 30000ms exceeded.",
+        "launch",
+    ),
+    _rule(
+        "playwright",
+        r"connection closed|driver.*(exited|closed)|\bEPIPE\b",
+        errors.BrowserCrashed,
+        "Playwright's driver is gone, and every browser it started is out of reach",
+        "Connection closed while reading from the driver",
+    ),
+    _rule(
+        "event",
+        r"^disconnected$",
+        errors.BrowserCrashed,
+        "Playwright lost the browser process",
+        "disconnected",
+    ),
+    _rule(
+        "playwright",
+        r"(?<!or )browser has been closed|browser (is )?(closed|disconnected)",
+        errors.BrowserCrashed,
+        "the browser process ended while a call waited",
+        "Browser.new_page: Browser closed",
+    ),
+    _rule(
+        "playwright",
+        r"target page, context or browser has been closed|target closed",
+        errors.BrowserCrashed,
+        "a browser-level call found its target gone: Firefox says it is connected after its content "
+        "process died, yet opens no page any more",
+        "Browser.new_page: Target page, context or browser has been closed",
+        "browser",
+    ),
+    # -- the page
+    _rule(
+        "event",
+        r"^(crash|targetcrashed|inspector\.targetcrashed)$",
+        errors.PageCrashed,
+        "the renderer process died (Chromium)",
+        "crash",
+    ),
+    _rule(
+        "event",
+        r"^(close|targetdestroyed)$",
+        errors.PageCrashed,
+        "a page that we did not close is gone: how Firefox shows a dead content process",
+        "close",
+    ),
+    _rule(
+        "playwright",
+        r"(target|page) crashed",
+        errors.PageCrashed,
+        "the renderer process died (Chromium)",
+        "Page.evaluate: Target crashed",
+    ),
+    _rule(
+        "playwright",
+        r"context (was )?destroyed|browsing context.*(discarded|no longer)",
+        errors.PageCrashed,
+        "our pages never navigate: the content process is dead (Firefox sends no crash event)",
+        "Page.evaluate: Execution context was destroyed, most likely because of a navigation",
+    ),
+    _rule(
+        "playwright",
+        r"(target page, context or browser|page|target) (has been |is )?closed",
+        errors.PageCrashed,
+        "a page that we did not close is gone",
+        "Page.evaluate: Target page, context or browser has been closed",
+    ),
+    _rule(
+        "playwright",
+        r"timeout [\d.]+ ?ms exceeded",
+        errors.PageHung,
+        "the page did not answer Playwright in time",
+        "Page.goto: Timeout 30000ms exceeded.",
+    ),
+    # -- a model or an input that cannot run: never a fault. Before memory, whose words some of these share
+    _rule(
+        "runtime",
+        r"protobuf parsing failed|INVALID_PROTOBUF|failed to load model as onnx format",
+        errors.InvalidModel,
+        "the bytes are not an ONNX model",
+        "Failed to load model because protobuf parsing failed.",
+    ),
+    _rule(
+        "runtime",
+        r"could not find an implementation for|is not a registered function/op|failed to find kernel for|"
+        r"NOT_IMPLEMENTED|unrecognized operator|cannot resolve operator",
+        errors.UnsupportedOperator,
+        "the backend lacks an operator and will lack it in the next page too",
+        "Could not find an implementation for Foo(1) node with name 'n'",
+    ),
+    _rule(
+        "runtime",
+        r"got invalid dimensions for|unexpected input data type|is missing in 'feeds'|invalid feed|"
+        r"invalid rank for input|'feeds' must be an object",
+        errors.InputError,
+        "the call's inputs do not fit the model",
+        "input 'x' is missing in 'feeds'.",
+    ),
+    _rule(
+        "runtime",
+        r"output shape may be too large",
+        errors.RunFailed,
+        "the model asked for an impossible tensor: it will again",
+        "OneHot: failed to allocate output tensor. Output shape may be too large.",
+    ),
+    # -- the GPU
+    _rule(
+        "device",
+        r".*",
+        errors.DeviceLost,
+        "the device is lost, by whatever reason it gives",
+        "unknown",
+    ),
+    _rule(
+        "runtime playwright",
+        r"device (is |was )?(lost|destroyed)|VK_ERROR_DEVICE_LOST|valid external instance reference|"
+        r"instance dropped|gpu process (crashed|exited|was lost)",
+        errors.DeviceLost,
+        "the GPU device or its process is gone, and onnxruntime-web keeps the dead one",
+        "WebGPU device lost (2): Device was destroyed.",
+    ),
+    _rule(
+        "runtime",
+        r"failed to get gpu adapter",
+        errors.DeviceLost,
+        "the probe had an adapter: Chromium refuses WebGPU after repeated crashes of its GPU process",
+        'Failed to get GPU adapter. You may need to enable flag "--enable-unsafe-webgpu"',
+    ),
+    # -- memory
+    _rule(
+        "runtime playwright",
+        r"out of (device )?memory|\bOOM\b|VK_ERROR_OUT_OF|array buffer allocation failed|failed to allocate|"
+        r"could not allocate|cannot allocate|bad_alloc|not enough memory|cannot enlarge memory|"
+        r"invalid (typed )?array(buffer| buffer)? length|allocation size overflow",
+        errors.OutOfMemory,
+        "an allocation failed; wasm memory never shrinks, so only a new page has room again",
+        "RangeError: Array buffer allocation failed",
+    ),
+    # -- a page whose onnxruntime is spoilt
+    _rule(
+        "runtime",
+        r"another WebGPU EP inference session is being created",
+        errors.SessionRefused,
+        "a failed create left the lock of session creation held for ever",
+        "another WebGPU EP inference session is being created.",
+    ),
+    _rule(
+        "runtime",
+        r"(previous call to|multiple calls to) .?init(ialize)?(wasm|webassembly)",
+        errors.SessionRefused,
+        "a wasm initialisation that failed once never succeeds in that page",
+        "previous call to 'initWasm()' failed.",
+    ),
+    _rule(
+        "runtime",
+        r"memory access out of bounds|index (is )?out of bounds|unreachable( executed)?$|\baborted\(|"
+        r"null function or function signature",
+        errors.SessionRefused,
+        "the wasm instance trapped: its heap cannot be trusted, every later run fails too",
+        "RuntimeError: memory access out of bounds",
+    ),
+    _rule(
+        "runtime",
+        r"failed to fetch|networkerror when attempting to fetch",
+        errors.ConnectionLost,
+        "the page could not reach the node's own server",
+        "TypeError: Failed to fetch dynamically imported module: http://127.0.0.1:1/ort.mjs",
+    ),
+)
+"""First match wins."""
+
+_CLOSE_CODES: dict[int, tuple[type[BrowserPoolError] | None, str]] = {
+    1008: (None, "the server turned the page away (wrong secret, host or origin): it will again"),
+    1009: (errors.RunFailed, "a message above the server's limit: the next try sends the same one"),
+}
+"""Closes that a new connection would meet again. Any other that we did not cause is a lost connection."""
+
+_DEADLINES: dict[Phase, tuple[type[BrowserPoolError], str]] = {
+    Phase.LAUNCH: (errors.LaunchFailed, "the browser did not start in time"),
+    Phase.LOAD: (errors.PageHung, "the session was not there in time"),
+    Phase.RUN: (errors.PageHung, "the run did not return: an endless loop or a kernel that never ends"),
+    Phase.PING: (errors.PageHung, "the page's main thread does not answer"),
+    Phase.GPU_PING: (errors.DeviceLost, "JavaScript answers, the GPU does not: its process is stopped"),
+    Phase.BROWSER: (errors.BrowserCrashed, "the browser process is stopped: as good as gone, kill it"),
+    Phase.IDLE: (errors.DeadlineExceeded, "nothing was running in the page"),
+    Phase.WAIT: (errors.DeadlineExceeded, "no page was waited for"),
+}
+
+_EXITS: dict[str, type[Fault]] = {
+    "browser": errors.BrowserCrashed,
+    "driver": errors.BrowserCrashed,
+    "renderer": errors.PageCrashed,
+    "gpu": errors.DeviceLost,
+}
+
+
+def diagnose(seen: Observation) -> Diagnosis:
+    """What ``seen`` means. Never raises; equal observations give equal diagnoses."""
+    if seen.expected:
+        return Diagnosis(None, "we caused it ourselves")
+    if seen.origin is Origin.TEST:
+        return Diagnosis(None, f"{seen.text or 'an exception'} of the test, which is what tests are for")
+    if seen.phase is not Phase.LAUNCH:
+        if seen.browser_alive is False:
+            return Diagnosis(errors.BrowserCrashed, "the browser's process is gone")
+        if seen.page_alive is False:
+            return Diagnosis(errors.PageCrashed, "the page's process is gone, the browser lives")
+    if seen.origin is Origin.DEADLINE:
+        return Diagnosis(*_DEADLINES[seen.phase])
+    if seen.origin is Origin.WEBSOCKET:
+        return Diagnosis(
+            *_CLOSE_CODES.get(seen.code or 0, (errors.ConnectionLost, "the page's socket closed"))
+        )
+    if seen.origin is Origin.EXIT:
+        return _exit(seen)
+    for rule in RULES:
+        if rule.fits(seen):
+            return Diagnosis(rule.error, rule.reason)
+    if seen.origin is Origin.RUNTIME:
+        return Diagnosis(errors.RunFailed, "onnxruntime-web raised and nothing says that the page is spoilt")
+    return Diagnosis(None, "not known as a fault")
+
+
+def _exit(seen: Observation) -> Diagnosis:
+    if seen.phase is Phase.LAUNCH:
+        return Diagnosis(errors.LaunchFailed, f"ended with status {seen.code} before the browser was up")
+    fault = _EXITS.get(seen.text)
+    if fault is None:
+        return Diagnosis(None, f"no role {seen.text!r}; a process that serves no page")
+    return Diagnosis(fault, f"the {seen.text} process ended with status {seen.code}")
+
+
+def classify(seen: Observation) -> type[Fault] | None:
+    """The fault that ``seen`` shows, or None for what must never be retried."""
+    return diagnose(seen).fault
+
+
+SEVERITY: tuple[type[Fault], ...] = (
+    errors.ConnectionLost,
+    errors.SessionRefused,
+    errors.OutOfMemory,
+    errors.DeviceLost,
+    errors.PageHung,
+    errors.PageCrashed,
+    errors.LaunchFailed,
+    errors.BrowserCrashed,
+)
+"""From the least to the most that is gone. A killed browser is seen as a closed socket, a closed page and a
+lost browser within milliseconds: the last explains the others."""
+
+
+def severity(fault: type[Fault]) -> int:
+    """Rank of ``fault`` in ``SEVERITY``; a subclass of a listed fault ranks as that."""
+    return next((rank for rank, known in enumerate(SEVERITY) if issubclass(fault, known)), len(SEVERITY))
+
+
+def worst(seen: Iterable[Observation]) -> Diagnosis | None:
+    """The diagnosis that explains all of ``seen``: the most severe fault, else the first error, else None.
+
+    For observations that belong together, such as those of one failed call within a few milliseconds.
+    """
+    diagnoses = [diagnose(one) for one in seen]
+    faults = [(severity(d.fault), d) for d in diagnoses if d.fault is not None]
+    if faults:
+        return max(faults, key=lambda pair: pair[0])[1]
+    return next((d for d in diagnoses if d.error is not None), None)
