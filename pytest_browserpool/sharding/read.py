@@ -34,24 +34,32 @@ ATTRIBUTES = ("transA", "K", "kernel_shape")
 
 @dataclass(frozen=True)
 class Source:
-    """A model read for cutting. ``model`` has its external data still outside; ``folder`` is where that lies."""
+    """A model read for cutting. ``model`` has its external data still outside."""
 
     model: onnx.ModelProto
     graph: Graph
     types: Types
     constants: frozenset[int]
     """Indices of nodes that depend on no input: each shard computes its own copy, onnxruntime folds them at load."""
-    folder: Path | None = None
+    order: tuple[int, ...]
+    """All node indices in a topological order."""
+    path: Path | None = None
+    """Where the model was read from; None where it was given as bytes or as a proto."""
+
+    @property
+    def folder(self) -> Path | None:
+        """Where external data lies."""
+        return self.path.parent if self.path else None
 
 
 def load_model(source: onnx.ModelProto | bytes | str | Path) -> tuple[onnx.ModelProto, Path | None]:
-    """The model and the folder of its external data; external data is not read.
+    """The model and the file it was read from; external data is not read.
 
     Raises ``InvalidModel`` for what is no ONNX model.
     """
     import onnx
 
-    folder = None
+    path = None
     if isinstance(source, onnx.ModelProto):
         model = source
     else:
@@ -59,14 +67,14 @@ def load_model(source: onnx.ModelProto | bytes | str | Path) -> tuple[onnx.Model
             if isinstance(source, bytes):
                 model = onnx.load_model_from_string(source)
             else:
-                model, folder = onnx.load(str(source), load_external_data=False), Path(source).parent
+                model, path = onnx.load(str(source), load_external_data=False), Path(source)
         except OSError as error:
             raise InvalidModel(f"cannot read {str(source)!r}: {error}", remedy="check the path") from error
         except Exception as error:  # noqa: BLE001 - protobuf raises several types, of which onnx re-exports none
             raise InvalidModel(f"not an ONNX model: {error}", remedy="check that the file is complete") from error
     if not model.graph.node:
         raise InvalidModel("the model has no nodes", remedy="check that the file is complete")
-    return model, folder
+    return model, path
 
 
 def read(
@@ -74,19 +82,21 @@ def read(
     input_shapes: Mapping[str, Sequence[int]] | None = None,
     dimensions: Mapping[str, int] | None = None,
     resident: Iterable[str] = (),
+    observed: Mapping[str, onnx.TypeProto] | None = None,
 ) -> Source:
     """Read a model and cost its graph at given shapes.
 
     ``input_shapes`` fixes inputs with open dimensions, ``dimensions`` symbolic dimensions by name (both only say
     for which sizes costs are estimated: the shards keep the model's own shapes); ``resident`` names inputs and
-    outputs that stay in the page.
+    outputs that stay in the page; ``observed`` has types and shapes that were seen in a run
+    (``native.observe``), which are better than inferred ones.
 
     Raises ``InvalidModel``, ``UnsupportedOperator`` for a domain that onnxruntime-web does not know, and
     ``ShardingError`` where an open dimension is fixed by neither.
     """
-    model, folder = load_model(source)
+    model, path = load_model(source)
     _refuse_custom(model)
-    types = infer_types(model, input_shapes or {}, dimensions or {})
+    types = infer_types(model, input_shapes or {}, dimensions or {}).corrected(observed or {})
     order = _topological(model)
     given = _given(model)
     weights = {t.name: _tensor_bytes(t) for t in model.graph.initializer if t.name not in given}
@@ -103,7 +113,7 @@ def read(
         parameters=weights | {name: types.size(name) for i in constant for name in model.graph.node[i].output if name},
         resident=frozenset(resident),
     )
-    return Source(model=model, graph=graph, types=types, constants=constant, folder=folder)
+    return Source(model=model, graph=graph, types=types, constants=constant, order=tuple(order), path=path)
 
 
 def operator(node: onnx.NodeProto) -> str:

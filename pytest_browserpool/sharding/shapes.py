@@ -30,6 +30,17 @@ class Types:
     fixed: Mapping[str, onnx.TypeProto]
     shapes: dict[str, tuple[int, ...] | None] = field(default_factory=dict)
 
+    def corrected(self, observed: Mapping[str, onnx.TypeProto]) -> Types:
+        """The same with types that were seen in a run: their sizes count, their shapes are not declared."""
+        import onnx
+
+        missing = {
+            name: onnx.helper.make_tensor_type_proto(kind.tensor_type.elem_type, None)
+            for name, kind in observed.items()
+            if self.barrier(name)
+        }
+        return Types(declared={**self.declared, **missing}, fixed={**self.fixed, **observed})
+
     def shape(self, name: str) -> tuple[int, ...] | None:
         """Dimensions at the fixed shapes, unknown ones as ``UNKNOWN_DIMENSION``; None where even the rank is unknown."""
         if name not in self.shapes:
