@@ -186,6 +186,13 @@ class Cache:
         """Hash every model again; returns the hashes whose files are damaged. Removes nothing."""
         return tuple(h for h in sorted(self.models()) if sha256_of(self.root / "models" / h) != h)
 
+    def drop_damaged(self) -> tuple[str, ...]:
+        """Remove the models whose content is no longer their name's; returns their hashes."""
+        damaged = self.verify()
+        for sha256 in damaged:
+            (self.root / "models" / sha256).unlink(missing_ok=True)
+        return damaged
+
     def size(self) -> int:
         """Bytes that the cache takes."""
         total = 0

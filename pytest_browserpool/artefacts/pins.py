@@ -110,6 +110,17 @@ def damaged(pin: Pin, cache: Cache | None = None) -> tuple[str, ...]:
     return tuple(n for n, (_, sha256) in sorted(files.items()) if not _same(directory / n, sha256))
 
 
+def drop_damaged(pin: Pin, cache: Cache | None = None) -> tuple[str, ...]:
+    """Remove an unpacked package in which ``damaged`` finds files, for a fresh one to be fetched."""
+    cache = cache or default_cache()
+    found = damaged(pin, cache)
+    if found:
+        directory = _directory(cache, pin)
+        with cache.lock(directory.name):
+            shutil.rmtree(directory, ignore_errors=True)
+    return found
+
+
 def shell_supported() -> bool:
     """Whether the npm package has a binary for this machine."""
     return sys.platform == "linux" and platform.machine() in ("x86_64", "AMD64")

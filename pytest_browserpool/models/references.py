@@ -1,0 +1,157 @@
+"""A marker's ``source`` in words: taken apart, and labelled. Pure: no file is read, nothing fetched."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from pytest_browserpool.artefacts import archive, fetch
+from pytest_browserpool.config import did_you_mean
+from pytest_browserpool.errors import SourceError
+
+SCHEMES = ("pypi", "npm", "hf", "https", "http")
+
+_HASH = re.compile(r"#sha256=([0-9A-Fa-f]*)$")
+_SCHEME = re.compile(r"([a-z][a-z0-9+]+):")
+_PYPI = re.compile(
+    r"(?P<name>[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?)==(?P<version>[A-Za-z0-9.+!_]+)/(?P<path>.+)"
+)
+_NPM = re.compile(
+    r"(?P<name>(?:@[a-z0-9_~][a-z0-9._~-]*/)?[a-z0-9_~][a-z0-9._~-]*)"
+    r"@(?P<version>\d+\.\d+\.\d+(?:[-+][0-9A-Za-z.+-]+)?)/(?P<path>.+)"
+)
+_HF = re.compile(
+    r"(?P<owner>[A-Za-z0-9][\w.-]*)/(?P<repository>[A-Za-z0-9][\w.-]*)(?:@(?P<revision>[^/@\s]+))?/(?P<path>.+)"
+)
+_FORMS = {
+    "pypi": (_PYPI, "pypi:NAME==VERSION/path/in/wheel"),
+    "npm": (_NPM, "npm:NAME@1.2.3/path/in/package"),
+    "hf": (_HF, "hf:OWNER/REPO[@REVISION]/path"),
+}
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A source in words, parsed. ``key`` is the source without its hash: what the lock file calls it."""
+
+    scheme: str
+    """path, pypi, npm, hf or https."""
+    key: str
+    path: str
+    """Inside the wheel, package or repository; the whole path or address otherwise."""
+    sha256: str | None = None
+    name: str = ""
+    """Package, or OWNER/REPO."""
+    version: str | None = None
+    """Of the package, or the revision."""
+
+    @property
+    def remote(self) -> bool:
+        return self.scheme != "path"
+
+
+def parse(source: str) -> Reference:
+    """Take a source apart; no I/O.
+
+    Raises:
+        SourceError: an unknown scheme, a form that is not one of ours, or a malformed hash.
+    """
+    key, sha256 = _split_hash(source.strip())
+    if not key:
+        raise SourceError("the source is empty", remedy="give a path, pypi:, npm:, hf: or https: source")
+    scheme = _SCHEME.match(key)
+    if scheme is None or len(scheme[1]) == 1:
+        return Reference("path", key, key, sha256)
+    word, rest = scheme[1], key[scheme.end() :]
+    if word in ("https", "http"):
+        if not fetch.allowed(key):
+            raise SourceError(f"{key!r} is not https", remedy="use https; plain http works on 127.0.0.1 only")
+        return Reference("https", key, key, sha256)
+    if word not in _FORMS:
+        raise SourceError(
+            f"unknown kind of source {word + ':'!r}{did_you_mean(word, SCHEMES)}",
+            where=source,
+            remedy="one of pypi:, npm:, hf:, https:, or a path (./ before it if it holds a colon)",
+        )
+    form, written = _FORMS[word]
+    found = form.fullmatch(rest)
+    if found is None:
+        raise SourceError(
+            f"{key!r} does not have the form {written}", remedy=f"write {written}, with an exact version"
+        )
+    parts = found.groupdict()
+    name = parts.get("name") or f"{parts['owner']}/{parts['repository']}"
+    version = parts.get("version") or parts.get("revision")
+    return Reference(word, key, archive.safe_name(parts["path"]), sha256, name, version)
+
+
+def _split_hash(source: str) -> tuple[str, str | None]:
+    found = _HASH.search(source)
+    if found is None:
+        return source, None
+    if len(found[1]) != 64:
+        raise SourceError(
+            f"#sha256={found[1]} has {len(found[1])} digits",
+            where=source,
+            remedy="give all 64 hexadecimal digits",
+        )
+    return source[: found.start()], found[1].lower()
+
+
+def describe(source: Any) -> str:
+    """A stable label of any source, without I/O: the same in every process of a run.
+
+    A reference in words is itself; bytes and protos are called by their content, functions by their name.
+
+    Raises:
+        SourceError: something that is no source.
+    """
+    if isinstance(source, str):
+        return source.strip()
+    if isinstance(source, os.PathLike):
+        return str(os.fspath(source))
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        return f"bytes:{hashlib.sha256(source).hexdigest()[:16]}"
+    if is_proto(source):
+        name = source.graph.name or "model"
+        return f"onnx:{name}:{hashlib.sha256(serialised(source)).hexdigest()[:16]}"
+    if callable(source):
+        return f"function:{_function_name(source)}"
+    raise no_source(source)
+
+
+def _function_name(function: Callable[..., Any]) -> str:
+    if isinstance(function, functools.partial):
+        arguments = [repr(a) for a in function.args] + [
+            f"{k}={v!r}" for k, v in sorted(function.keywords.items())
+        ]
+        return f"{_function_name(function.func)}({', '.join(arguments)})"
+    name = getattr(function, "__qualname__", type(function).__qualname__)
+    code = getattr(function, "__code__", None)
+    # lambdas and functions made in a loop share their name, not their line
+    line = f":{code.co_firstlineno}" if code is not None and "<" in name else ""
+    return f"{getattr(function, '__module__', '')}.{name}{line}"
+
+
+def no_source(source: Any) -> SourceError:
+    """The error for something that is no source."""
+    return SourceError(
+        f"a source cannot be {type(source).__name__} ({source!r:.80})",
+        remedy="give a path, a pypi:, npm:, hf: or https: source, bytes, an onnx.ModelProto, or a function",
+    )
+
+
+def is_proto(source: Any) -> bool:
+    """Whether ``source`` is an ``onnx.ModelProto``."""
+    # by name, so that onnx is not imported for sources that are none
+    return type(source).__name__ == "ModelProto" and hasattr(source, "SerializeToString")
+
+
+def serialised(proto: Any) -> bytes:
+    """The proto as a file holds it, the same bytes each time."""
+    return bytes(proto.SerializeToString(deterministic=True))
