@@ -1,0 +1,76 @@
+# Everything from a clone: make demo, make test. Both can be run again, are quick then, and need no network then.
+
+SHELL := /bin/bash
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+REPORT := report.html
+HISTORY := .browserpool/history.duckdb
+# tests that start browsers or kill processes run by themselves, after the quick ones
+LONG := browser or slow or chaos
+ARGS ?=
+
+.PHONY: help
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(STAMP): pyproject.toml requirements/constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Python 3.11 or newer is needed; $(PYTHON) is $$($(PYTHON) --version 2>&1). Set PYTHON=python3.X"; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || \
+	  { rm -rf $(VENV); echo "$(PYTHON) cannot make virtual environments. On Debian: apt-get update && apt-get install -y python3-venv"; exit 1; }
+	@echo "installing the Python packages into $(VENV) (a minute or two) ..."
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check "$$(grep '^pip==' requirements/constraints.txt)"
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check -c requirements/constraints.txt --group dev -e .
+	@touch $@
+
+.PHONY: setup
+setup: $(STAMP) ## .venv with everything, browsers, onnxruntime-web and the example models
+	@$(BIN)/browserpool install
+	@$(BIN)/browserpool fetch
+
+.PHONY: demo
+demo: setup ## the example suite on the browsers of this machine, with its report
+	@status=0; \
+	$(BIN)/pytest --browserpool -n auto example_suite --html=$(REPORT) --self-contained-html $(ARGS) || status=$$?; \
+	echo "report:  $(CURDIR)/$(REPORT)"; \
+	echo "history: $(CURDIR)/$(HISTORY)"; \
+	exit $$status
+
+.PHONY: lint
+lint: setup ## ruff, mypy, import-linter
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+.PHONY: test
+test: lint ## lint, then all tests, the quick ones first
+	$(BIN)/pytest tests -q -n auto -m "not ($(LONG))" $(ARGS)
+	$(BIN)/pytest tests -q -m "$(LONG)" $(ARGS)
+
+.PHONY: bench-transport
+bench-transport: setup ## what one call of a model costs over session.run in the page
+	$(BIN)/python benchmarks/transport.py $(ARGS)
+
+.PHONY: bench-scheduler
+bench-scheduler: setup ## makespan against xdist's own schedulers, simulated
+	$(BIN)/python benchmarks/scheduler.py $(ARGS)
+
+.PHONY: bench-sharding
+bench-sharding: setup ## quality and speed of the partitioner
+	$(BIN)/python benchmarks/sharding.py $(ARGS)
+
+.PHONY: docs
+docs: setup ## the documentation, into site/
+	$(BIN)/mkdocs build --strict
+
+.PHONY: clean
+clean: ## what was built here; the shared cache stays
+	rm -rf $(VENV) build dist site $(REPORT) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
