@@ -1,0 +1,1 @@
+"""The browser pool of one node: discovery, launch, pages, sessions."""

@@ -1,0 +1,150 @@
+"""Commands to one page over its WebSocket: one reply for each, each with a deadline."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from aiohttp import WSMsgType, web
+
+from pytest_browserpool.browsers.protocol import Array, decode, encode
+from pytest_browserpool.errors import ConnectionLost, Fault, PageHung
+
+KEPT_LINES = 500
+"""Console lines kept per page: enough for a failing test, bounded for a page that logs for hours."""
+
+
+class PageError(Exception):
+    """The page answered that the command failed; its text is onnxruntime-web's. Interpreted by the caller."""
+
+    def __init__(self, text: str, stack: str = "") -> None:
+        super().__init__(text)
+        self.text, self.stack = text, stack
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What a command brought back."""
+
+    values: Mapping[str, Any]
+    tensors: Mapping[str, Array] = field(default_factory=dict)
+
+
+class PageChannel:
+    """The node's end. ``attach`` runs for the life of the socket; ``call`` may be used once ``ready`` is done.
+
+    After ``fail`` (a crash was seen elsewhere, or the socket closed) every pending and later call raises that fault.
+    """
+
+    def __init__(self, page_id: str, on_event: Callable[[Mapping[str, Any]], None]) -> None:
+        self.page_id = page_id
+        self.console: deque[str] = deque(maxlen=KEPT_LINES)
+        self.errors: deque[str] = deque(maxlen=KEPT_LINES)
+        self.broken: Fault | None = None
+        self.calls = 0
+        self._on_event = on_event
+        self._socket: web.WebSocketResponse | None = None
+        self._ids = itertools.count(1)
+        self._pending: dict[int, asyncio.Future[Reply]] = {}
+        self._ready: asyncio.Future[Mapping[str, Any]] = asyncio.get_running_loop().create_future()
+
+    async def ready(self, timeout: float) -> Mapping[str, Any]:
+        """Waits for the page's hello.
+
+        Raises:
+            PageHung: it did not come within ``timeout`` seconds.
+            Fault: the page or its browser failed before.
+        """
+        try:
+            async with asyncio.timeout(timeout):
+                return await asyncio.shield(self._ready)
+        except TimeoutError:
+            raise PageHung(
+                f"page {self.page_id} did not connect within {timeout:g} s",
+                remedy="see the browser's console; a proxy or a policy that blocks 127.0.0.1 would do this",
+            ) from None
+
+    async def attach(self, socket: web.WebSocketResponse) -> None:
+        """Reads until the socket closes."""
+        self._socket = socket
+        async for message in socket:
+            if message.type is WSMsgType.BINARY:
+                self._receive(message.data)
+            elif message.type is WSMsgType.ERROR:
+                break
+        code = socket.close_code
+        self.fail(ConnectionLost(f"the WebSocket of page {self.page_id} closed (code {code})"))
+
+    def _receive(self, data: bytes) -> None:
+        header, tensors = decode(data)
+        event = header.get("event")
+        if event is not None:
+            self._event(event)
+            return
+        future = self._pending.pop(header["id"], None)
+        if future is None or future.done():
+            return  # its caller gave up; the page is being closed
+        if header["ok"]:
+            future.set_result(Reply(header["values"], tensors))
+        else:
+            future.set_exception(PageError(header["error"], header.get("stack", "")))
+
+    def _event(self, event: Mapping[str, Any]) -> None:
+        kind = event.get("kind")
+        if kind == "hello":
+            if not self._ready.done():
+                self._ready.set_result(event)
+        elif kind == "console":
+            self.console.append(f"{event['level']}: {event['text']}")
+        elif kind == "page_error":
+            self.errors.append(str(event["text"]))
+        self._on_event(event)
+
+    def fail(self, fault: Fault) -> None:
+        """The page is lost: the first reason counts."""
+        if self.broken is not None:
+            return
+        self.broken = fault
+        if not self._ready.done():
+            self._ready.set_exception(fault)
+            self._ready.exception()  # somebody may never wait for it
+        for future in self._pending.values():
+            if not future.done():
+                future.set_exception(fault)
+        self._pending.clear()
+
+    async def call(
+        self, op: str, args: Mapping[str, Any] | None = None, tensors: Mapping[str, Array] | None = None, *, timeout: float
+    ) -> Reply:
+        """One command.
+
+        Raises:
+            PageError: the page answered with an error.
+            PageHung: no answer within ``timeout`` seconds. The page must be closed then: it may still be at it.
+            Fault: the page is or went broken.
+        """
+        if self.broken is not None:
+            raise self.broken
+        assert self._socket is not None, "call before ready"
+        number = next(self._ids)
+        message = encode({"id": number, "op": op, "args": args or {}}, tensors or {})
+        future: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+        self._pending[number] = future
+        self.calls += 1
+        try:
+            async with asyncio.timeout(timeout):
+                await self._socket.send_bytes(message)
+                return await future
+        except TimeoutError:
+            raise PageHung(
+                f"page {self.page_id} did not answer {op!r} within {timeout:g} s",
+                remedy="raise timeout= in the model marker if the model is that slow",
+            ) from None
+        except (ConnectionError, RuntimeError) as error:  # aiohttp raises both when the peer is gone while sending
+            raise self.broken or ConnectionLost(f"sending {op!r} to page {self.page_id}: {error}") from error
+        finally:
+            self._pending.pop(number, None)

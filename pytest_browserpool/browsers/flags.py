@@ -1,0 +1,54 @@
+"""Which switches and preferences each browser is started with, and why."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+FEATURE_SWITCHES = ("--enable-features", "--disable-features")
+
+CHROMIUM_FLAGS: tuple[str, ...] = (
+    "--enable-unsafe-webgpu",  # WebGPU is off by default on Linux and on software adapters
+    "--enable-features=WebMachineLearningNeuralNetwork",  # WebNN
+    "--disable-quic",  # the four below: a quiet start, nothing is fetched that no test asked for
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--disable-background-timer-throttling",  # model pages are never in the foreground
+    "--disable-backgrounding-occluded-windows",
+    "--disable-renderer-backgrounding",
+)
+ROOT_FLAGS: tuple[str, ...] = ("--no-sandbox",)  # Chromium refuses to start as root with its sandbox
+
+EXTRA_FLAGS: Mapping[str, tuple[str, ...]] = {
+    # without these two the headless shell finds no adapter; its package ships SwiftShader beside it
+    "headless-shell": ("--use-webgpu-adapter=swiftshader", "--use-angle=swiftshader"),
+}
+
+FIREFOX_PREFS: Mapping[str, Any] = {
+    "dom.webgpu.enabled": True,
+    "gfx.webgpu.ignore-blocklist": True,  # lavapipe is on the blocklist
+    "dom.ipc.processPrelaunch.enabled": False,  # spare content processes cost memory that models need
+    "browser.shell.checkDefaultBrowser": False,
+    "datareporting.policy.dataSubmissionEnabled": False,
+    "app.update.enabled": False,
+    "dom.timeout.enable_budget_timer_throttling": False,  # model pages are never in the foreground
+    "dom.min_background_timeout_value": 4,
+}
+
+
+def merge_flags(*groups: Iterable[str]) -> list[str]:
+    """All flags once, in order; feature lists are joined, because Chromium takes the last switch of a name only.
+
+    >>> merge_flags(["--enable-features=A", "--x"], ["--enable-features=B,A"])
+    ['--x', '--enable-features=A,B']
+    """
+    plain: dict[str, None] = {}
+    features: dict[str, dict[str, None]] = {}
+    for flag in (f for group in groups for f in group):
+        switch, _, value = flag.partition("=")
+        if switch in FEATURE_SWITCHES:
+            features.setdefault(switch, {}).update(dict.fromkeys(v for v in value.split(",") if v))
+        else:
+            plain[flag] = None
+    return [*plain, *(f"{switch}={','.join(values)}" for switch, values in features.items())]

@@ -1,0 +1,137 @@
+"""One browser of the pool: its process and its model pages, one page per bundle of onnxruntime-web."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from pytest_browserpool.browsers.channel import PageChannel
+from pytest_browserpool.browsers.launch import BrowserProcess
+from pytest_browserpool.browsers.page import RuntimePage, Session, SessionKey
+from pytest_browserpool.browsers.serve import Server
+from pytest_browserpool.errors import BrowserCrashed, Fault
+
+_pages = itertools.count(1)
+
+PAGE_OPEN_SECONDS = 30.0
+"""A page with its bundle is there in 1 – 2 s; a loaded machine with several browsers starting takes ten."""
+
+
+class BrowserInstance:
+    """A running browser with its sessions. ``lost`` is set once it must not be used again."""
+
+    def __init__(
+        self,
+        process: BrowserProcess,
+        server: Server,
+        channels: dict[str, PageChannel],
+        threads: int,
+        on_session_gone: Callable[[BrowserInstance, Session], None],
+    ) -> None:
+        self.process = process
+        self.name = process.installed.name
+        self.pages: dict[str, RuntimePage] = {}
+        self.lost: Fault | None = None
+        self.last_used = time.monotonic()
+        self.busy_s = 0.0
+        """Seconds spent in commands: the numerator of the utilization."""
+        self.leases = 0
+        self.identity = process.token
+        self._server = server
+        self._channels = channels
+        self._threads = threads
+        self._opening = asyncio.Lock()
+        self._on_session_gone = on_session_gone
+
+    def lose(self, fault: Fault) -> None:
+        """The browser is gone, and its pages with it."""
+        if self.lost is None:
+            self.lost = fault
+        for page in self.pages.values():
+            page.lose(fault)
+
+    @property
+    def usable(self) -> bool:
+        return self.lost is None and self.process.connected
+
+    def sessions(self) -> list[Session]:
+        return [s for page in self.pages.values() if page.lost is None for s in page.sessions.values()]
+
+    async def page(self, bundle: str) -> RuntimePage:
+        """The page of this bundle, opened or replaced where needed.
+
+        Raises:
+            Fault: it did not open; the browser is then lost too where it is at fault.
+        """
+        async with self._opening:
+            page = self.pages.get(bundle)
+            if page is not None and page.lost is None:
+                return page
+            if page is not None:
+                await self.drop(page)
+            if self.lost is not None:
+                raise self.lost
+            return await self._open(bundle)
+
+    async def _open(self, bundle: str) -> RuntimePage:
+        identity = f"{next(_pages)}"
+        holder: list[RuntimePage] = []
+
+        def on_event(event: Mapping[str, Any]) -> None:
+            if holder:
+                holder[0].on_event(event)
+
+        channel = PageChannel(identity, on_event)
+        self._channels[identity] = channel
+        page = RuntimePage(channel, bundle, self._server.offer)
+        holder.append(page)
+        try:
+            async with asyncio.timeout(PAGE_OPEN_SECONDS):
+                page.bind(await self.process.open_model_page(self._server.page_url(identity), page.lose))
+            await channel.ready(PAGE_OPEN_SECONDS)
+            await page.configure(self._threads, PAGE_OPEN_SECONDS)
+        except BaseException as error:
+            await self._discard(page)
+            if isinstance(error, Fault):
+                raise
+            if isinstance(error, Exception):  # Playwright's own errors: the browser does not open pages any more
+                self.lose(BrowserCrashed(f"{self.name} opens no page: {str(error).splitlines()[0]}"))
+                raise self.lost from error  # type: ignore[misc]
+            raise
+        self.pages[bundle] = page
+        return page
+
+    async def drop(self, page: RuntimePage) -> None:
+        """Closes a page for good; its sessions are gone."""
+        for session in page.sessions.values():
+            self._on_session_gone(self, session)
+        page.sessions.clear()
+        if self.pages.get(page.bundle) is page:
+            del self.pages[page.bundle]
+        await self._discard(page)
+
+    async def _discard(self, page: RuntimePage) -> None:
+        self._channels.pop(page.channel.page_id, None)
+        await page.close()
+
+    def find(self, key: SessionKey) -> tuple[RuntimePage, Session] | None:
+        """A warm session."""
+        for page in self.pages.values():
+            if page.lost is None and key in page.sessions:
+                return page, page.sessions[key]
+        return None
+
+    async def close(self, *, kill: bool = False) -> None:
+        """Ends the browser and everything in it."""
+        for page in list(self.pages.values()):
+            for session in page.sessions.values():
+                self._on_session_gone(self, session)
+            self._channels.pop(page.channel.page_id, None)
+        self.pages.clear()
+        if kill or self.lost is not None:
+            await self.process.kill()
+        else:
+            await self.process.close()

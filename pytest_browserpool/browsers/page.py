@@ -1,0 +1,213 @@
+"""One model page of one browser: its channel, its onnxruntime-web, its sessions."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pytest_browserpool.browsers.channel import PageChannel, PageError, Reply
+from pytest_browserpool.browsers.interpret import interpret
+from pytest_browserpool.browsers.launch import ModelPage
+from pytest_browserpool.browsers.protocol import Array
+from pytest_browserpool.errors import DeviceLost, Fault, PageHung
+
+ANCHOR = Path(__file__).parent / "page" / "anchor.onnx"
+"""y = 2x + 1: the probe's question, and the session that stays open so that compiled pipelines live on."""
+
+_numbers = itertools.count(1)
+
+
+@dataclass(frozen=True)
+class SessionKey:
+    """What makes two sessions the same: content, backend, options, and for WebNN the input shapes."""
+
+    sha256: str
+    backend: str
+    options: str = "{}"
+    """Canonical JSON of onnxruntime-web's session options."""
+    shapes: tuple[tuple[str, tuple[int, ...]], ...] = ()
+
+
+@dataclass
+class Session:
+    """One InferenceSession in a page."""
+
+    key: SessionKey
+    name: str
+    label: str
+    placement: dict[str, int]
+    missing: tuple[str, ...]
+    """Operators for which the backend has no kernel."""
+    load_ms: float
+    fetch_ms: float
+    bytes: int
+    inputs: tuple[str, ...] = ()
+    outputs: tuple[str, ...] = ()
+    runs: int = 0
+    last_used: float = field(default_factory=time.monotonic)
+
+
+class RuntimePage:
+    """Commands of onnxruntime-web in one page; creates, runs and releases never overlap (one queue per page).
+
+    ``lost`` is set once the page must not be used again: crashed, hung, cut off, poisoned, or its GPU device gone.
+    """
+
+    def __init__(self, channel: PageChannel, bundle: str, offer: Callable[[str, Path], str]) -> None:
+        self.channel = channel
+        self.bundle = bundle
+        self.sessions: dict[SessionKey, Session] = {}
+        self.loads = 0
+        self.runtime = ""
+        self.lost: Fault | None = None
+        self._page: ModelPage | None = None
+        self._offer = offer
+        self._queue = asyncio.Lock()
+        self._anchored = False
+
+    def bind(self, page: ModelPage) -> None:
+        self._page = page
+
+    def lose(self, fault: Fault) -> None:
+        """The first reason counts; every pending command raises it."""
+        if self.lost is None:
+            self.lost = fault
+        self.channel.fail(fault)
+
+    async def call(
+        self, op: str, args: Mapping[str, Any], tensors: Mapping[str, Array] | None = None, *, timeout: float, where: str
+    ) -> Reply:
+        """One command in its turn; an error text becomes the error that it stands for, a fault loses the page."""
+        async with self._queue:
+            if self.lost is not None:
+                raise self.lost
+            try:
+                return await self.channel.call(op, args, tensors, timeout=timeout)
+            except PageError as error:
+                meaning = interpret(error.text, where=where)
+                if isinstance(meaning, Fault):
+                    self.lose(meaning)
+                raise meaning from error
+            except Fault as fault:
+                self.lose(fault)
+                raise
+
+    async def configure(self, threads: int, timeout: float) -> None:
+        """Loads the bundle."""
+        reply = await self.call("configure", {"bundle": self.bundle, "threads": threads}, timeout=timeout, where="start")
+        self.runtime = f"onnxruntime-web {reply.values['version']} ({self.bundle})"
+
+    async def create(
+        self,
+        key: SessionKey,
+        path: Path,
+        external: tuple[tuple[str, Path], ...],
+        *,
+        label: str,
+        timeout: float,
+    ) -> Session:
+        """Creates a session, or gives the one that is there."""
+        if key in self.sessions:
+            return self.sessions[key]
+        started = time.perf_counter()
+        if key.backend == "webgpu" and not self._anchored:
+            await self._anchor(timeout)
+        name = f"{key.sha256[:12]}-{key.backend}-{next(_numbers)}"
+        url = self._offer(f"{key.sha256}{_shape_suffix(key)}", path)
+        args = {
+            "session": name,
+            "backend": key.backend,
+            "url": url,
+            "external": [[part, self._offer(f"{key.sha256}-{i}", file)] for i, (part, file) in enumerate(external)],
+            "options": json.loads(key.options),
+        }
+        reply = await self.call("create", args, timeout=timeout, where=f"{label} on {key.backend}")
+        self.loads += 1
+        values = reply.values
+        session = Session(
+            key=key,
+            name=name,
+            label=label,
+            placement=dict(values["placement"]),
+            missing=tuple(values["missing"]),
+            load_ms=(time.perf_counter() - started) * 1000,
+            fetch_ms=float(values["fetch_ms"]),
+            bytes=int(values["bytes"]),
+            inputs=tuple(values["inputs"]),
+            outputs=tuple(values["outputs"]),
+        )
+        self.sessions[key] = session
+        return session
+
+    async def _anchor(self, timeout: float) -> None:
+        url = self._offer("anchor.onnx", ANCHOR)
+        args = {"session": "anchor", "backend": "webgpu", "url": url, "external": [], "options": {}}
+        await self.call("create", args, timeout=timeout, where="the anchor session")
+        self._anchored = True
+
+    async def run(self, session: Session, inputs: Mapping[str, Array], *, timeout: float) -> Reply:
+        """One inference."""
+        where = f"{session.label} on {session.key.backend}"
+        reply = await self.call("run", {"session": session.name}, inputs, timeout=timeout, where=where)
+        session.runs += 1
+        session.last_used = time.monotonic()
+        return reply
+
+    async def benchmark(self, session: Session, inputs: Mapping[str, Array], runs: int, *, timeout: float) -> list[float]:
+        """``runs`` inferences timed in the page, milliseconds each."""
+        where = f"{session.label} on {session.key.backend}"
+        args = {"session": session.name, "runs": runs}
+        reply = await self.call("benchmark", args, inputs, timeout=timeout, where=where)
+        session.runs += runs
+        session.last_used = time.monotonic()
+        return [float(t) for t in reply.values["times"]]
+
+    async def release(self, session: Session, timeout: float) -> None:
+        """Ends a session and frees its memory (the GPU's; wasm memory is reused, not given back)."""
+        self.sessions.pop(session.key, None)
+        await self.call("release", {"session": session.name}, timeout=timeout, where=session.label)
+
+    async def ping(self, timeout: float) -> bool:
+        """Whether JavaScript answers and, once a GPU device is in use, the GPU too. Skipped while the page is busy."""
+        if self._queue.locked():
+            return True
+        try:
+            await self.channel.call("ping", timeout=timeout)
+            if self._anchored:
+                await self.call("gpu_ping", {}, timeout=timeout, where="heartbeat")
+        except Fault as fault:
+            self.lose(fault)
+            return False
+        return self.lost is None
+
+    def on_event(self, event: Mapping[str, Any]) -> None:
+        """What the page says unasked."""
+        if event.get("kind") == "device_lost":
+            self.lose(DeviceLost(f"the GPU device was lost ({event.get('reason')}): {event.get('message')}"))
+
+    @property
+    def hung(self) -> bool:
+        return isinstance(self.lost, PageHung)
+
+    async def screenshot(self) -> bytes | None:
+        """A PNG of the page, or None where it cannot be had any more."""
+        if self._page is None or self.lost is not None:
+            return None
+        try:
+            return await self._page.screenshot()
+        except Exception:  # noqa: BLE001 - a diagnosis must never hide the failure that it is for
+            return None
+
+    async def close(self) -> None:
+        if self._page is not None:
+            await self._page.close()
+
+
+def _shape_suffix(key: SessionKey) -> str:
+    return "" if not key.shapes else "-" + "-".join("x".join(map(str, dims)) or "scalar" for _, dims in key.shapes)

@@ -1,0 +1,140 @@
+// Sessions of onnxruntime-web in this page: create, run, release, and what really ran where.
+import { ortLog, show } from "./journal.js";
+import { placementFrom } from "./placement.js";
+
+const BUNDLES = { all: "ort.all.bundle.min.mjs", native: "ort.webgpu.bundle.min.mjs" };
+const WEBNN_DEVICES = { webnn: "cpu", "webnn-gpu": "gpu", "webnn-npu": "npu" };
+
+async function fetchBytes(url) {
+  const response = await fetch(url);
+  if (!response.ok) throw new Error(`fetching ${url.split("/").pop()}: HTTP ${response.status}`);
+  return new Uint8Array(await response.arrayBuffer());
+}
+
+export class Models {
+  constructor(base, tell) {
+    this.base = base;
+    this.tell = tell;
+    this.sessions = new Map();
+    this.ort = null;
+    this.watched = null;
+  }
+
+  /** Loads the bundle (one per page: the builds do not share state) and sets its environment once. */
+  async configure({ bundle, threads }) {
+    if (this.ort) return { values: { version: this.ort.env.versions.web, threads: this.ort.env.wasm.numThreads } };
+    const ort = await import(`${this.base}ort/${BUNDLES[bundle]}`);
+    ort.env.wasm.wasmPaths = `${location.origin}${this.base}ort/`;
+    ort.env.wasm.numThreads = crossOriginIsolated ? threads : 1;
+    ort.env.wasm.proxy = false; // excludes GPU tensors
+    ort.env.logLevel = "warning"; // the sessions log their placement themselves
+    this.ort = ort;
+    show("runtime", `onnxruntime-web ${ort.env.versions.web} (${bundle})`);
+    return { values: { version: ort.env.versions.web, threads: ort.env.wasm.numThreads } };
+  }
+
+  providers(backend) {
+    if (backend in WEBNN_DEVICES) return [{ name: "webnn", deviceType: WEBNN_DEVICES[backend] }];
+    return [{ name: backend }];
+  }
+
+  async create({ session, backend, url, external, options }) {
+    const t0 = performance.now();
+    const model = await fetchBytes(url);
+    // External data is fetched here first: a 404 inside create() would block every later create in this page.
+    const externalData = [];
+    for (const [path, dataUrl] of external) externalData.push({ path, data: await fetchBytes(dataUrl) });
+    const t1 = performance.now();
+    ortLog.lines = [];
+    try {
+      const made = await this.ort.InferenceSession.create(model, {
+        ...options,
+        ...(externalData.length ? { externalData } : {}),
+        executionProviders: this.providers(backend),
+        logSeverityLevel: 0, // the placement is in the verbose log; run() does not log at this level
+      });
+      this.sessions.set(session, made);
+      const lines = ortLog.lines;
+      if (backend === "webgpu") await this.watchDevice();
+      show("sessions", String(this.sessions.size));
+      show("last model", `${session} on ${backend}`);
+      return {
+        values: {
+          fetch_ms: t1 - t0, create_ms: performance.now() - t1, bytes: model.byteLength,
+          inputs: [...made.inputNames], outputs: [...made.outputNames], ...placementFrom(lines),
+        },
+      };
+    } finally {
+      ortLog.lines = null;
+    }
+  }
+
+  /** Tells the node when the GPU device of this page is lost; a lost device never comes back in its page. */
+  async watchDevice() {
+    const device = await this.ort.env.webgpu?.device;
+    if (!device || device === this.watched) return;
+    this.watched = device;
+    device.lost.then(({ reason, message }) => this.tell({ kind: "device_lost", reason: String(reason), message }));
+    device.addEventListener("uncapturederror", (e) => this.tell({ kind: "gpu_error", text: String(e.error?.message ?? e.error) }));
+  }
+
+  session(id) {
+    const found = this.sessions.get(id);
+    if (!found) throw new Error(`no session ${id} in this page`);
+    return found;
+  }
+
+  feeds(tensors) {
+    const feeds = {};
+    for (const [name, { type, dims, data }] of Object.entries(tensors)) feeds[name] = new this.ort.Tensor(type, data, dims);
+    return feeds;
+  }
+
+  async run({ session }, tensors) {
+    const found = this.session(session);
+    const feeds = this.feeds(tensors);
+    const t0 = performance.now();
+    const results = await found.run(feeds);
+    const run_ms = performance.now() - t0;
+    const outputs = [];
+    for (const name of found.outputNames) {
+      const tensor = results[name];
+      if (!tensor) continue; // an optional output that the model left out
+      if (!("dims" in tensor)) throw new Error(`output ${name} is not a tensor (a sequence or map), which cannot travel`);
+      const data = tensor.location === "cpu" ? tensor.data : await tensor.getData();
+      outputs.push([name, { type: tensor.type, dims: tensor.dims, data }]);
+    }
+    const reply = { values: { run_ms }, tensors: outputs };
+    for (const tensor of Object.values(results)) if (tensor?.location === "gpu-buffer") tensor.dispose();
+    return reply;
+  }
+
+  async benchmark({ session, runs }, tensors) {
+    const found = this.session(session);
+    const feeds = this.feeds(tensors);
+    const times = [];
+    for (let i = 0; i < runs; i++) {
+      const t0 = performance.now();
+      const results = await found.run(feeds);
+      for (const tensor of Object.values(results)) {
+        if (tensor.location !== "cpu") { await tensor.getData(); tensor.dispose(); }
+      }
+      times.push(performance.now() - t0);
+    }
+    return { values: { times } };
+  }
+
+  async release({ session }) {
+    const found = this.sessions.get(session);
+    this.sessions.delete(session);
+    await found?.release();
+    show("sessions", String(this.sessions.size));
+    return { values: { sessions: this.sessions.size } };
+  }
+
+  /** A heartbeat that includes the GPU: JavaScript lives on when the GPU process stands still. */
+  async gpuPing() {
+    if (this.watched) await this.watched.queue.onSubmittedWorkDone();
+    return { values: { device: Boolean(this.watched) } };
+  }
+}

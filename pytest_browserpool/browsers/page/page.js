@@ -1,0 +1,56 @@
+// The model page: dials the node, takes commands one at a time, and tells what happens here.
+import { decode, encode } from "./frames.js";
+import { captureConsole, show } from "./journal.js";
+import { Models } from "./models.js";
+import { probe } from "./probe.js";
+
+const params = new URLSearchParams(location.search);
+const socket = new WebSocket(`${location.origin.replace("http", "ws")}${params.get("base")}ws?page=${params.get("page")}`);
+socket.binaryType = "arraybuffer";
+
+const tell = (event) => { if (socket.readyState === WebSocket.OPEN) socket.send(encode({ event }, [])); };
+captureConsole(tell);
+const models = new Models(params.get("base"), tell);
+window.browserpool = { models, socket }; // for a developer's console and for tests that break things on purpose
+
+// Commands that touch onnxruntime never overlap: two webgpu runs in one page end in a time-out or in memory faults.
+let queue = Promise.resolve();
+const SERIAL = {
+  configure: (a) => models.configure(a),
+  probe: (a) => probe(models, a),
+  create: (a) => models.create(a),
+  run: (a, tensors) => models.run(a, tensors),
+  benchmark: (a, tensors) => models.benchmark(a, tensors),
+  release: (a) => models.release(a),
+  gpu_ping: () => models.gpuPing(),
+};
+const AT_ONCE = {
+  ping: () => ({ values: { sessions: models.sessions.size, heap: performance.memory?.usedJSHeapSize ?? 0 } }),
+  echo: (a, tensors) => ({ values: {}, tensors: Object.entries(tensors) }),
+};
+
+async function answer(id, handler, args, tensors) {
+  let message;
+  try {
+    const { values = {}, tensors: outputs = [] } = (await handler(args, tensors)) ?? {};
+    message = encode({ id, ok: true, values }, outputs);
+  } catch (error) {
+    const text = error instanceof Error ? `${error.name}: ${error.message}` : String(error);
+    show("last error", text);
+    message = encode({ id, ok: false, error: text, stack: String(error?.stack ?? "").slice(0, 4000) }, []);
+  }
+  socket.send(message);
+}
+
+socket.onmessage = ({ data }) => {
+  const { header, tensors } = decode(data);
+  const { id, op, args } = header;
+  if (op in SERIAL) queue = queue.then(() => answer(id, SERIAL[op], args, tensors));
+  else if (op in AT_ONCE) answer(id, AT_ONCE[op], args, tensors);
+  else answer(id, () => { throw new Error(`unknown command ${op}`); }, args, tensors);
+};
+socket.onopen = () => {
+  show("browser", navigator.userAgent);
+  socket.send(encode({ event: { kind: "hello", agent: navigator.userAgent, isolated: crossOriginIsolated, secure: isSecureContext } }, []));
+};
+socket.onclose = () => show("connection", "closed by the node");

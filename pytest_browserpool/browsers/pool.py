@@ -1,0 +1,302 @@
+"""The pool of one node: at most N browsers, warm sessions kept, the least recently used let go.
+
+Everything here runs in the node's one event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from aiohttp import web
+
+from pytest_browserpool.browsers.catalogue import InstalledBrowser
+from pytest_browserpool.browsers.channel import PageChannel
+from pytest_browserpool.browsers.instance import BrowserInstance
+from pytest_browserpool.browsers.launch import Launcher
+from pytest_browserpool.browsers.page import RuntimePage, Session, SessionKey
+from pytest_browserpool.browsers.processes import Workdir
+from pytest_browserpool.browsers.serve import Server
+from pytest_browserpool.config import Settings
+from pytest_browserpool.errors import CapabilityError, Fault, NoBrowser, PageHung
+
+Emit = Callable[[str, Mapping[str, Any]], None]
+"""``emit(name, fields)``: something happened that history or scheduler want to know."""
+
+SESSIONS_PER_PAGE = 32
+"""Warm sessions kept in one page whatever the memory says: each holds weights and GPU buffers."""
+
+RELEASE_SECONDS = 10.0
+"""A release takes milliseconds; a page that does not manage it in this time is closed instead."""
+
+
+@dataclass(frozen=True)
+class ModelContent:
+    """A model by content, as the pool needs it."""
+
+    sha256: str
+    path: Path
+    label: str
+    size: int
+    external: tuple[tuple[str, Path], ...] = ()
+
+
+@dataclass
+class Loaded:
+    """A session in a place, ready to run."""
+
+    instance: BrowserInstance
+    page: RuntimePage
+    session: Session
+    warm: bool
+    launch_ms: float
+    """Milliseconds of launching the browser for this load; 0 where it ran."""
+    load_ms: float
+    """Milliseconds of creating the session (and the page, where it was new); 0 where it was warm."""
+
+
+class Pool:
+    """Browsers, pages and sessions of a node."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        installed: tuple[InstalledBrowser, ...],
+        runtime_dir: Path,
+        workdir: Workdir,
+        *,
+        threads: int,
+        memory_limit: int,
+        emit: Emit,
+    ) -> None:
+        self.settings = settings
+        self.installed = {b.name: b for b in installed}
+        self.instances: list[BrowserInstance] = []
+        self.launches = 0
+        self.loads = 0
+        self.warm_hits = 0
+        self.evictions = 0
+        self._channels: dict[str, PageChannel] = {}
+        self._server = Server(runtime_dir, self._on_socket)
+        self._launcher = Launcher(workdir, settings.launch_timeout)
+        self._threads = threads
+        self._memory_limit = memory_limit
+        self._emit = emit
+        self._places = asyncio.Lock()
+
+    async def start(self) -> None:
+        await self._server.start()
+
+    async def close(self) -> None:
+        """Closes every browser, the driver and the server; each with its own deadline."""
+        instances, self.instances = self.instances, []
+        await asyncio.gather(*(self._close(i, "end of run") for i in instances), return_exceptions=True)
+        await self._launcher.close()
+        await self._server.close()
+
+    def offer(self, name: str, path: Path) -> str:
+        """Serves a file to the pages; returns its path on the node's server."""
+        return self._server.offer(name, path)
+
+    async def _on_socket(self, page_id: str, socket: web.WebSocketResponse) -> None:
+        channel = self._channels.get(page_id)
+        if channel is not None:
+            await channel.attach(socket)
+
+    # -- browsers ---------------------------------------------------------------------------------------------------
+
+    async def browser(self, name: str) -> tuple[BrowserInstance, float]:
+        """A running browser of this name and the milliseconds that launching it took (0 where it ran).
+
+        Raises:
+            NoBrowser: the node has none of this name.
+            LaunchFailed: it did not start.
+        """
+        async with self._places:
+            for instance in list(self.instances):
+                if not instance.usable:
+                    await self._retire(instance, str(instance.lost or "disconnected"))
+            for instance in self.instances:
+                if instance.name == name:
+                    instance.last_used = time.monotonic()
+                    return instance, 0.0
+            await self._make_room()
+            return await self._launch(name)
+
+    async def _launch(self, name: str) -> tuple[BrowserInstance, float]:
+        installed = self.installed.get(name)
+        if installed is None:
+            raise NoBrowser(f"no browser {name!r} on this node", remedy=f"here are {', '.join(self.installed) or 'none'}")
+        holder: list[BrowserInstance] = []
+
+        def on_lost(fault: Fault) -> None:
+            if holder:
+                holder[0].lose(fault)
+
+        process = await self._launcher.launch(installed, on_lost)
+        instance = BrowserInstance(process, self._server, self._channels, self._threads, self._session_gone)
+        holder.append(instance)
+        self.instances.append(instance)
+        self.launches += 1
+        self._emit(
+            "launched",
+            {
+                "instance": instance.identity,
+                "browser": name,
+                "family": installed.family,
+                "version": process.version,
+                "executable": installed.executable or "",
+                "launched_at": process.launched_at,
+                "launch_ms": process.launch_ms,
+            },
+        )
+        return instance, process.launch_ms
+
+    async def _make_room(self) -> None:
+        while len(self.instances) >= self.settings.max_browsers:
+            idle = [i for i in self.instances if not i.leases]
+            if not idle:
+                raise CapabilityError(
+                    f"all {len(self.instances)} browsers of this node are leased",
+                    remedy=f"end a lease first, or --browserpool-max-browsers={self.settings.max_browsers + 1}",
+                )
+            await self._retire(min(idle, key=lambda i: i.last_used), "least recently used")
+
+    async def _retire(self, instance: BrowserInstance, reason: str) -> None:
+        if instance in self.instances:
+            self.instances.remove(instance)
+        await self._close(instance, reason)
+
+    async def retire_idle(self, name: str) -> None:
+        """Closes the browser of this name unless something holds it."""
+        for instance in [i for i in self.instances if i.name == name and not i.leases]:
+            await self._retire(instance, "nothing more needs it")
+
+    async def _close(self, instance: BrowserInstance, reason: str) -> None:
+        await instance.close()
+        self._emit("closed", {"instance": instance.identity, "browser": instance.name, "reason": reason})
+
+    def _session_gone(self, instance: BrowserInstance, session: Session) -> None:
+        key = session.key
+        self._emit("session_gone", {"browser": instance.name, "backend": key.backend, "sha256": key.sha256})
+
+    # -- sessions ---------------------------------------------------------------------------------------------------
+
+    async def load(self, browser: str, bundle: str, key: SessionKey, model: ModelContent) -> Loaded:
+        """A session of ``model`` in ``browser``: the warm one, or a new one.
+
+        Raises:
+            Fault: browser or page failed; both are replaced at the next load.
+            UsageError, RunFailed: onnxruntime-web does not take the model.
+        """
+        instance, launch_ms = await self.browser(browser)
+        found = instance.find(key)
+        if found is not None:
+            self.warm_hits += 1
+            found[1].last_used = time.monotonic()
+            return Loaded(instance, *found, warm=True, launch_ms=launch_ms, load_ms=0.0)
+        started = time.perf_counter()
+        async with self._using(instance):
+            page = await instance.page(bundle)
+            if len(page.sessions) >= SESSIONS_PER_PAGE:
+                await self._release(page, min(page.sessions.values(), key=lambda s: s.last_used), instance)
+            session = await self._guarded(
+                instance,
+                page,
+                page.create(key, model.path, model.external, label=model.label, timeout=self.settings.load_timeout),
+            )
+        self.loads += 1
+        load_ms = (time.perf_counter() - started) * 1000
+        return Loaded(instance, page, session, warm=False, launch_ms=launch_ms, load_ms=load_ms)
+
+    async def run(self, loaded: Loaded, inputs: Mapping[str, Any], timeout: float) -> Any:
+        """One inference: the page's reply."""
+        async with self._using(loaded.instance):
+            return await self._guarded(loaded.instance, loaded.page, loaded.page.run(loaded.session, inputs, timeout=timeout))
+
+    async def benchmark(self, loaded: Loaded, inputs: Mapping[str, Any], runs: int, timeout: float) -> list[float]:
+        """Milliseconds of each of ``runs`` inferences, timed in the page."""
+        async with self._using(loaded.instance):
+            running = loaded.page.benchmark(loaded.session, inputs, runs, timeout=timeout)
+            return await self._guarded(loaded.instance, loaded.page, running)
+
+    @asynccontextmanager
+    async def _using(self, instance: BrowserInstance) -> Any:
+        instance.leases += 1
+        started = time.monotonic()
+        try:
+            yield
+        finally:
+            instance.leases -= 1
+            instance.last_used = time.monotonic()
+            instance.busy_s += instance.last_used - started
+
+    async def _guarded(self, instance: BrowserInstance, page: RuntimePage, command: Awaitable[Any]) -> Any:
+        """A lost page is closed before the fault goes on, so that a spinning one takes no CPU from the next test."""
+        try:
+            return await command
+        except (Fault, asyncio.CancelledError) as error:
+            if isinstance(error, asyncio.CancelledError):
+                page.lose(PageHung(f"page {page.channel.page_id}: its command was given up"))
+            await asyncio.shield(instance.drop(page))
+            if isinstance(page.lost, PageHung) and not await self._answers(instance):
+                instance.lose(page.lost)
+                await asyncio.shield(self._retire(instance, f"hung: {page.lost.what}"))
+            raise
+
+    async def _answers(self, instance: BrowserInstance) -> bool:
+        """Whether a browser whose page hung still opens pages: a stopped one does not."""
+        try:
+            async with asyncio.timeout(self.settings.ping_timeout):
+                await instance.page("all")
+        except (Fault, TimeoutError):
+            return False
+        return True
+
+    async def release(self, loaded: Loaded) -> None:
+        """Lets a session go for real."""
+        await self._release(loaded.page, loaded.session, loaded.instance)
+
+    async def _release(self, page: RuntimePage, session: Session, instance: BrowserInstance) -> None:
+        self._session_gone(instance, session)
+        try:
+            await page.release(session, RELEASE_SECONDS)
+        except Fault:
+            await instance.drop(page)
+
+    # -- between tests ----------------------------------------------------------------------------------------------
+
+    async def settle(self) -> None:
+        """Between tests: lets go of what is broken, worn out or too much. Cheap when nothing is due."""
+        for instance in list(self.instances):
+            if instance.leases:
+                continue
+            if not instance.usable:
+                await self._retire(instance, str(instance.lost or "disconnected"))
+                continue
+            for page in list(instance.pages.values()):
+                if page.lost is not None or page.loads >= self.settings.page_max_loads:
+                    await instance.drop(page)
+        await self._bound_memory()
+
+    async def _bound_memory(self) -> None:
+        sizes = await asyncio.to_thread(lambda: {i.identity: i.process.memory() for i in self.instances})
+        most = self.settings.page_max_memory_gib * (1 << 30)
+        for instance in list(self.instances):
+            size = sizes.get(instance.identity, 0)
+            self._emit("memory", {"instance": instance.identity, "browser": instance.name, "bytes": size})
+            if size > most and not instance.leases:
+                self.evictions += 1
+                await self._retire(instance, f"took {size / (1 << 30):.1f} GiB")
+                sizes[instance.identity] = 0
+        idle = sorted((i for i in self.instances if not i.leases), key=lambda i: i.last_used)
+        while idle and sum(sizes.values()) > self._memory_limit and len(self.instances) > 1:
+            oldest = idle.pop(0)
+            self.evictions += 1
+            sizes[oldest.identity] = 0
+            await self._retire(oldest, "memory of the node")

@@ -1,0 +1,156 @@
+"""What each browser of this machine really gives: measured by a page, kept per browser version."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import anyio
+
+from pytest_browserpool.artefacts import pins
+from pytest_browserpool.artefacts.cache import Cache
+from pytest_browserpool.browsers.catalogue import InstalledBrowser
+from pytest_browserpool.browsers.instance import BrowserInstance
+from pytest_browserpool.browsers.page import ANCHOR
+from pytest_browserpool.browsers.pool import Pool
+from pytest_browserpool.browsers.processes import Workdir
+from pytest_browserpool.config import Settings
+from pytest_browserpool.errors import Fault, LaunchFailed
+from pytest_browserpool.values import BACKENDS, Adapter, BackendSupport, BrowserCapabilities
+
+PROBE_SECONDS = 90.0
+"""The slowest probe seen (Firefox's first WebGPU shader on a loaded machine) took 8 s."""
+
+VERSION = 3
+"""Raised when the probe asks other questions, so that older answers are not believed."""
+
+DRIVERS = ("/usr/share/vulkan/icd.d", "/etc/vulkan/icd.d", "/usr/local/nvidia/share/vulkan/icd.d")
+"""Where Vulkan drivers are registered: a driver installed later changes what the same browser can do."""
+
+
+def fingerprint(installed: InstalledBrowser) -> str:
+    """What an answer of the probe depends on: executable, its switches, the runtime, the machine's GPU drivers."""
+    parts: dict[str, Any] = {
+        "probe": VERSION,
+        "runtime": pins.RUNTIME.version,
+        "flags": list(installed.flags),
+        "prefs": dict(installed.prefs),
+        "environment": dict(installed.environment),
+        "channel": installed.channel,
+        "endpoint": installed.endpoint,
+        "files": [_stamp(installed.executable)] if installed.executable else [],
+        "drivers": [_stamp(str(p)) for d in DRIVERS if Path(d).is_dir() for p in sorted(Path(d).iterdir())],
+    }
+    if installed.executable:
+        # wrappers such as /usr/bin/chromium stay the same when the browser behind them is updated
+        for behind in ("/usr/lib/chromium/chromium", "/usr/lib/firefox-esr/firefox-esr", "/opt/google/chrome/chrome"):
+            if Path(behind).parent.name in Path(installed.executable).name:
+                parts["files"].append(_stamp(behind))
+    text = json.dumps(parts, sort_keys=True)
+    return f"{installed.name}-{hashlib.sha256(text.encode()).hexdigest()[:20]}"
+
+
+def _stamp(path: str) -> list[Any]:
+    try:
+        real = Path(path).resolve()
+        status = real.stat()
+    except OSError:
+        return [path, None]
+    return [str(real), status.st_size, status.st_mtime_ns]
+
+
+def known(installed: InstalledBrowser, cache: Cache) -> BrowserCapabilities | None:
+    """The kept answer, or None. A browser behind an endpoint is asked every time: it may be another one by now."""
+    if installed.endpoint:
+        return None
+    plain = cache.read_json("probes", fingerprint(installed))
+    return BrowserCapabilities.from_plain(plain) if plain else None
+
+
+def probe_all(browsers: Iterable[InstalledBrowser], settings: Settings) -> list[BrowserCapabilities]:
+    """What each of ``browsers`` gives, in order. A browser that does not start gives nothing, and says why.
+
+    Processes of one machine ask each browser once: they wait for each other's answer.
+    """
+    cache = pins.default_cache()
+    return [known(b, cache) or _probe_locked(b, settings, cache) for b in browsers]
+
+
+def probe_installed(installed: InstalledBrowser, settings: Settings) -> BrowserCapabilities:
+    """What ``installed`` gives, measured once per version of the browser."""
+    return probe_all([installed], settings)[0]
+
+
+def _probe_locked(installed: InstalledBrowser, settings: Settings, cache: Cache) -> BrowserCapabilities:
+    name = fingerprint(installed)
+    with cache.lock(f"probe-{name}", timeout=PROBE_SECONDS * 2):
+        found = known(installed, cache)
+        if found is not None:
+            return found
+        try:
+            found = anyio.run(_probe, installed, settings)
+        except Fault as fault:
+            return _nothing(installed, fault)  # not kept: it may start tomorrow
+        if not installed.endpoint:
+            cache.write_json("probes", name, found.to_plain())
+        return found
+
+
+def _nothing(installed: InstalledBrowser, fault: Fault) -> BrowserCapabilities:
+    detail = fault.what if isinstance(fault, LaunchFailed) else f"the probe ended with: {fault.what}"
+    return BrowserCapabilities(
+        name=installed.name,
+        family=installed.family,
+        version="",
+        backends=tuple(BackendSupport(name=b, available=False, detail=detail) for b in BACKENDS),
+    )
+
+
+async def _probe(installed: InstalledBrowser, settings: Settings) -> BrowserCapabilities:
+    workdir = Workdir()
+    pool = Pool(
+        settings,
+        (installed,),
+        pins.runtime_dir(),
+        workdir,
+        threads=1,
+        memory_limit=1 << 40,
+        emit=lambda name, fields: None,
+    )
+    try:
+        await pool.start()
+        instance, _ = await pool.browser(installed.name)
+        return await ask(pool, instance)
+    finally:
+        with anyio.CancelScope(shield=True):
+            await pool.close()
+        await anyio.to_thread.run_sync(workdir.close)
+
+
+async def ask(pool: Pool, instance: BrowserInstance) -> BrowserCapabilities:
+    """Lets a page of ``instance`` try every backend."""
+    page = await instance.page("all")
+    anchor = {"url": pool.offer("anchor.onnx", ANCHOR), "external": [], "options": {}}
+    args = {"anchor": anchor, "backends": list(BACKENDS)}
+    reply = await page.call("probe", args, timeout=PROBE_SECONDS, where=f"the probe of {instance.name}")
+    installed = instance.process.installed
+    return BrowserCapabilities(
+        name=installed.name,
+        family=installed.family,
+        version=instance.process.version,
+        isolated=bool(reply.values["isolated"]),
+        backends=tuple(_support(b) for b in reply.values["backends"]),
+    )
+
+
+def _support(plain: dict[str, Any]) -> BackendSupport:
+    adapter = plain.get("adapter")
+    return BackendSupport(
+        name=plain["name"],
+        available=bool(plain["available"]),
+        detail=str(plain.get("detail", "")),
+        adapter=Adapter.from_plain(adapter) if adapter else None,
+    )

@@ -1,0 +1,132 @@
+"""A call's inputs against what the model declares: checked before anything is sent to a browser. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pytest_browserpool.config import did_you_mean
+from pytest_browserpool.errors import InputError, UnsupportedOperator
+from pytest_browserpool.models.inspect import ModelInfo, Tensor
+
+NUMPY: Mapping[str, str] = {
+    "float": "float32",
+    "double": "float64",
+    "float16": "float16",
+    "int8": "int8",
+    "int16": "int16",
+    "int32": "int32",
+    "int64": "int64",
+    "uint8": "uint8",
+    "uint16": "uint16",
+    "uint32": "uint32",
+    "uint64": "uint64",
+    "bool": "bool",
+}
+"""ONNX's words for element types → numpy's, for those that onnxruntime-web has tensors of."""
+
+
+def checked(inputs: Mapping[str, Any], info: ModelInfo, *, where: str) -> dict[str, NDArray[Any]]:
+    """The inputs as arrays, in the model's order.
+
+    Arrays must have the declared dtype; plain Python numbers, lists and strings are converted to it.
+
+    Raises:
+        InputError: an unknown or missing input, a wrong dtype or shape, or sizes of one symbol that differ.
+        UnsupportedOperator: the model has an input that is not a tensor.
+    """
+    if not isinstance(inputs, Mapping):
+        raise InputError(
+            f"the call got {type(inputs).__name__}", where=where, remedy='give a dict {"input name": array}'
+        )
+    declared = {tensor.name: tensor for tensor in info.inputs}
+    listed = "; ".join(str(t) for t in info.inputs)
+    for name in inputs:
+        if name not in declared:
+            raise InputError(
+                f"no input {name!r}{did_you_mean(str(name), declared)}",
+                where=where,
+                remedy=f"the inputs are {listed}",
+            )
+    missing = [name for name in declared if name not in inputs]
+    if missing:
+        raise InputError(
+            f"input {', '.join(map(repr, missing))} is missing",
+            where=where,
+            remedy=f"the inputs are {listed}",
+        )
+    symbols: dict[str, tuple[int, str]] = {}
+    return {name: _checked(inputs[name], tensor, symbols, where) for name, tensor in declared.items()}
+
+
+def _checked(value: Any, tensor: Tensor, symbols: dict[str, tuple[int, str]], where: str) -> NDArray[Any]:
+    array = _typed(value, tensor, where)
+    _check_shape(array, tensor, symbols, where)
+    return array
+
+
+def _typed(value: Any, tensor: Tensor, where: str) -> NDArray[Any]:
+    if tensor.dtype == "string":
+        array = np.asarray(value)
+        if array.dtype.kind in "UT" or (
+            array.dtype.kind == "O" and all(isinstance(s, str) for s in array.flat)
+        ):
+            return array.astype(object)
+        raise InputError(
+            f"input {tensor.name!r} has dtype {array.dtype}", where=where, remedy="give an array of str"
+        )
+    wanted = NUMPY.get(tensor.dtype)
+    if wanted is None:
+        raise UnsupportedOperator(
+            f"input {tensor.name!r} is of type {tensor.dtype}, which onnxruntime-web cannot be given",
+            where=where,
+        )
+    if isinstance(value, (np.ndarray, np.generic)):
+        array = np.asarray(value)
+        if array.dtype.newbyteorder("=") != np.dtype(wanted):
+            raise InputError(
+                f"input {tensor.name!r} has dtype {array.dtype}, the model wants {wanted}",
+                where=where,
+                remedy=f'convert it: {tensor.name}.astype("{wanted}")',
+            )
+        return array
+    try:
+        return np.asarray(value, dtype=wanted)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise InputError(
+            f"input {tensor.name!r} cannot become a {wanted} array: {error}",
+            where=where,
+            remedy="give a numpy array",
+        ) from error
+
+
+def _check_shape(
+    array: NDArray[Any], tensor: Tensor, symbols: dict[str, tuple[int, str]], where: str
+) -> None:
+    if tensor.dims is None:
+        return
+    wanted = str(tensor)
+    if array.ndim != len(tensor.dims):
+        raise InputError(
+            f"input {tensor.name!r} has shape {list(array.shape)} of rank {array.ndim}",
+            where=where,
+            remedy=f"the model wants {wanted}",
+        )
+    for axis, (size, dim) in enumerate(zip(array.shape, tensor.dims, strict=True)):
+        if isinstance(dim, int) and size != dim:
+            raise InputError(
+                f"input {tensor.name!r} has shape {list(array.shape)}: axis {axis} is {size}",
+                where=where,
+                remedy=f"the model wants {wanted}",
+            )
+        if isinstance(dim, str):
+            first, source = symbols.setdefault(dim, (size, tensor.name))
+            if first != size:
+                raise InputError(
+                    f"{dim} is {first} in input {source!r} but {size} in {tensor.name!r}",
+                    where=where,
+                    remedy=f"give all inputs with {dim!r} the same size on that axis",
+                )

@@ -1,0 +1,368 @@
+"""The browser runtime of one process, as its tests see it: synchronous, every call with a deadline.
+
+The pool lives in one event loop on a thread of its own. Tests call in through ``Node``; nothing of the pool is touched
+from another thread.
+"""
+
+from __future__ import annotations
+
+import base64
+import concurrent.futures
+import contextlib
+import os
+import socket
+import threading
+import time
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from anyio.from_thread import BlockingPortal, start_blocking_portal
+
+from pytest_browserpool.artefacts import pins
+from pytest_browserpool.browsers import catalogue, choice, probe
+from pytest_browserpool.browsers.choice import Candidate
+from pytest_browserpool.browsers.pool import ModelContent, Pool
+from pytest_browserpool.browsers.processes import Workdir, sweep
+from pytest_browserpool.config import Settings
+from pytest_browserpool.errors import BrowserPoolError, CapabilityError, DeadlineExceeded, NoBrowser
+from pytest_browserpool.models.inspect import ModelInfo, inspect, with_static_shapes
+from pytest_browserpool.models.lock import LockFile
+from pytest_browserpool.models.sources import ModelFile, describe, resolve
+from pytest_browserpool.node.facade import Bridge, Facade
+from pytest_browserpool.node.lease import Lease
+from pytest_browserpool.node.reporting import Reporter
+from pytest_browserpool.node.resident import Refusals, Reply, Resident
+from pytest_browserpool.node.use import ModelUse, RunningTest, TestUse
+from pytest_browserpool.values import ModelNeeds, NodeCapabilities
+
+if TYPE_CHECKING:
+    from pytest_browserpool.markers import ModelRequest
+
+GRACE = 20.0
+"""Seconds beyond an operation's own deadlines before the caller gives up on the loop itself: they add up (a hung page
+is closed, its browser asked, perhaps killed), and a hang must still end."""
+
+SETTLE_SECONDS = 5.0
+"""Between checks of memory: each reads a file per process of every browser."""
+
+
+class Node:
+    """See the module. ``emit`` takes messages for the controller, from any thread."""
+
+    def __init__(self, settings: Settings, node_id: str, emit: Callable[[dict[str, Any]], None]) -> None:
+        self.settings = settings
+        self.node_id = node_id
+        self.report = Reporter(node_id, emit)
+        self.test: RunningTest | None = None
+        self._workers = max(1, int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")))
+        self._lock = threading.RLock()
+        self._stack = contextlib.ExitStack()
+        self._portal: BlockingPortal | None = None
+        self._loop_thread = 0
+        self._pool: Pool | None = None
+        self._workdir: Workdir | None = None
+        self._capabilities: NodeCapabilities | None = None
+        self._installed: tuple[catalogue.InstalledBrowser, ...] | None = None
+        self._refusals: Refusals = {}
+        self._models: dict[str, tuple[ModelContent, ModelInfo]] = {}
+        self._residents: list[Resident] = []
+        self._settled = time.monotonic()
+
+    # -- what is here -----------------------------------------------------------------------------------------------
+
+    @property
+    def installed(self) -> tuple[catalogue.InstalledBrowser, ...]:
+        """The browsers of this machine that the settings allow.
+
+        Raises:
+            NoBrowser: there is none, with the command that would bring each.
+        """
+        if self._installed is None:
+            self._installed = catalogue.select(catalogue.discover(self.settings), self.settings.browsers)
+        return self._installed
+
+    def capabilities(self) -> NodeCapabilities:
+        """What this node has; browsers that were never probed on this machine are launched for it, once."""
+        with self._lock:
+            if self._capabilities is None:
+                import psutil
+
+                self._capabilities = NodeCapabilities(
+                    node=self.node_id,
+                    host=socket.gethostname(),
+                    cores=os.cpu_count() or 1,
+                    memory_gib=psutil.virtual_memory().total / (1 << 30) * self.settings.memory_share / self._workers,
+                    max_browsers=self.settings.max_browsers,
+                    browsers=tuple(probe.probe_all(self.installed, self.settings)),
+                    cached_models=pins.default_cache().models(),
+                )
+            return self._capabilities
+
+    # -- the loop ---------------------------------------------------------------------------------------------------
+
+    @property
+    def pool(self) -> Pool:
+        """The pool, started on first use."""
+        with self._lock:
+            if self._pool is None:
+                self._start()
+            assert self._pool is not None
+            return self._pool
+
+    def _start(self) -> None:
+        capabilities = self.capabilities()
+        sweep()
+        self._workdir = Workdir()
+        self._stack.callback(self._workdir.close)
+        self._portal = self._stack.enter_context(start_blocking_portal(name=f"browserpool-{self.node_id}"))
+        self._loop_thread = self._portal.call(threading.get_ident)
+        cores = os.cpu_count() or 1
+        self._pool = Pool(
+            self.settings,
+            self.installed,
+            pins.runtime_dir(),
+            self._workdir,
+            # the cores are shared by the workers of this machine; wasm gains little beyond four threads
+            threads=max(1, min(4, cores // self._workers)),
+            memory_limit=int(capabilities.memory_gib * (1 << 30)),
+            emit=self.report.pool_event,
+        )
+        self._portal.call(self._pool.start)
+
+    def call(self, function: Callable[[], Awaitable[Any]], timeout: float) -> Any:
+        """Runs ``function`` in the loop; at most ``timeout`` seconds and ``GRACE``.
+
+        Raises:
+            DeadlineExceeded: the loop did not come back: it is given up, and so is what it was at.
+        """
+        assert self._portal is not None
+        future = self._portal.start_task_soon(function)
+        try:
+            return future.result(timeout + GRACE)
+        except (concurrent.futures.TimeoutError, TimeoutError):
+            if future.done():
+                raise
+            future.cancel()
+            raise DeadlineExceeded(
+                f"the browser pool did not come back within {timeout + GRACE:g} s",
+                where=f"node {self.node_id}",
+                remedy="report this with the console output: an inner deadline should have come first",
+            ) from None
+        except BaseException:  # Ctrl-C while waiting: the operation must not go on alone
+            future.cancel()
+            raise
+
+    # -- tests ------------------------------------------------------------------------------------------------------
+
+    def begin_test(self, nodeid: str, browser: str | None = None, backend: str | None = None) -> None:
+        """The test that models and leases belong to from now on, with the scheduler's choice where there is one."""
+        self.test = RunningTest(nodeid, hint=(browser, backend) if browser else None)
+
+    def end_test(self, *, failed: bool = False) -> TestUse | None:
+        """What the test used. Its models stay warm, its hold on them ends. A failed test gets console and screenshot."""
+        test, self.test = self.test, None
+        if test is None:
+            return None
+        residents, self._residents = self._residents, []
+        console: list[str] = []
+        errors: list[str] = []
+        screenshot: str | None = None
+        for resident in residents:
+            if resident.loaded is not None and failed:
+                console += resident.loaded.page.channel.console
+                errors += resident.loaded.page.channel.errors
+                page = resident.loaded.page
+                picture = self.call(page.screenshot, 10.0) if screenshot is None else None
+                screenshot = base64.b64encode(picture).decode() if picture else screenshot
+            resident.pin(None)
+        console += test.lease_console
+        use = test.summary(
+            console=tuple(console), page_errors=tuple(errors), screenshot=screenshot or test.lease_screenshot
+        )
+        self.report.test_ended(test)
+        self._settle()
+        return use
+
+    def _settle(self) -> None:
+        if self._pool is None or self._portal is None:
+            return
+        broken = any(not i.usable or any(p.lost for p in i.pages.values()) for i in self._pool.instances)
+        if broken or time.monotonic() - self._settled > SETTLE_SECONDS:
+            self._settled = time.monotonic()
+            self._portal.start_task_soon(self._pool.settle)  # beside the next test's own preparations
+
+    # -- models -----------------------------------------------------------------------------------------------------
+
+    def resolve(self, source: Any, test_file: Path | None) -> tuple[ModelContent, ModelInfo]:
+        """The model's checked file and what it declares. Fetched where it is not cached; no browser is involved."""
+        rootdir = Path(self.settings.rootdir)
+        file: ModelFile = resolve(source, test_file=test_file, rootdir=rootdir, lock=LockFile.of(rootdir))
+        known = self._models.get(file.sha256)
+        if known is None:
+            content = ModelContent(file.sha256, file.path, file.label, file.size, file.external)
+            known = self._models[file.sha256] = (content, inspect(file.path))
+        return known
+
+    def load(self, needs: ModelNeeds, source: Any, test_file: Path | None) -> Resident:
+        """A model, placed in the first browser and backend that really run it. WebNN with open shapes waits for a call.
+
+        Raises:
+            UsageError, CapabilityError: see ``errors``. Fault: the infrastructure failed.
+        """
+        content, info = self.resolve(source, test_file)
+        test = self.test or RunningTest("")
+        use = ModelUse(key=needs.model_key or describe(source), label=content.label, sha256=content.sha256)
+        resident = self._resident(needs, content, info, use, test.hint)
+        test.models.append(use)
+        self._residents.append(resident)
+        self.report.model(content, needs)
+        if not resident.waits_for_shapes:
+            self._ensure(resident)
+        return resident
+
+    def _resident(
+        self, needs: ModelNeeds, content: ModelContent, info: ModelInfo, use: ModelUse, hint: tuple[str, str | None] | None
+    ) -> Resident:
+        pool = self.pool
+        browsers = self.capabilities().browsers
+        wanted = None
+        if hint is not None:
+            backend = hint[1] or next(iter(needs.backends), "wasm")
+            wanted = Candidate(hint[0], backend)
+        warm = {Candidate(i.name, s.key.backend) for i in pool.instances for s in i.sessions() if s.key.sha256 == content.sha256}
+        running = {i.name for i in pool.instances if i.usable}
+        found = choice.candidates(needs, browsers, hint=wanted, warm=warm, running=running)
+        if not found:
+            raise CapabilityError(
+                f"nothing on node {self.node_id} can run {content.label}:\n    " + "\n    ".join(choice.reasons(needs, browsers)),
+                remedy="`browserpool doctor` shows what each browser gives; change browsers= or backends=",
+            )
+
+        def refused(candidate: Candidate, error: BrowserPoolError) -> None:
+            self.report.refused(candidate.browser, candidate.backend, use.key, error)
+
+        return Resident(pool, needs, content, info, found, use, self._refusals, self._static, refused)
+
+    def _ensure(self, resident: Resident) -> None:
+        budget = (self.settings.load_timeout + self.settings.launch_timeout + 30) * 2
+        started = time.time()
+        clock = time.perf_counter()
+        try:
+            self.call(lambda: resident.ensure(None), budget)
+        except BrowserPoolError as error:
+            self.report.operation(self.test, resident, "load", started, (time.perf_counter() - clock) * 1000, error=error)
+            raise
+        self._tell_adapter(resident)
+        self.report.operation(
+            self.test, resident, "load", started, (time.perf_counter() - clock) * 1000, warm=resident.use.warm
+        )
+
+    def _tell_adapter(self, resident: Resident) -> None:
+        found = self.capabilities().browser(resident.use.browser)
+        support = next((b for b in found.backends if b.name == resident.use.backend), None) if found else None
+        resident.use.adapter = str(support.adapter) if support is not None and support.adapter is not None else ""
+
+    def _static(self, content: ModelContent, shapes: Mapping[str, Sequence[int]]) -> Path:
+        assert self._workdir is not None
+        suffix = "-".join("x".join(map(str, dims)) for _, dims in sorted(shapes.items()))
+        path = self._workdir.path / f"{content.sha256}-{suffix}.onnx"
+        if not path.exists():
+            path.write_bytes(with_static_shapes(content.path, shapes))
+        return path
+
+    def run(self, resident: Resident, inputs: Mapping[str, Any]) -> Reply:
+        """One call of a loaded model."""
+        started = time.time()
+        budget = resident.needs.timeout
+        if resident.loaded is None:
+            budget += (self.settings.load_timeout + self.settings.launch_timeout) * 2
+        try:
+            reply: Reply = self.call(lambda: resident.run(inputs), budget)
+        except BrowserPoolError as error:
+            self.report.operation(self.test, resident, "run", started, (time.time() - started) * 1000, error=error)
+            raise
+        if not resident.use.adapter:
+            self._tell_adapter(resident)
+        self.report.run(self.test, resident, started, reply, inputs)
+        return reply
+
+    def benchmark(self, resident: Resident, inputs: Mapping[str, Any], runs: int) -> list[float]:
+        """Milliseconds of ``runs`` inferences, timed in the page."""
+        budget = resident.needs.timeout * (runs + 1) + self.settings.load_timeout
+        started = time.time()
+        times: list[float] = self.call(lambda: resident.benchmark(inputs, runs), budget)
+        self.report.benchmark(self.test, resident, started, times)
+        return times
+
+    def reload(self, resident: Resident) -> None:
+        """Makes the model's session anew."""
+        self.call(resident.reload, self.settings.load_timeout * 2)
+
+    # -- pages of the test's own ------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def lease(self, browsers: Sequence[str] | None, backends: Sequence[str] | None) -> Iterator[Facade]:
+        """A fresh page of a pooled browser, with Playwright's methods made synchronous."""
+        needs = ModelNeeds(browsers=tuple(browsers or ()), backends=tuple(backends or ()))
+        test = self.test or RunningTest("")
+        pool = self.pool
+        running = {i.name for i in pool.instances if i.usable}
+        found = choice.candidates(needs, self.capabilities().browsers, running=running)
+        if not found:
+            raise NoBrowser(
+                "no browser here qualifies:\n    " + "\n    ".join(choice.reasons(needs, self.capabilities().browsers)),
+                remedy="change browsers= or backends=, or see `browserpool doctor`",
+            )
+        lease = Lease(pool, found[0].browser, Path(self.settings.rootdir) / ".browserpool" / "traces")
+        budget = self.settings.launch_timeout * 2
+        page = self.call(lease.open, budget)
+        test.lease_browser = (lease.browser, lease.version)
+        bridge = Bridge(lambda function: self.call(function, lease.timeout), self._loop_thread)
+        failed = True
+        try:
+            yield Facade(bridge, page)
+            failed = False
+        finally:
+            bridge.close()
+            self.call(lambda: lease.close(failed=failed, name=test.nodeid), budget)
+            test.lease_console += lease.console
+            test.lease_screenshot = lease.screenshot or test.lease_screenshot
+
+    # -- ahead of tests ---------------------------------------------------------------------------------------------
+
+    def prewarm(self, browser: str, backend: str | None, request: ModelRequest | None) -> None:
+        """Launches the browser and loads the model of a test that comes next, beside the running one."""
+        pool = self.pool
+        if request is None or request.source is None or backend is None:
+            self.call(lambda: pool.browser(browser), self.settings.launch_timeout)
+            return
+        content, info = self.resolve(request.source, request.test_file)
+        use = ModelUse(key=request.needs.model_key, label=content.label, sha256=content.sha256)
+        resident = self._resident(request.needs, content, info, use, (browser, backend))
+        if not resident.waits_for_shapes:
+            try:
+                self.call(lambda: resident.ensure(None), self.settings.load_timeout + self.settings.launch_timeout)
+            finally:
+                resident.pin(None)
+
+    def retire(self, browser: str) -> None:
+        """Closes a browser that nothing more will need, unless it is in use."""
+        pool = self.pool
+        self.call(lambda: pool.retire_idle(browser), self.settings.launch_timeout)
+
+    # -- the end ----------------------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Closes the browsers and ends the loop; what does not end by itself is killed."""
+        with self._lock:
+            self.report.flush()
+            pool, self._pool = self._pool, None
+            try:
+                if pool is not None:
+                    with contextlib.suppress(DeadlineExceeded):
+                        self.call(pool.close, 30.0)
+            finally:
+                self._stack.close()
+            self.report.flush()
+

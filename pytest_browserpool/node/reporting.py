@@ -1,0 +1,224 @@
+"""What a node tells the controller: rows of the history and events for the scheduler, in batches."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from pytest_browserpool import records
+from pytest_browserpool.browsers.pool import ModelContent
+from pytest_browserpool.errors import BrowserPoolError
+from pytest_browserpool.node.use import RunningTest
+from pytest_browserpool.values import ModelNeeds, Plain
+
+if TYPE_CHECKING:
+    from pytest_browserpool.node.resident import Reply, Resident
+
+BATCH = 256
+"""Rows held back at most: a message per call would cost each warm call a tenth of a millisecond."""
+
+
+class Reporter:
+    """Thread-safe. ``run_id`` is left to the controller, which knows it."""
+
+    def __init__(self, node: str, emit: Callable[[dict[str, Any]], None]) -> None:
+        self._node = node
+        self._emit = emit
+        self._rows: list[dict[str, Any]] = []
+        self._lock = threading.Lock()
+        self._known_models: set[str] = set()
+        self._keys: dict[str, str] = {}
+        self._instances: dict[str, str] = {}
+        self._launched: dict[str, dict[str, Any]] = {}
+
+    def row(self, table: str, record: Plain) -> None:
+        """Queues a row; sent in batches."""
+        with self._lock:
+            self._rows.append({"table": table, "row": record.to_plain()})
+            full = len(self._rows) >= BATCH
+        if full:
+            self.flush()
+
+    def flush(self) -> None:
+        """Sends what is queued."""
+        with self._lock:
+            rows, self._rows = self._rows, []
+        for row in rows:
+            self._emit({"kind": "record", **row})
+
+    def event(self, name: str, **fields: Any) -> None:
+        """An event of ``placement.events``; the controller adds its own time."""
+        self._emit({"kind": "event", "event": name, "fields": {"node": self._node, **fields}})
+
+    # -- the pool ---------------------------------------------------------------------------------------------------
+
+    def pool_event(self, name: str, fields: Mapping[str, Any]) -> None:
+        """What the pool emits."""
+        if name == "launched":
+            self._launched[fields["instance"]] = dict(fields)
+            self._browser_row(fields["instance"])
+            self.event("LaunchObserved", browser=fields["browser"], seconds=fields["launch_ms"] / 1000)
+        elif name == "closed":
+            self._browser_row(fields["instance"], closed_at=time.time(), close_reason=fields["reason"])
+            self._launched.pop(fields["instance"], None)
+            self.event("SessionGone", browser=fields["browser"])
+        elif name == "session_gone":
+            model = self._keys.get(fields["sha256"])
+            if model is not None:
+                self.event("SessionGone", browser=fields["browser"], backend=fields["backend"], model=model)
+        elif name == "memory":
+            row = records.MetricRecord(
+                run_id="",
+                node=self._node,
+                at=time.time(),
+                name="memory_bytes",
+                value=float(fields["bytes"]),
+                instance=self._name(fields["instance"]),
+            )
+            self.row("metrics", row)
+
+    def _name(self, instance: str) -> str:
+        return f"{self._node}-{instance}"
+
+    def _browser_row(self, instance: str, **more: Any) -> None:
+        known = self._launched.get(instance)
+        if known is None:
+            return
+        record = records.BrowserRecord(
+            run_id="",
+            node=self._node,
+            instance=self._name(instance),
+            name=known["browser"],
+            family=known["family"],
+            version=known["version"],
+            executable=known["executable"],
+            adapter=known.get("adapter", ""),
+            launched_at=known["launched_at"],
+            launch_ms=known["launch_ms"],
+            **more,
+        )
+        self.row("browsers", record)
+
+    def adapter(self, instance: str, adapter: str) -> None:
+        """The adapter that a browser's WebGPU really has, once it is used."""
+        known = self._launched.get(instance)
+        if known is not None and adapter and known.get("adapter") != adapter:
+            known["adapter"] = adapter
+            self._browser_row(instance)
+
+    # -- models and operations --------------------------------------------------------------------------------------
+
+    def model(self, content: ModelContent, needs: ModelNeeds) -> None:
+        """A model that this node has used for the first time."""
+        self._keys[content.sha256] = needs.model_key or content.label
+        if content.sha256 in self._known_models:
+            return
+        self._known_models.add(content.sha256)
+        record = records.ModelRecord(
+            sha256=content.sha256, label=content.label, id=needs.id or "", type=needs.type or "", bytes=content.size
+        )
+        self.row("models", record)
+
+    def refused(self, browser: str, backend: str, model: str, error: BrowserPoolError) -> None:
+        """A model does not run on a backend there."""
+        self._emit(
+            {
+                "kind": "event",
+                "event": "BackendRefusedThere",
+                "fields": {"browser": browser, "backend": backend, "model": model},
+                "detail": error.what,
+            }
+        )
+
+    def operation(
+        self,
+        test: RunningTest | None,
+        resident: Resident,
+        kind: str,
+        started: float,
+        latency_ms: float,
+        *,
+        page_ms: float | None = None,
+        warm: bool = False,
+        bytes_in: int = 0,
+        bytes_out: int = 0,
+        error: BrowserPoolError | None = None,
+    ) -> None:
+        """One operation, as the test saw it."""
+        loaded, use = resident.loaded, resident.use
+        record = records.OperationRecord(
+            run_id="",
+            operation=uuid.uuid4().hex,
+            nodeid=test.nodeid if test else "",
+            node=self._node,
+            instance=self._name(loaded.instance.identity) if loaded else "",
+            browser=use.browser,
+            browser_version=use.browser_version,
+            backend=use.backend,
+            model=resident.content.sha256,
+            kind=kind,
+            started_at=started,
+            latency_ms=latency_ms,
+            page_ms=page_ms,
+            warm=warm,
+            bytes_in=bytes_in,
+            bytes_out=bytes_out,
+            degraded=use.degraded,
+            placement=json.dumps(use.placement) if kind == "load" else "",
+            ok=error is None,
+            error=f"{type(error).__name__}: {error.what}"[:500] if error else "",
+        )
+        self.row("operations_log", record)
+        if loaded is not None and use.adapter:
+            self.adapter(loaded.instance.identity, use.adapter)
+
+    def run(
+        self, test: RunningTest | None, resident: Resident, started: float, reply: Reply, inputs: Mapping[str, Any]
+    ) -> None:
+        """One successful call."""
+        self.operation(
+            test,
+            resident,
+            "run",
+            started,
+            reply.latency_ms,
+            page_ms=reply.page_ms,
+            warm=reply.warm,
+            bytes_in=sum(a.nbytes for a in inputs.values()),
+            bytes_out=sum(a.nbytes for a in reply.outputs.values()),
+        )
+
+    def benchmark(self, test: RunningTest | None, resident: Resident, started: float, times: list[float]) -> None:
+        """A benchmark: its median stands for all of its runs."""
+        median = sorted(times)[len(times) // 2] if times else 0.0
+        self.operation(test, resident, "benchmark", started, median, page_ms=median, warm=True)
+
+    # -- tests ------------------------------------------------------------------------------------------------------
+
+    def test_ended(self, test: RunningTest) -> None:
+        """What the scheduler learns from a test: the cost of loading (compiling included) and the rest of it."""
+        total = time.monotonic() - test.started
+        setup = 0.0
+        for use in test.models:
+            if not use.browser:
+                continue
+            load = (use.load_ms + use.compile_ms) / 1000
+            setup += load + use.launch_ms / 1000
+            where = {"browser": use.browser, "backend": use.backend, "model": use.key}
+            if not use.warm and use.load_ms:
+                self.event("LoadObserved", **where, seconds=load, test=test.nodeid)
+        if test.models and test.models[0].browser:
+            first = test.models[0]
+            self.event(
+                "RunObserved",
+                browser=first.browser,
+                backend=first.backend,
+                model=first.key,
+                seconds=max(0.0, total - setup),
+                test=test.nodeid,
+            )
+        self.flush()

@@ -1,0 +1,221 @@
+"""One model of one test: which browser and backend it really got, its sessions, its calls."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+
+from pytest_browserpool.browsers.choice import Candidate
+from pytest_browserpool.browsers.page import SessionKey
+from pytest_browserpool.browsers.pool import Loaded, ModelContent, Pool
+from pytest_browserpool.errors import BackendRefused, BrowserPoolError, CapabilityError, UnsupportedOperator
+from pytest_browserpool.models.inspect import ModelInfo, resolve_shapes
+from pytest_browserpool.node.use import ModelUse
+from pytest_browserpool.values import ModelNeeds
+
+Shapes = tuple[tuple[str, tuple[int, ...]], ...]
+Static = Callable[[ModelContent, Mapping[str, Sequence[int]]], Path]
+"""``static(model, shapes)``: the file of the same graph with its shapes fixed."""
+
+Refusals = dict[tuple[str, str, str, Shapes], BrowserPoolError]
+"""(sha256, browser, backend, shapes) → why this model does not run there; known for the life of the node."""
+
+BUNDLES = ("all", "jsep", "native")
+
+
+@dataclass(frozen=True)
+class Reply:
+    """One call's outcome."""
+
+    outputs: Mapping[str, NDArray[Any]]
+    latency_ms: float
+    page_ms: float
+    warm: bool
+
+
+class Resident:
+    """A model that a test holds. Its candidates are tried in order; what refuses the model is never tried again."""
+
+    def __init__(
+        self,
+        pool: Pool,
+        needs: ModelNeeds,
+        content: ModelContent,
+        info: ModelInfo,
+        candidates: Sequence[Candidate],
+        use: ModelUse,
+        refusals: Refusals,
+        static: Static,
+        on_refused: Callable[[Candidate, BrowserPoolError], None],
+    ) -> None:
+        self.needs, self.content, self.info, self.use = needs, content, info, use
+        self.loaded: Loaded | None = None
+        self.pinned: Any = None
+        self._pool = pool
+        self._candidates = list(candidates)
+        self._refusals = refusals
+        self._static = static
+        self._on_refused = on_refused
+        options = dict(needs.session_options or {})
+        self._bundle = "native" if options.pop("bundle", "all") == "native" else "all"
+        self._options = json.dumps(options, sort_keys=True)
+
+    @property
+    def waits_for_shapes(self) -> bool:
+        """Whether the first candidate can only be tried once the first call tells the shapes (WebNN needs them fixed)."""
+        return bool(self._candidates) and self._needs_shapes(self._candidates[0]) and not self._given_shapes()
+
+    def _needs_shapes(self, candidate: Candidate) -> bool:
+        return candidate.backend.startswith("webnn") and not self.info.static
+
+    def _given_shapes(self) -> Mapping[str, tuple[int, ...]] | None:
+        given = self.needs.input_shapes
+        if not given or any(t.name not in given and not t.static for t in self.info.inputs):
+            return None
+        return given
+
+    async def ensure(self, shapes: Mapping[str, tuple[int, ...]] | None) -> Loaded:
+        """A session that can take inputs of ``shapes`` (None: of ``input_shapes=`` or any).
+
+        Raises:
+            BackendRefused: no candidate runs the model; with each one's reason.
+            Fault: infrastructure, for recovery to deal with.
+        """
+        tried: list[tuple[Candidate, BrowserPoolError]] = []
+        while self._candidates:
+            candidate = self._candidates[0]
+            fixed = self._fixed(candidate, shapes)
+            known = self._refusals.get((self.content.sha256, candidate.browser, candidate.backend, fixed))
+            try:
+                if known is not None:
+                    raise known
+                return await self._try(candidate, fixed)
+            except (UnsupportedOperator, BackendRefused) as error:
+                self.refuse(candidate, fixed, error)
+                tried.append((candidate, error))
+        raise self._none_left(tried)
+
+    def refuse(self, candidate: Candidate, fixed: Shapes, error: BrowserPoolError) -> None:
+        """``candidate`` does not run this model: measured, remembered, told."""
+        key = (self.content.sha256, candidate.browser, candidate.backend, fixed)
+        if key not in self._refusals:
+            self._refusals[key] = error
+            self._on_refused(candidate, error)
+        if candidate in self._candidates:
+            self._candidates.remove(candidate)
+
+    def _fixed(self, candidate: Candidate, shapes: Mapping[str, tuple[int, ...]] | None) -> Shapes:
+        if not self._needs_shapes(candidate):
+            return ()
+        known = resolve_shapes(self.info, shapes or self._given_shapes() or {})
+        return tuple(sorted((name, tuple(dims)) for name, dims in known.items()))
+
+    async def _try(self, candidate: Candidate, fixed: Shapes) -> Loaded:
+        key = SessionKey(self.content.sha256, candidate.backend, self._options, fixed)
+        content = self.content
+        if fixed:
+            path = self._static(content, dict(fixed))
+            content = ModelContent(content.sha256, path, content.label, content.size, content.external)
+        loaded = await self._pool.load(candidate.browser, self._bundle, key, content)
+        placement = loaded.session.placement
+        provider = "webnn" if candidate.backend.startswith("webnn") else candidate.backend
+        if not placement.get(provider):
+            await self._pool.release(loaded)
+            missing = f"; no kernel for {', '.join(loaded.session.missing)}" if loaded.session.missing else ""
+            raise BackendRefused(
+                f"{candidate.backend} in {candidate.browser} got no node of {content.label}: "
+                f"onnxruntime placed {_words(placement)}{missing}",
+                remedy="another backend; WebNN also needs input_shapes= that its operators can take",
+            )
+        self._took(loaded, candidate)
+        return loaded
+
+    def _took(self, loaded: Loaded, candidate: Candidate) -> None:
+        use = self.use
+        self.pin(loaded)
+        use.browser, use.backend = candidate.browser, candidate.backend
+        use.browser_version = loaded.instance.process.version
+        use.placement = dict(loaded.session.placement)
+        use.launch_ms += loaded.launch_ms
+        use.load_ms += loaded.load_ms
+        use.warm = use.warm and loaded.warm
+        self.loaded = loaded
+
+    def pin(self, loaded: Loaded | None) -> None:
+        """Keeps the browser from being evicted while the test holds the model; None lets it go."""
+        if self.pinned is not None:
+            self.pinned.leases -= 1
+        self.pinned = loaded.instance if loaded is not None else None
+        if self.pinned is not None:
+            self.pinned.leases += 1
+
+    def _none_left(self, tried: Sequence[tuple[Candidate, BrowserPoolError]]) -> BrowserPoolError:
+        if len(tried) == 1:
+            return tried[0][1]
+        if not tried:
+            return CapabilityError(f"nothing is left to run {self.content.label} on", where="an earlier call of this test")
+        lines = "\n    ".join(f"{c.browser}/{c.backend}: {e.what}" for c, e in tried)
+        return BackendRefused(
+            f"none of {len(tried)} ways runs {self.content.label}:\n    {lines}",
+            remedy="allow another backend or browser in the marker",
+        )
+
+    async def run(self, inputs: Mapping[str, NDArray[Any]]) -> Reply:
+        """One call, with a session made first where the inputs' shapes need one.
+
+        A backend that turns out on its first run to lack an operator is refused like one that says so at once.
+        """
+        shapes = {name: tuple(array.shape) for name, array in inputs.items()}
+        while True:
+            loaded = await self._session_for(shapes)
+            first = loaded.session.runs == 0
+            started = time.perf_counter()
+            try:
+                reply = await self._pool.run(loaded, inputs, self.needs.timeout)
+            except UnsupportedOperator as error:
+                if not first:
+                    raise
+                candidate = Candidate(self.use.browser, self.use.backend)
+                self.refuse(candidate, loaded.session.key.shapes, error)
+                self.loaded = None
+                if not self._candidates:
+                    raise
+                continue
+            latency = (time.perf_counter() - started) * 1000
+            if first:
+                self.use.first_run_ms += latency
+            self.use.timings.append(latency)
+            return Reply(reply.tensors, latency, float(reply.values["run_ms"]), warm=not first)
+
+    async def _session_for(self, shapes: Mapping[str, tuple[int, ...]]) -> Loaded:
+        loaded = self.loaded
+        if loaded is not None and loaded.page.lost is None and loaded.session.key in loaded.page.sessions:
+            wanted = loaded.session.key.shapes
+            if not wanted or all(shapes.get(name) == dims for name, dims in wanted):
+                return loaded
+        return await self.ensure(shapes)
+
+    async def benchmark(self, inputs: Mapping[str, NDArray[Any]], runs: int) -> list[float]:
+        """Milliseconds of ``runs`` inferences, timed in the page after one that warms up."""
+        await self.run(inputs)
+        assert self.loaded is not None
+        timeout = self.needs.timeout * max(1, runs)
+        return await self._pool.benchmark(self.loaded, inputs, runs, timeout)
+
+    async def reload(self) -> None:
+        """Lets the session go and makes it anew."""
+        if self.loaded is not None and self.loaded.page.lost is None:
+            shapes = dict(self.loaded.session.key.shapes)
+            await self._pool.release(self.loaded)
+            self.loaded = None
+            await self.ensure(shapes or None)
+
+
+def _words(placement: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} on {name}" for name, count in placement.items()) or "nothing"
