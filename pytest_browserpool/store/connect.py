@@ -80,6 +80,13 @@ def trouble(error: BaseException) -> Trouble:
     return Trouble.DEFECT
 
 
+_CONFIG: dict[str, str | bool | int | float | list[str]] = {
+    "threads": 2,  # the work is small, and tests need the cores
+    "autoinstall_known_extensions": False,  # nothing of ours needs one: no surprise download
+    "autoload_known_extensions": False,
+}
+
+
 def open_file(path: Path, *, read_only: bool, deadline: float) -> DuckDBPyConnection:
     """A connection to ``path``; waits up to ``deadline`` seconds while another process has it.
 
@@ -92,8 +99,7 @@ def open_file(path: Path, *, read_only: bool, deadline: float) -> DuckDBPyConnec
         stop=tenacity.stop_after_delay(deadline),
         reraise=True,
     )
-    # two threads: the work is small, and tests need the cores
-    return retry(lambda: duckdb.connect(str(path), read_only=read_only, config={"threads": 2}))
+    return retry(lambda: duckdb.connect(str(path), read_only=read_only, config=dict(_CONFIG)))
 
 
 def foreign(path: Path) -> bool:
@@ -101,6 +107,12 @@ def foreign(path: Path) -> bool:
     with path.open("rb") as file:
         head = file.read(MAGIC_AT + len(MAGIC))
     return len(head) == MAGIC_AT + len(MAGIC) and head[MAGIC_AT:] != MAGIC
+
+
+def not_ours(path: Path) -> HistoryError:
+    """What to raise for a ``foreign`` file."""
+    remedy = "give --browserpool-db (or --db) another path"
+    return HistoryError(f"{path.name} is not a DuckDB file", where=str(path), remedy=remedy)
 
 
 @contextmanager
@@ -131,6 +143,8 @@ def reading(path: Path, deadline: float = READ_DEADLINE) -> Iterator[DuckDBPyCon
             where=str(path),
             remedy="run pytest --browserpool first, or name the file with --db",
         )
+    if path.is_file() and foreign(path):
+        raise not_ours(path)
     try:
         con = open_file(path, read_only=True, deadline=deadline)
     except (duckdb.Error, OSError) as error:

@@ -15,7 +15,7 @@ import duckdb
 
 from pytest_browserpool.records import KEYS
 from pytest_browserpool.store import columns, integrity, migrate, spool
-from pytest_browserpool.store.connect import Trouble, open_file, trouble, writers_turn
+from pytest_browserpool.store.connect import Trouble, foreign, not_ours, open_file, trouble, writers_turn
 from pytest_browserpool.store.spool import Batch
 from pytest_browserpool.values import Plain
 
@@ -75,6 +75,8 @@ def _flush(db: Path, batches: Sequence[Batch], copies: Sequence[Path], deadline:
     notes: list[str] = []
     if not db.exists():
         _create(db)
+    elif foreign(db) and not integrity.existing_copies(db):
+        raise not_ours(db)
     con = open_file(db, read_only=False, deadline=deadline)
     try:
         if not migrate.is_current(con):
@@ -197,4 +199,6 @@ def _insert(con: DuckDBPyConnection, table: str, rows: list[Plain]) -> None:
             con.execute(f"DELETE FROM {table} AS old USING incoming AS new WHERE {same}")
         con.execute(f"INSERT INTO {table} BY NAME SELECT * FROM incoming")
     finally:
-        con.unregister("incoming")
+        # in an aborted transaction this raises too, and would hide why it was aborted
+        with suppress(duckdb.Error):
+            con.unregister("incoming")

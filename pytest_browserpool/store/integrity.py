@@ -18,7 +18,7 @@ import duckdb
 from pytest_browserpool.errors import HistoryError
 from pytest_browserpool.records import KEYS, TABLES
 from pytest_browserpool.store import migrate
-from pytest_browserpool.store.connect import Trouble, foreign, open_file, trouble
+from pytest_browserpool.store.connect import Trouble, foreign, not_ours, open_file, trouble
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
@@ -200,11 +200,7 @@ def repair(db: Path, why: str) -> Repair:
         HistoryError: the file is not DuckDB's, and no copy says that it once was.
     """
     if foreign(db) and not existing_copies(db):
-        raise HistoryError(
-            f"{db.name} is not a DuckDB file",
-            where=str(db),
-            remedy="give --browserpool-db (or --db) another path",
-        )
+        raise not_ours(db)
     aside = _unused(db.with_name(f"{db.name}.corrupt-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}"))
     wal = db.with_name(db.name + ".wal")
     if wal.exists():
