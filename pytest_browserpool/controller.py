@@ -1,0 +1,290 @@
+"""The controller's side: opens the link to each node, feeds the scheduler, reports what no node can, keeps
+the record."""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Generator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from pytest_browserpool import __version__, link, outcomes
+from pytest_browserpool.ledger import Ledger
+from pytest_browserpool.link import Message
+from pytest_browserpool.placement import events
+from pytest_browserpool.values import ModelNeeds, NodeCapabilities
+
+if TYPE_CHECKING:
+    from pytest_browserpool.config import Settings
+    from pytest_browserpool.keywords import Words
+    from pytest_browserpool.placement.engine import PlacementEngine
+    from pytest_browserpool.scheduler import BrowserPoolScheduling
+
+PLUGIN = "browserpool-controller"
+
+TICK = 1.0
+"""Seconds between ticks: short beside a heartbeat's time-out, nothing beside a test."""
+
+OURS_REPLACES = ("load", "worksteal")
+"""xdist's schedulers that balance load; the others keep tests together as the user asked, and stay."""
+
+PLACEMENT_EVENTS = {
+    cls.__name__: cls
+    for cls in (
+        events.LaunchObserved,
+        events.LoadObserved,
+        events.RunObserved,
+        events.SessionGone,
+        events.BackendRefusedThere,
+    )
+}
+"""What a node may say to the engine."""
+
+
+class Controller:
+    """Plugin of the process that holds the run: xdist's controller, or pytest itself without ``-n``."""
+
+    def __init__(self, config: pytest.Config, settings: Settings, words: Words, *, distributed: bool) -> None:
+        self.config, self.settings, self.words, self.distributed = config, settings, words, distributed
+        self.run_id = f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{uuid.uuid4().hex[:8]}"
+        self.ledger = Ledger(settings, self.run_id)
+        self.scheduler: BrowserPoolScheduling | None = None
+        self.engine: PlacementEngine | None = None
+        self._gate: outcomes.ReportGate | None = None
+        self._heard: dict[Any, float] = {}
+        """Node → when it last said anything, by the monotonic clock. Written by receiver threads."""
+        self._down: dict[str, str] = {}
+        self._stop = threading.Event()
+        self._timer: threading.Thread | None = None
+
+    @property
+    def schedules(self) -> bool:
+        """Whether our scheduler is in charge of this run."""
+        return self.distributed and self.settings.scheduler and self.config.option.dist in OURS_REPLACES
+
+    @property
+    def dsession(self) -> Any:
+        return self.config.pluginmanager.getplugin("dsession")
+
+    # -- the run ---------------------------------------------------------------------------------------------
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_sessionstart(self) -> None:
+        scheduler = (
+            "browserpool" if self.schedules else (self.config.option.dist if self.distributed else "none")
+        )
+        arguments = json.dumps([str(argument) for argument in self.config.invocation_params.args])
+        self.ledger.begin(
+            arguments=arguments, scheduler=scheduler, host=socket.gethostname(), version=__version__
+        )
+        if not self.distributed:
+            return
+        self.dsession.worker_browserpool = self._on_message
+        self.dsession.worker_browserpool_tick = self._on_tick
+        self._timer = threading.Thread(target=self._tick, name="browserpool-timer", daemon=True)
+        self._timer.start()
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtestloop(self) -> Generator[None, object, object]:
+        """After xdist's loop: say of each test that was never run why it was not."""
+        try:
+            return (yield)
+        finally:
+            self._report_what_is_left()
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_sessionfinish(self, exitstatus: int) -> None:
+        self._stop.set()
+        if self._timer is not None:
+            self._timer.join(timeout=5.0)
+        self.ledger.end(int(exitstatus))
+
+    def _report_what_is_left(self) -> None:
+        if self.scheduler is None or self.stopping():
+            return  # -x and Ctrl-C leave tests out on purpose, and pytest says so
+        reason = getattr(self.dsession, "_summary_report", None) or "no node was left to run it"
+        for test in self.scheduler.unreported:
+            self.publish(outcomes.failed(test, f"not run: {reason}"))
+
+    # -- nodes -----------------------------------------------------------------------------------------------
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_configure_node(self, node: Any) -> None:
+        link.serialise_writes(node.gateway)
+        channel = node.gateway.newchannel()
+        node.browserpool_channel = channel
+        plain = link.worker_input(channel, self.settings, self.words, node.gateway.id, self.run_id)
+        node.workerinput[link.INPUT] = plain | {"own_loop": self.schedules}
+        self._heard[node] = time.monotonic()
+        channel.setcallback(lambda message: self._receive(node, message))
+
+    def _receive(self, node: Any, message: Message) -> None:
+        """On the gateway's receiver thread: note the sign of life, leave the rest to the main thread."""
+        self._heard[node] = time.monotonic()
+        self.dsession.queue.put(("browserpool", {"node": node, "message": message}))
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_testnodeready(self, node: Any) -> None:
+        self.ledger.node_up(node.gateway.id, python=".".join(map(str, node.workerinfo["version_info"][:3])))
+
+    @pytest.hookimpl(optionalhook=True, tryfirst=True)
+    def pytest_testnodedown(self, node: Any, error: object) -> None:
+        name = node.gateway.id
+        self._heard.pop(node, None)
+        reason = self._down.setdefault(name, str(error) if error else "finished")
+        if self._gate is not None:
+            running = self._gate.drop(node)
+            if running and error:
+                self.ledger.lost_test(
+                    running[0].nodeid, name, [f"{rep.when} {rep.outcome}" for rep in running]
+                )
+        self.ledger.node_down(name, reason, lost=bool(error), test=self._holding(node) if error else "")
+
+    def _holding(self, node: Any) -> str:
+        return (self.scheduler.holds(node) if self.scheduler is not None else None) or ""
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_xdist_make_scheduler(self, config: pytest.Config) -> Any:
+        if not self.schedules:
+            return None
+        from xdist.workermanage import parse_tx_spec_config
+
+        from pytest_browserpool.placement.engine import PlacementEngine
+        from pytest_browserpool.placement.policy import EngineConfig
+        from pytest_browserpool.scheduler import BrowserPoolScheduling
+
+        expected = len(parse_tx_spec_config(config))
+        self.engine = PlacementEngine(
+            EngineConfig(expected_nodes=expected, memory_share=self.settings.memory_share),
+            self.ledger.history(),
+        )
+        self.scheduler = BrowserPoolScheduling(config, nodes=expected, handle=self.engine.handle, sink=self)
+        self._install_gate()
+        return self.scheduler
+
+    def _install_gate(self) -> None:
+        dsession = self.dsession
+        complete = dsession.worker_runtest_protocol_complete
+        gate = self._gate = outcomes.ReportGate(dsession.worker_testreport)
+
+        def on_complete(node: Any, item_index: int, duration: float) -> None:
+            gate.on_complete(node)
+            complete(node=node, item_index=item_index, duration=duration)
+
+        dsession.worker_testreport = gate.on_report
+        dsession.worker_runtest_protocol_complete = on_complete
+
+    @pytest.hookimpl(optionalhook=True, tryfirst=True)
+    def pytest_handlecrashitem(self, report: pytest.TestReport) -> None:
+        """Under xdist's own schedulers: make the report of a crash one that the reporters understand."""
+        if not self.schedules:
+            from pytest_browserpool.report.crashed import close_crashed_row
+
+            close_crashed_row(report)
+
+    # -- messages --------------------------------------------------------------------------------------------
+
+    def on_local_message(self, message: Message) -> None:
+        """From the node's side in this same process, on any thread."""
+        if message["kind"] == "record":
+            self.ledger.row(message["table"], message["row"])
+
+    def _on_message(self, node: Any, message: Message) -> None:
+        """From a node, on the main thread, between xdist's own events."""
+        kind, name = message["kind"], node.gateway.id
+        if kind == "record":
+            self.ledger.row(message["table"], message["row"])
+        elif kind == "beat":
+            self.ledger.beat(name, message)
+        elif kind == "capabilities":
+            capabilities = NodeCapabilities.from_plain(message["value"])
+            self.ledger.node_up(name, python=message["python"], capabilities=capabilities)
+            if self.scheduler is not None:
+                self.scheduler.capabilities(node, capabilities)
+        elif self.scheduler is None:
+            return
+        elif kind == "needs":
+            needs = [ModelNeeds.from_plain(plain) for plain in message["needs"]]
+            self.scheduler.needs(node, {index: needs[number] for index, number in message["of_item"].items()})
+        elif kind == "started":
+            self.scheduler.started(node, message["index"])
+        elif kind == "event":
+            fields = {"node": name} if message["event"] != "BackendRefusedThere" else {}
+            event = PLACEMENT_EVENTS[message["event"]]
+            self.scheduler.hear(event(**{**message["fields"], **fields, "at": time.monotonic()}))
+
+    # -- time ------------------------------------------------------------------------------------------------
+
+    def _tick(self) -> None:
+        """The timer's thread. It cuts silent nodes off itself: the main thread may be blocked writing to
+        one."""
+        while not self._stop.wait(TICK):
+            now = time.monotonic()
+            for node, heard in list(self._heard.items()):
+                if now - heard > self.settings.heartbeat_timeout:
+                    self._heard.pop(node, None)
+                    self._down[node.gateway.id] = (
+                        f"silent for {self.settings.heartbeat_timeout:g} s; ended by us"
+                    )
+                    link.cut(node.gateway)
+            self.dsession.queue.put(("browserpool_tick", {}))
+
+    def _on_tick(self) -> None:
+        if self.scheduler is not None and not self.stopping():
+            self.scheduler.hear(events.Tick(at=time.monotonic()))
+
+    # -- what the scheduler asks for (scheduler.Sink) --------------------------------------------------------
+
+    def tell(self, node: Any, message: Message) -> None:
+        link.send(node.browserpool_channel, message)
+
+    def decided(self, command: events.Run) -> None:
+        self.ledger.decision(command)
+
+    def stopping(self) -> bool:
+        return bool(getattr(self.dsession, "shouldstop", False))
+
+    def replaces(self, node: Any) -> bool:
+        if self._down.get(node.gateway.id) == "finished":
+            return False
+        dsession = self.dsession
+        limit = dsession._max_worker_restart
+        return limit is None or dsession._failed_nodes_count + 1 <= limit
+
+    def unrunnable(self, test: str, needs: ModelNeeds | None, reasons: Sequence[str]) -> None:
+        skip = self.settings.missing == "skip" or (needs is not None and needs.on == "each")
+        if skip:
+            self.publish(outcomes.skipped(test, f"no node can run this test: {'; '.join(reasons)}"))
+            return
+        lines = "\n".join(f"  {reason}" for reason in reasons)
+        remedy = "remedy: browserpool doctor says what is missing; --browserpool-missing=skip skips instead"
+        self.publish(outcomes.failed(test, f"no node can run this test:\n{lines}\n{remedy}"))
+
+    def abandoned(self, test: str, nodes: Sequence[str], node: Any) -> None:
+        lines = "\n".join(f"  {self._story(test, name)}" for name in nodes)
+        text = f"lost with {len(nodes)} nodes, and not tried again:\n{lines}"
+        reports = outcomes.failed(test, text, node=node)
+        self.config.hook.pytest_handlecrashitem(crashitem=test, report=reports[1], sched=self.scheduler)
+        self.publish(reports)
+
+    def _story(self, test: str, name: str) -> str:
+        phases = self.ledger.phases(test, name)
+        seen = f" after {', '.join(phases)}" if phases else ""
+        return f"{name}: {self._down.get(name, 'gone')}{seen}"
+
+    def publish(self, reports: Sequence[pytest.TestReport]) -> None:
+        """Report a test that no node reports, as if one had; counts for ``--maxfail``."""
+        for report in reports:
+            self.config.hook.pytest_runtest_logreport(report=report)
+            if report.failed:
+                self.dsession._handlefailures(report)
+
+    # -- outcomes --------------------------------------------------------------------------------------------
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        self.ledger.report(report)

@@ -1,0 +1,226 @@
+"""The record of a run as the controller keeps it: rows for the history from reports, nodes, decisions and
+losses."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pytest_browserpool.errors import HistoryError
+from pytest_browserpool.records import (
+    TABLES,
+    DecisionRecord,
+    FaultRecord,
+    MetricRecord,
+    NodeRecord,
+    RunRecord,
+    TestRecord,
+)
+from pytest_browserpool.store.writer import HistoryWriter
+from pytest_browserpool.values import NodeCapabilities
+
+if TYPE_CHECKING:
+    import pytest
+
+    from pytest_browserpool.config import Settings
+    from pytest_browserpool.placement.events import Run
+    from pytest_browserpool.placement.history import History
+
+RANK = ("passed", "xpassed", "xfailed", "skipped", "failed", "error", "crashed")
+"""Of several reports of one test the gravest outcome counts."""
+
+MESSAGE_CHARACTERS = 2000
+"""Of a failure's text: its end has the assertion, and a history of a million rows must stay small."""
+
+
+class Ledger:
+    """Turns what happens into records and hands them to the history's writer."""
+
+    def __init__(self, settings: Settings, run_id: str) -> None:
+        self.settings, self.run_id = settings, run_id
+        self.run: RunRecord | None = None
+        self.nodes: dict[str, NodeRecord] = {}
+        self.tests: dict[str, TestRecord] = {}
+        """Complete tests by node id."""
+        self.writer = HistoryWriter(
+            Path(settings.db), run_id, copies=settings.history_copies, interval=settings.state_sync_interval
+        )
+        self._open: dict[str, TestRecord] = {}
+        self._phases: dict[tuple[str, str], list[str]] = defaultdict(list)
+
+    # -- the run and its nodes -------------------------------------------------------------------------------
+
+    def begin(self, *, arguments: str, scheduler: str, host: str, version: str) -> None:
+        self.run = RunRecord(
+            run_id=self.run_id,
+            started_at=time.time(),
+            arguments=arguments,
+            scheduler=scheduler,
+            host=host,
+            version=version,
+        )
+        self.writer.start()
+        self.writer.add(self.run)
+
+    def end(self, exit_status: int) -> None:
+        """The last rows, then wait until all is written."""
+        now = time.time()
+        self.writer.add(*self._open.values())
+        self.writer.add(
+            *(
+                _changed(node, down_at=now, down_reason="end")
+                for node in self.nodes.values()
+                if not node.down_at
+            )
+        )
+        if self.run is not None:
+            self.run = _changed(self.run, finished_at=now, exit_status=exit_status)
+            self.writer.add(self.run)
+        self.writer.close()
+
+    def node_up(self, node: str, *, python: str, capabilities: NodeCapabilities | None = None) -> None:
+        known = self.nodes.get(node) or NodeRecord(run_id=self.run_id, node=node, up_at=time.time())
+        if capabilities is not None:
+            known = _changed(
+                known,
+                host=capabilities.host,
+                cores=capabilities.cores,
+                memory_gib=capabilities.memory_gib,
+                gpu=capabilities.gpu,
+            )
+        self.nodes[node] = _changed(known, python=python)
+        self.writer.add(self.nodes[node])
+
+    def node_down(self, node: str, reason: str, *, lost: bool, test: str) -> None:
+        if node in self.nodes:
+            self.nodes[node] = _changed(self.nodes[node], down_at=time.time(), down_reason=reason)
+            self.writer.add(self.nodes[node])
+        if lost:
+            self.writer.add(
+                FaultRecord(
+                    run_id=self.run_id,
+                    node=node,
+                    at=time.time(),
+                    kind="node_lost",
+                    nodeid=test,
+                    detail=reason,
+                )
+            )
+
+    def lost_test(self, test: str, node: str, phases: Sequence[str]) -> None:
+        """How far ``test`` got on ``node`` before that was lost."""
+        self._phases[test, node].extend(phases)
+
+    def phases(self, test: str, node: str) -> list[str]:
+        return self._phases[test, node]
+
+    def beat(self, node: str, message: Mapping[str, Any]) -> None:
+        """A heartbeat's measurements: a point of each series."""
+        self.writer.add(
+            *(
+                MetricRecord(
+                    run_id=self.run_id, node=node, at=message["at"], name=name, value=float(message[name])
+                )
+                for name in ("cpu_percent", "memory_bytes")
+            )
+        )
+
+    # -- rows from nodes, decisions, reports -----------------------------------------------------------------
+
+    def row(self, table: str, plain: Mapping[str, Any]) -> None:
+        """A row that a node made; the run is the controller's to name."""
+        kind = TABLES[table]
+        given = {**plain, "run_id": self.run_id} if "run_id" in kind.__dataclass_fields__ else plain  # type: ignore[attr-defined]
+        self.writer.add(kind.from_plain(given))
+
+    def decision(self, command: Run) -> None:
+        """Why a test goes where it goes."""
+        made = command.decision
+        self.writer.add(
+            DecisionRecord(
+                run_id=self.run_id,
+                nodeid=command.test,
+                at=time.time(),
+                node=command.node,
+                browser=command.browser or "",
+                backend=command.backend or "",
+                expected_s=made.expected_s if made else None,
+                breakdown=json.dumps(dict(made.breakdown)) if made else "",
+                factors=json.dumps(dict(made.factors)) if made else "",
+                alternatives=json.dumps([dict(other) for other in made.alternatives]) if made else "",
+            )
+        )
+
+    def report(self, report: pytest.TestReport) -> None:
+        """One phase of one test; its row is written when the teardown's report came."""
+        known = self._open.get(report.nodeid)
+        if known is None:
+            node = getattr(getattr(report, "node", None), "gateway", None)
+            known = TestRecord(
+                run_id=self.run_id,
+                nodeid=report.nodeid,
+                node=node.id if node is not None else "main",
+                outcome="passed",
+                started_at=getattr(report, "start", 0.0) or time.time(),
+                duration_s=0.0,
+            )
+        known = _changed(known, **_from_report(known, report))
+        if report.when == "teardown":
+            self._open.pop(report.nodeid, None)
+            self.tests[report.nodeid] = known
+            self.writer.add(known)
+        else:
+            self._open[report.nodeid] = known
+
+    def history(self) -> History | None:
+        """What earlier runs measured, for the scheduler; None where there is nothing, or it cannot be read
+        (the writer
+        says so then: it will not be able to write it either)."""
+        path = Path(self.settings.db)
+        if not path.exists():
+            return None
+        from pytest_browserpool.placement.history import History
+        from pytest_browserpool.store.connect import reading
+        from pytest_browserpool.store.queries import warm_start
+
+        try:
+            with reading(path) as connection:
+                known = warm_start(connection)
+        except HistoryError as error:
+            self.writer.warnings.append(f"the scheduler starts without history: {error.what} ({path})")
+            return None
+        return History.from_rows(launches=known.launches, loads=known.loads, runs=known.runs)
+
+
+def _changed(record: Any, **values: Any) -> Any:
+    return dataclasses.replace(record, **values)
+
+
+def _from_report(known: TestRecord, report: pytest.TestReport) -> dict[str, Any]:
+    outcome = _outcome(report)
+    values: dict[str, Any] = {"duration_s": known.duration_s + (report.duration or 0.0)}
+    if RANK.index(outcome) > RANK.index(known.outcome):
+        values["outcome"] = outcome
+    if report.failed:
+        values["message"] = str(report.longreprtext)[-MESSAGE_CHARACTERS:]
+    used = getattr(report, "browserpool", None)
+    if used:
+        for name in ("browser", "backend", "model", "latency_ms", "degraded", "recoveries"):
+            if used.get(name) is not None:
+                values[name] = used[name]
+    return values
+
+
+def _outcome(report: pytest.TestReport) -> str:
+    if getattr(report, "browserpool_crashed", False):
+        return "crashed"
+    if hasattr(report, "wasxfail"):
+        return "xfailed" if report.skipped else "xpassed"
+    if report.failed and report.when != "call":
+        return "error"
+    return report.outcome if report.outcome in RANK else "passed"

@@ -1,0 +1,114 @@
+"""The link between controller and node: one execnet channel beside xdist's own, and what travels over it.
+
+Messages are dicts of builtins with a ``kind``. From the node: ``capabilities`` (before its collection is
+reported),
+``needs``, ``started``, ``beat``, ``record`` (a row of the history), ``event`` (a placement event). To the
+node: ``run``
+(browser and backend for a test that follows), ``prewarm``, ``retire``.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from pytest_browserpool.config import Settings
+from pytest_browserpool.keywords import Words
+
+if TYPE_CHECKING:
+    from execnet import Channel, Gateway
+
+INPUT = "browserpool"
+"""Key in xdist's ``workerinput``."""
+
+HEARTBEAT = 2.0
+"""Seconds between beats of a node: cheap beside a test, and several fit into the shortest sensible
+time-out."""
+
+Message = dict[str, Any]
+
+
+def serialise_writes(gateway: Gateway) -> None:
+    """Let threads send at once: over a socket execnet's messages would interleave (``sendall`` is not
+    atomic)."""
+    io = gateway._io
+    if getattr(io, "_browserpool_lock", None) is not None:
+        return
+    lock, write = threading.Lock(), io.write
+
+    def locked(data: bytes) -> None:
+        with lock:
+            write(data)
+
+    io._browserpool_lock, io.write = lock, locked
+
+
+def cut(gateway: Gateway) -> None:
+    """End a node that no longer answers: kill its process, or the connection to it. xdist then sees it go."""
+    io = gateway._io
+    sock = getattr(io, "sock", None)
+    if sock is None:
+        io.kill()
+        return
+    import socket
+
+    try:
+        sock.shutdown(socket.SHUT_RDWR)
+    except OSError:
+        return  # it is gone already
+
+
+def send(channel: Channel, message: Message) -> bool:
+    """Send ``message``; False when the other side is gone, which xdist reports in its own way."""
+    try:
+        channel.send(message)
+    except OSError:
+        return False
+    return True
+
+
+@dataclass(kw_only=True)
+class WorkerLink:
+    """The node's end."""
+
+    channel: Channel
+    settings: Settings
+    words: Words
+    node: str
+
+    @classmethod
+    def from_input(cls, plain: Mapping[str, Any], *, rootdir: Path) -> Self:
+        """From what the controller put into ``workerinput``. Paths of the controller give way to the
+        node's own."""
+        settings = replace(Settings.from_plain(plain["settings"]), rootdir=str(rootdir))
+        return cls(
+            channel=plain["channel"],
+            settings=settings,
+            words=Words.from_plain(plain["words"]),
+            node=plain["node"],
+        )
+
+    def send(self, message: Message) -> None:
+        """Send to the controller, from any thread. If it is gone, this process is about to end."""
+        send(self.channel, message)
+
+    def listen(self, handle: Callable[[Message], None]) -> None:
+        """Call ``handle`` for each directive, on execnet's receiver thread: it must return at once."""
+        serialise_writes(self.channel.gateway)
+        self.channel.setcallback(handle)
+
+
+def worker_input(
+    channel: Channel, settings: Settings, words: Words, node: str, run_id: str
+) -> dict[str, Any]:
+    """What the controller puts into ``workerinput[INPUT]``."""
+    return {
+        "channel": channel,
+        "settings": settings.to_plain(),
+        "words": words.to_plain(),
+        "node": node,
+        "run_id": run_id,
+    }

@@ -1,0 +1,296 @@
+"""The pytest11 entry point: options, hookspecs and registration. Wiring only, and light while the plugin
+is off."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from _pytest.fixtures import getfixturemarker  # no public name tells a fixture from a function
+
+if TYPE_CHECKING:
+    from pytest_browserpool.config import Settings
+    from pytest_browserpool.keywords import Words
+
+MARKER_LINE = (
+    "model(source=None, *, type, id, browsers, backends, on, min_memory, priority, timeout, recovery, fallback, "
+    "shards, sharding, fault_tolerance, expected_duration, concurrency_key, input_shapes, session_options): "
+    "the AI model that this test runs in a browser, and what it needs (pytest-browserpool)"
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Option:
+    """One option ``--browserpool-NAME`` and its ini twin ``browserpool_NAME``."""
+
+    name: str
+    help: str
+    setting: str = ""
+    """The field of ``Settings``; empty: the name with underscores."""
+    kind: str = "str"
+    """str, int, float, words (comma separated) or switch (on or off)."""
+    metavar: str | None = None
+    cli: bool = True
+    """False: only an ini value, for what hardly anybody changes."""
+
+    @property
+    def flag(self) -> str:
+        return f"--browserpool-{self.name}"
+
+    @property
+    def ini(self) -> str:
+        return f"browserpool_{self.name.replace('-', '_')}"
+
+    @property
+    def dest(self) -> str:
+        return self.flag.removeprefix("--").replace("-", "_")
+
+    @property
+    def field(self) -> str:
+        return self.setting or self.name.replace("-", "_")
+
+
+OPTIONS = (
+    Option(
+        name="browsers",
+        help="browser names or families to use, comma separated (all that a node has)",
+        kind="words",
+    ),
+    Option(name="max-browsers", help="browsers alive at once per node (3)", kind="int", metavar="N"),
+    Option(
+        name="recovery",
+        help="strategy after a fault: progressive, immediate, coordinated or none (progressive)",
+    ),
+    Option(
+        name="db",
+        help="the history, a DuckDB file (.browserpool/history.duckdb under rootdir)",
+        metavar="PATH",
+    ),
+    Option(
+        name="scheduler", help="on, or off for xdist's own scheduler over the same pools (on)", kind="switch"
+    ),
+    Option(name="missing", help="what happens to a test that no node can run: fail or skip (fail)"),
+    Option(
+        name="redundancy",
+        help="how many browsers hold a model; 2 is a hot standby (1)",
+        kind="int",
+        metavar="N",
+    ),
+    Option(name="history-copies", help="copies of the history that are kept (2)", kind="int", metavar="N"),
+    Option(
+        name="heartbeat-timeout",
+        help="seconds of silence after which a node is taken for lost and killed (30)",
+        kind="float",
+        cli=False,
+    ),
+)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("browserpool", "test AI models in pools of real browsers")
+    group.addoption(
+        "--browserpool", action="store_true", default=None, help="run tests of models on browser pools"
+    )
+    parser.addini("browserpool", "true: as if --browserpool were always given", type="bool", default=False)
+    for option in OPTIONS:
+        if option.cli:
+            group.addoption(option.flag, default=None, metavar=option.metavar, help=option.help)
+        parser.addini(option.ini, option.help)
+
+
+def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
+    from pytest_browserpool import hookspecs
+
+    pluginmanager.add_hookspecs(hookspecs)
+
+
+def is_active(config: pytest.Config) -> bool:
+    """Whether ``--browserpool`` or its ini twin turned the plugin on; a worker does what its controller
+    does."""
+    workerinput = getattr(config, "workerinput", None)
+    if workerinput is not None:
+        return "browserpool" in workerinput
+    return bool(config.getoption("browserpool") or config.getini("browserpool"))
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", MARKER_LINE)
+    if not is_active(config):
+        from pytest_browserpool import fixtures_inert
+
+        register_fixtures(config, fixtures_inert)
+        return
+    _activate(config)
+
+
+def _activate(config: pytest.Config) -> None:
+    from pytest_browserpool.errors import ConfigurationError
+
+    try:
+        if hasattr(config, "workerinput"):
+            _activate_worker(config)
+        else:
+            _activate_controller(config)
+    except ConfigurationError as error:
+        raise pytest.UsageError(str(error)) from error
+
+
+def _activate_worker(config: pytest.Config) -> None:
+    from pytest_browserpool import markers, worker
+    from pytest_browserpool.link import WorkerLink
+
+    link = WorkerLink.from_input(config.workerinput["browserpool"], rootdir=config.rootpath)  # type: ignore[attr-defined]
+    config.stash[markers.WORDS_KEY] = link.words
+    config.pluginmanager.register(worker.NodeSide(config, link.settings, link.node, link.send), worker.PLUGIN)
+    link.listen(config.pluginmanager.getplugin(worker.PLUGIN).on_directive)
+    _register_tests_side(config)
+
+
+def _activate_controller(config: pytest.Config) -> None:
+    from pytest_browserpool import controller, markers, worker
+
+    settings = read_settings(config)
+    words = read_words(settings)
+    config.stash[markers.WORDS_KEY] = words
+    distributed = is_distributed(config)
+    hub = controller.Controller(config, settings, words, distributed=distributed)
+    config.pluginmanager.register(hub, controller.PLUGIN)
+    if not distributed:
+        node = worker.NodeSide(config, settings, "main", hub.on_local_message)
+        config.pluginmanager.register(node, worker.PLUGIN)
+        _register_tests_side(config)
+
+
+def _register_tests_side(config: pytest.Config) -> None:
+    """What collects and runs tests: the marker's hooks and the real fixtures."""
+    from pytest_browserpool import fixtures, markers
+
+    config.pluginmanager.register(markers, "browserpool-markers")
+    register_fixtures(config, fixtures)
+
+
+def register_fixtures(config: pytest.Config, module: ModuleType) -> None:
+    """Register the fixtures of ``module``, but for those that another plugin defines under the same name.
+
+    Between plugins pytest takes the fixture of the one that was registered last, and that would be ours. A
+    user's
+    ``model`` from ``pytest_plugins`` or ``-p`` is to win; those of conftest files and test modules do anyway.
+    """
+    ours = set(_fixture_names(module))
+    taken = {
+        name
+        for plugin in config.pluginmanager.get_plugins()
+        if isinstance(plugin, ModuleType)
+        and not (getattr(plugin, "__file__", None) or "").endswith("conftest.py")
+        for name in _fixture_names(plugin)
+        if name in ours
+    }
+    if taken:
+        shared, module = module, ModuleType(module.__name__, module.__doc__)
+        module.__dict__.update({key: value for key, value in vars(shared).items() if key not in taken})
+    config.pluginmanager.register(module, "browserpool-fixtures")
+
+
+def _fixture_names(module: ModuleType) -> list[str]:
+    markers = ((key, getfixturemarker(value)) for key, value in list(vars(module).items()))
+    return [marker.name or key for key, marker in markers if marker is not None]
+
+
+def is_distributed(config: pytest.Config) -> bool:
+    """Whether xdist will run the tests on nodes. ``--tx`` alone is enough with us: xdist ignores it
+    without ``--dist``."""
+    option = config.option
+    if not config.pluginmanager.hasplugin("xdist") or option.collectonly:
+        return False
+    if getattr(option, "tx", None) and option.dist == "no":
+        option.dist = "load"
+    return bool(getattr(option, "tx", None)) and option.dist != "no"
+
+
+# -- settings ------------------------------------------------------------------------------------------------
+
+
+def read_settings(config: pytest.Config) -> Settings:
+    """The options and ini values as validated settings, with the browsers that the user defines.
+
+    Raises:
+        ConfigurationError: names the option, its value and what would be right.
+    """
+    import dataclasses
+
+    from pytest_browserpool.config import Settings, custom_browsers
+
+    given: dict[str, Any] = {}
+    for option in OPTIONS:
+        value = (config.getoption(option.dest, None) if option.cli else None) or config.getini(option.ini)
+        if value not in (None, ""):
+            given[option.field] = _converted(option, value)
+    root = config.rootpath
+    given["db"] = str(
+        (config.invocation_params.dir / given["db"])
+        if "db" in given
+        else root / ".browserpool" / "history.duckdb"
+    )
+    settings = Settings(rootdir=str(root), custom=custom_browsers(root), **given)
+    hooked = [
+        browser
+        for found in config.hook.pytest_browserpool_browsers(settings=settings)
+        if found
+        for browser in found
+    ]
+    custom = {browser.name: browser for browser in (*settings.custom, *hooked)}
+    return dataclasses.replace(settings, custom=tuple(custom.values()))
+
+
+def _converted(option: Option, value: Any) -> Any:
+    from pytest_browserpool.errors import ConfigurationError
+
+    text = str(value).strip()
+    if option.kind == "words":
+        return tuple(word.strip() for word in text.replace("\n", ",").split(",") if word.strip())
+    if option.kind == "switch":
+        if text.lower() not in ("on", "off"):
+            raise ConfigurationError(
+                f"{option.name} is {text!r}", where=f"{option.flag} or {option.ini}", remedy="on or off"
+            )
+        return text.lower() == "on"
+    if option.kind in ("int", "float"):
+        try:
+            return int(text) if option.kind == "int" else float(text)
+        except ValueError:
+            where = f"{option.flag} or {option.ini}" if option.cli else option.ini
+            raise ConfigurationError(
+                f"{option.name} is {text!r}",
+                where=where,
+                remedy="give a number" if option.kind == "float" else "give a whole number",
+            ) from None
+    return text
+
+
+def read_words(settings: Settings) -> Words:
+    """The browser words of this run: what this machine has, what the user defined, what the user chose.
+
+    Raises:
+        ConfigurationError: ``--browserpool-browsers`` names a browser that is in no catalogue.
+    """
+    from pytest_browserpool.browsers import catalogue
+    from pytest_browserpool.config import did_you_mean
+    from pytest_browserpool.errors import ConfigurationError
+    from pytest_browserpool.keywords import Words
+
+    installed = {browser.name: browser.family for browser in catalogue.discover(settings).installed}
+    words = Words(
+        installed=installed,
+        custom=tuple(browser.name for browser in settings.custom),
+        chosen=settings.browsers,
+    )
+    for name in settings.browsers:
+        if name not in words.allowed:
+            raise ConfigurationError(
+                f"browser {name!r} is unknown{did_you_mean(name, words.allowed)}",
+                where="--browserpool-browsers or browserpool_browsers",
+                remedy=f"one of {', '.join(words.allowed)}, or define it in [tool.browserpool.browsers]",
+            )
+    return words

@@ -1,0 +1,94 @@
+"""The node's test loop without xdist's lookahead: a node holds only the test that it runs.
+
+xdist's own loop takes the next index before it runs the current one, because fixtures of wider scope are
+torn down at
+the end of the last test that needs them. Here a test is torn down alone, and what the next test does not
+share is
+torn down when that test is known. An error in there is reported as the earlier test's teardown, as pytest
+does; the
+controller holds the earlier, passed teardown report back until then (``outcomes.ReportGate``).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from _pytest.runner import CallInfo
+
+
+def find_interactor(config: pytest.Config) -> Any | None:
+    """xdist's worker-side plugin; it is run as a script on the node, so it cannot be imported."""
+    for plugin in config.pluginmanager.get_plugins():
+        if type(plugin).__name__ == "WorkerInteractor" and hasattr(plugin, "torun"):
+            return plugin
+    return None
+
+
+class RunLoop:
+    """Runs what the controller sends, one test at a time, until it says shut down."""
+
+    def __init__(self, session: pytest.Session, interactor: Any, started: Callable[[int], None]) -> None:
+        self.session, self.interactor, self.started = session, interactor, started
+        self.shutdown = type(interactor).run_one_test.__globals__["Marker"].SHUTDOWN
+
+    def run(self) -> bool:
+        interactor, session = self.interactor, self.session
+        interactor.channel.setcallback(interactor.handle_command, endmarker=self.shutdown)
+        last: pytest.Item | None = None
+        while (index := interactor.torun.get()) is not self.shutdown:
+            item = session.items[index]
+            self.tear_down_for(last, item)
+            if session.shouldfail or session.shouldstop:
+                break
+            last = item
+            self.run_one(index, item)
+            if session.shouldfail or session.shouldstop:
+                break
+        self.tear_down_for(last, None)
+        return True
+
+    def run_one(self, index: int, item: pytest.Item) -> None:
+        self.interactor.item_index = index
+        self.started(index)
+        start = time.perf_counter()
+        item.config.hook.pytest_runtest_protocol(item=item, nextitem=_sibling(item))
+        duration = time.perf_counter() - start
+        self.interactor.sendevent("runtest_protocol_complete", item_index=index, duration=duration)
+
+    def tear_down_for(self, last: pytest.Item | None, item: pytest.Item | None) -> None:
+        """Tear down the fixtures of ``last`` that ``item`` does not share; report an error as ``last``'s."""
+        if last is None:
+            return
+        state = self.session._setupstate
+
+        def finish() -> None:
+            with _captured(last):
+                state.teardown_exact(item)
+
+        reraise: tuple[type[BaseException], ...] = (pytest.exit.Exception,)
+        if not last.config.getoption("usepdb", False):
+            reraise += (KeyboardInterrupt,)
+        call = CallInfo.from_call(finish, when="teardown", reraise=reraise)
+        if call.excinfo is None:
+            return
+        report = last.ihook.pytest_runtest_makereport(item=last, call=call)
+        last.ihook.pytest_runtest_logreport(report=report)
+
+
+def _sibling(item: pytest.Item) -> Any:
+    """What stands for the unknown next test: the item's parent, so that only the item itself is torn down."""
+    return item.parent
+
+
+@contextlib.contextmanager
+def _captured(item: pytest.Item) -> Iterator[None]:
+    capture = item.config.pluginmanager.getplugin("capturemanager")
+    if capture is None:
+        yield
+        return
+    with capture.item_capture("teardown", item):
+        yield

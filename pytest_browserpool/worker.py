@@ -1,0 +1,271 @@
+"""The node's side: owns the browser runtime, tells the controller what it has and needs, and frames each
+test."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Generator
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from pytest_browserpool import markers
+from pytest_browserpool.link import HEARTBEAT, INPUT, Message
+from pytest_browserpool.runloop import RunLoop, find_interactor
+from pytest_browserpool.values import NodeCapabilities
+
+if TYPE_CHECKING:
+    from pytest_browserpool.config import Settings
+    from pytest_browserpool.node.node import Node
+
+PLUGIN = "browserpool-node"
+USE_KEY: pytest.StashKey[dict[str, Any]] = pytest.StashKey()
+"""On an item: what its test used, as plain values, from the end of its call on."""
+
+TEARDOWN_LEAVES_OUT = ("screenshot", "console", "page_errors")
+"""Not repeated in the teardown's report: they are large, and the call's report has them."""
+
+
+def side_of(config: pytest.Config) -> NodeSide:
+    """The node's side in this process. Only where tests run: a worker, or pytest without xdist's ``-n``."""
+    side = config.pluginmanager.getplugin(PLUGIN)
+    assert isinstance(side, NodeSide), "no tests run in this process"
+    return side
+
+
+def node_for(item: pytest.Item) -> Node:
+    """The browser runtime of this process, started if need be and told that ``item`` has begun. For fixtures.
+
+    Raises:
+        MarkerError: the test's marker is wrong.
+    """
+    return side_of(item.config).node_for(item)
+
+
+class NodeSide:
+    """Plugin of a process that runs tests: an xdist worker, or pytest itself without ``-n``.
+
+    ``send`` takes messages for the controller, from any thread.
+    """
+
+    def __init__(
+        self, config: pytest.Config, settings: Settings, node_id: str, send: Callable[[Message], None]
+    ) -> None:
+        self.config, self.settings, self.node_id, self.send = config, settings, node_id, send
+        self.distributed = hasattr(config, "workerinput")
+        self._node: Node | None = None
+        self._closed = False
+        self._lock = threading.RLock()
+        self._begun: str | None = None
+        self._hints: dict[int, tuple[str | None, str | None]] = {}
+        self._hint: tuple[str | None, str | None] | None = None
+        self._items: dict[str, pytest.Item] = {}
+        self._stop = threading.Event()
+        self._aside = ThreadPoolExecutor(max_workers=1, thread_name_prefix="browserpool-directives")
+
+    # -- the browser runtime ---------------------------------------------------------------------------------
+
+    @property
+    def node(self) -> Node:
+        """The runtime, created on first use: a suite without model tests starts nothing."""
+        with self._lock:
+            if self._node is None:
+                if self._closed:
+                    raise RuntimeError("the run is over; its browsers are closed")
+                from pytest_browserpool.node.node import Node
+
+                self._node = Node(self.settings, self.node_id, self.send)
+            return self._node
+
+    def node_for(self, item: pytest.Item) -> Node:
+        """See the function of the same name."""
+        node = self.node
+        if self._begun != item.nodeid:
+            browser, backend = self._hint or (None, None)
+            node.begin_test(item.nodeid, browser, backend)
+            self._begun = item.nodeid
+        return node
+
+    def capabilities(self, *, probe: bool) -> NodeCapabilities:
+        """What this node has. Without ``probe`` no browser is looked for: no test needs one."""
+        if probe:
+            return self.node.capabilities()
+        return NodeCapabilities(node=self.node_id, host=socket.gethostname(), cores=os.cpu_count() or 1)
+
+    def close(self) -> None:
+        """End the threads and close the browsers. May be called again."""
+        self._stop.set()
+        self._aside.shutdown(wait=False, cancel_futures=True)
+        with self._lock:
+            node, self._node, self._closed = self._node, None, True
+        if node is not None:
+            node.close()
+
+    # -- collection ------------------------------------------------------------------------------------------
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_collection(self) -> None:
+        if self.distributed:
+            threading.Thread(target=self._beat, name="browserpool-heartbeat", daemon=True).start()
+
+    def _beat(self) -> None:
+        import psutil
+
+        process = psutil.Process()
+        while True:
+            self.send(
+                {
+                    "kind": "beat",
+                    "at": time.time(),
+                    "cpu_percent": psutil.cpu_percent(None),
+                    "memory_bytes": process.memory_info().rss,
+                }
+            )
+            if self._stop.wait(HEARTBEAT):
+                return
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
+        """Send needs and capabilities: tryfirst, so that they arrive before xdist reports the collection."""
+        self._items = {item.nodeid: item for item in session.items}
+        if not self.distributed:
+            return
+        distinct: dict[str, int] = {}
+        plain: list[dict[str, Any]] = []
+        of_item: dict[int, int] = {}
+        for index, item in enumerate(session.items):
+            needs = markers.needs_of(item)
+            if needs is None:
+                continue
+            number = distinct.setdefault(repr(needs), len(plain))
+            if number == len(plain):
+                plain.append(needs.to_plain())
+            of_item[index] = number
+        self.send({"kind": "needs", "needs": plain, "of_item": of_item})
+        self.send(
+            {
+                "kind": "capabilities",
+                "value": self.capabilities(probe=bool(of_item)).to_plain(),
+                "python": _python(),
+            }
+        )
+
+    # -- directives ------------------------------------------------------------------------------------------
+
+    def on_directive(self, message: Message) -> None:
+        """One message of the controller, on execnet's receiver thread: nothing here may wait."""
+        kind = message["kind"]
+        if kind == "run":
+            self._hints[message["index"]] = (message["browser"], message["backend"])
+        elif kind in ("prewarm", "retire") and not self._stop.is_set():
+            self._aside.submit(self._carry_out, message)
+
+    def _carry_out(self, message: Message) -> None:
+        """Prewarm or retire, aside from the running test. A failure costs nothing but the head start: the
+        test that
+        comes will launch and load by itself, and report what is wrong."""
+        try:
+            if message["kind"] == "retire":
+                self.node.retire(message["browser"])
+                return
+            item = self._items.get(message["test"] or "")
+            request = markers.request_for(item) if item is not None else None
+            self.node.prewarm(message["browser"], message["backend"], request)
+        except Exception as error:  # noqa: BLE001  see above; the controller notes it
+            self.send(
+                {
+                    "kind": "aside_failed",
+                    "directive": message["kind"],
+                    "browser": message["browser"],
+                    "error": str(error),
+                }
+            )
+
+    # -- running ---------------------------------------------------------------------------------------------
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtestloop(self, session: pytest.Session) -> bool | None:
+        """Run one test at a time where our scheduler sends them; xdist's own schedulers need xdist's own
+        loop."""
+        if not self.distributed or not self.config.workerinput[INPUT]["own_loop"]:  # type: ignore[attr-defined]
+            return None
+        interactor = find_interactor(self.config)
+        assert interactor is not None, (
+            "this xdist has no WorkerInteractor; pytest-browserpool needs pytest-xdist 3.8"
+        )
+        return RunLoop(session, interactor, self._started).run()
+
+    def _started(self, index: int) -> None:
+        self._hint = self._hints.pop(index, None)
+        self.send({"kind": "started", "index": index})
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_setup(self, item: pytest.Item) -> None:
+        """Where no scheduler chose, see whether this node can run the test at all, and say why not."""
+        item.stash[USE_KEY] = {}
+        if self._hint is not None:
+            return
+        needs = markers.needs_of(item)
+        if needs is None:
+            return
+        from pytest_browserpool.placement.eligibility import why_not
+
+        reason = why_not(self.capabilities(probe=True), needs, ())
+        if reason:
+            refuse(reason, skip=needs.on == "each" or self.settings.missing == "skip")
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_makereport(
+        self, item: pytest.Item, call: pytest.CallInfo[None]
+    ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+        report = yield
+        if call.when == "call" or (call.when == "setup" and not report.passed):
+            self._end(item, report)
+        used = item.stash.get(USE_KEY, None)
+        if used:
+            slim = call.when == "teardown"
+            report.browserpool = {k: v for k, v in used.items() if not (slim and k in TEARDOWN_LEAVES_OUT)}  # type: ignore[attr-defined]
+        return report
+
+    def _end(self, item: pytest.Item, report: pytest.TestReport) -> None:
+        """Ask the runtime what the test used, while the test's page still exists: a failure wants a
+        screenshot."""
+        if self._begun != item.nodeid or self._node is None:
+            return
+        self._begun = None
+        try:
+            use = self._node.end_test(failed=report.failed)
+        except Exception as error:  # noqa: BLE001  the test's own outcome stands; what is missing is said
+            report.sections.append(("browserpool", f"what the test used could not be collected: {error!r}"))
+            return
+        if use is not None:
+            item.stash[USE_KEY] = use.to_plain()
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_sessionfinish(self) -> None:
+        self.close()
+
+    def pytest_unconfigure(self) -> None:
+        self.close()
+
+
+def refuse(reason: str, *, skip: bool) -> None:
+    """End the running test for want of a browser: a failure, or a skip where the user or ``on="each"``
+    says so."""
+    text = f"no node can run this test:\n  {reason}"
+    if skip:
+        pytest.skip(text.replace("\n ", ""))
+    pytest.fail(
+        f"{text}\n  remedy: browserpool doctor says what is missing; "
+        "--browserpool-missing=skip skips instead",
+        pytrace=False,
+    )
+
+
+def _python() -> str:
+    return ".".join(str(part) for part in sys.version_info[:3])
