@@ -92,8 +92,8 @@ def test_the_probability_of_speech_is_right_on_webgpu(model, native):
 @pytest.mark.xfail(
     strict=True,
     raises=AssertionError,
-    reason="found bug: onnxruntime-web 1.30 returns wrong elements in Silero VAD's recurrent state on webgpu, "
-    "so that every step but the first starts from a wrong state; wasm and webnn are right",
+    reason="found bug: onnxruntime-web 1.30 gives wrong elements in Silero VAD's recurrent state on webgpu: "
+    "each step but the first starts from a wrong state; wasm and webnn are right",
 )
 @pytest.mark.model(SILERO, type="audio", backends=["webgpu"])
 def test_the_recurrent_state_is_right_on_webgpu(model, native, record_property):
