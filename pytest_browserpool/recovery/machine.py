@@ -94,9 +94,8 @@ class Machine:
         """What to do about ``event``, in the order in which it must be done.
 
         Raises:
-            IllegalTransition: the event has no place in this state, time ran backwards, or it names what does
-            not
-                exist. Nothing changed.
+            IllegalTransition: the event has no place in this state, time ran backwards, or it names what
+                does not exist. Nothing changed.
         """
         before = dict(self.__dict__)
         try:
@@ -218,7 +217,9 @@ class Machine:
         self._close("unavailable", event.reason, event.part)
         # nothing was touched, so the part is back where its fault left it
         seats = {**self._now.seats, choice.part: choice.origin}
-        self._now = dataclasses.replace(self._now, seats=seats, left=self._now.left - {choice.origin})
+        on_cpu = self._now.on_cpu and choice.step is not Step.CPU
+        left = self._now.left - {choice.origin}
+        self._now = dataclasses.replace(self._now, seats=seats, left=left, on_cpu=on_cpu)
         return self._decide(event, event.blocked)
 
     def _stopped(self, event: s.Stopped) -> list[s.Instruction]:
@@ -229,9 +230,9 @@ class Machine:
         return [self._restore(event)]
 
     def _restored(self, event: s.Restored) -> list[s.Instruction]:
-        part = next(p for p in self._now.seats if p in self._now.lost)
+        part = next((p for p in self._now.seats if p in self._now.lost), None)
         if event.part != part or self.state is not State.RESTORING:
-            raise self._illegal(event, f"{part!r} is the part to be restored")
+            raise self._illegal(event, f"part {part!r} is to be restored")
         left = {p: f for p, f in self._now.lost.items() if p != part}
         self._now = dataclasses.replace(self._now, lost=left)
         if left:
@@ -306,7 +307,9 @@ class Machine:
         if choice.step is Step.MIGRATE:
             exclude = excluded(self._now) - {choice.key}
             return s.Migrate(attempt=self.attempt, key=choice.key, seconds=seconds, exclude=exclude)
-        return _ORDERS[choice.step](attempt=self.attempt, key=choice.key, seconds=seconds)
+        return _ORDERS[choice.step](
+            attempt=self.attempt, key=choice.key, seconds=seconds, on_cpu=self._now.on_cpu
+        )
 
     def _restore(self, event: s.Event) -> s.Restore:
         part = next(p for p in self._now.seats if p in self._now.lost)

@@ -221,6 +221,8 @@ class Order:
     """The seat where the attempt is to run."""
     seconds: float
     """For the step and the attempt together; after that send ``Faulted`` with ``PageHung``."""
+    on_cpu: bool = False
+    """Whether the operation is on the CPU by now: load the model on the wasm backend, whatever the step."""
 
 
 @dataclass(frozen=True, kw_only=True)
