@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from random import Random
 
 from pytest_browserpool.errors import InvalidModel
 
@@ -102,6 +103,15 @@ class Graph:
         """For each node the nodes whose values it reads."""
         return [{self.producer[name] for name in node.inputs} - {GIVEN} for node in self.nodes]
 
+    @cached_property
+    def followers(self) -> list[list[int]]:
+        """For each node the nodes that read its values, ascending."""
+        found: list[list[int]] = [[] for _ in self.nodes]
+        for position, before in enumerate(self.predecessors):
+            for producer in before:
+                found[producer].append(position)
+        return found
+
     def size(self, name: str) -> int:
         """Bytes that ``name`` costs when it passes between pages; 0 for what stays in its page."""
         return 0 if name in self.resident else self.values[name].size
@@ -147,6 +157,27 @@ def depth_first(graph: Graph) -> list[int]:
                     order.append(node)
             else:
                 stack.extend(sorted(waiting, reverse=True))
+    return order
+
+
+def shuffled(graph: Graph, stages: Sequence[int], generator: Random) -> list[int]:
+    """A random topological order in which ``stages`` stay contiguous; half of the steps follow the newest branch."""
+    waiting = [len(before) for before in graph.predecessors]
+    ready: dict[int, list[int]] = {}
+    for position, count in enumerate(waiting):
+        if not count:
+            ready.setdefault(stages[position], []).append(position)
+    order: list[int] = []
+    for stage in sorted(set(stages)):
+        open_nodes = ready.setdefault(stage, [])
+        while open_nodes:
+            at = len(open_nodes) - 1 if generator.random() < 0.5 else generator.randrange(len(open_nodes))
+            position = open_nodes.pop(at)
+            order.append(position)
+            for reader in graph.followers[position]:
+                waiting[reader] -= 1
+                if not waiting[reader]:
+                    ready.setdefault(stages[reader], []).append(reader)
     return order
 
 

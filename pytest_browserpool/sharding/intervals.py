@@ -43,8 +43,12 @@ class Stage:
     end: int
 
 
-def best_stages(graph: Graph, hosts: Sequence[Host], shards: int, places: Sequence[int]) -> list[Stage] | None:
-    """The ``shards`` contiguous stages, cut at ``places`` only, with the least bottleneck; None where none is possible.
+def best_stages(
+    graph: Graph, hosts: Sequence[Host], shards: int, places: Sequence[int], ceiling: float = float("inf")
+) -> list[Stage] | None:
+    """The ``shards`` contiguous stages, cut at ``places`` only, with the least bottleneck, up to ``ceiling`` seconds.
+
+    None where none is possible.
 
     Of all with that bottleneck it is the one with the least total time. Each stage gets another host; there may be
     more hosts than stages. ``places`` are positions 1 … n - 1. The time of a stage is ``plan.time_of``.
@@ -55,11 +59,10 @@ def best_stages(graph: Graph, hosts: Sequence[Host], shards: int, places: Sequen
     if len(inner) < shards - 1:
         return None
     kinds = _Kinds(hosts, shards, len(graph.nodes))
-    ceiling = float("inf")
     if len(inner) > 2 * COARSE_PLACES:
         step = len(inner) / COARSE_PLACES
         rough = _Search(graph, kinds, [inner[int(k * step)] for k in range(COARSE_PLACES)], ceiling).run()
-        ceiling = rough[0] if rough else ceiling
+        ceiling = min(ceiling, rough[0]) if rough else ceiling
     exact = _Search(graph, kinds, inner, ceiling * SLACK).run()
     if exact is None:
         return None
@@ -76,7 +79,6 @@ class _Kinds:
         self.members = [[i for i, host in enumerate(hosts) if host.kind == kind] for kind in kinds]
         self.hosts = [hosts[own[0]] for own in self.members]
         counts = [min(len(own), shards) for own in self.members]
-        self.final: list[State]
         ways = 1
         for count in counts:
             ways *= count + 1
@@ -85,8 +87,8 @@ class _Kinds:
             self.states = sorted(states, key=sum)
         else:
             self.states = self._in_order(hosts)
-        self.known = set(self.states)
         self.final = [s for s in self.states if sum(s) == shards]
+        self.steps = list(self._extensions())
 
     def _in_order(self, hosts: Sequence[Host]) -> list[State]:
         """Too many ways to use the hosts up: take them fastest first, the roomier one where two are as fast."""
@@ -99,12 +101,21 @@ class _Kinds:
             states.append(tuple(used[k] for k in range(len(self.members))))
         return states
 
-    def extensions(self, state: State) -> Iterator[tuple[int, State]]:
-        """Each kind that may run the next stage, and the state then."""
-        for kind in range(len(state)):
-            following = (*state[:kind], state[kind] + 1, *state[kind + 1 :])
-            if following in self.known:
-                yield kind, following
+    def _extensions(self) -> Iterator[tuple[State, int, State, float]]:
+        """Each state, each kind that may run its next stage, the state then, and the speed that is left then."""
+        known = set(self.states)
+        for state in self.states:
+            for kind in range(len(state)):
+                following = (*state[:kind], state[kind] + 1, *state[kind + 1 :])
+                if following not in known:
+                    continue
+                unused = [
+                    host.speed
+                    for host, own, used in zip(self.hosts, self.members, following, strict=True)
+                    for _ in own[used:]
+                ]
+                left = sorted(unused, reverse=True)[: self.shards - sum(following)]
+                yield state, kind, following, float(sum(left))
 
     def named(self, stages: Sequence[Stage]) -> list[Stage]:
         """Stages on kinds as stages on hosts."""
@@ -134,6 +145,10 @@ class _Search:
         self.barred = [0] * len(kinds.hosts)
         self.best = {state: np.full(count, np.inf) for state in kinds.states}
         self.best[kinds.states[0]][0] = 0.0
+        self.span = dict.fromkeys(kinds.states, (count, 0))
+        """Where each state has been reached so far: first place, last place + 1."""
+        self.span[kinds.states[0]] = (0, 1)
+        self.total = sum(node.seconds for node in graph.nodes)
         self.came: dict[tuple[State, int], tuple[int, int, State]] = {}
         self.low = 0
         self.wanted = frozenset(graph.outputs)
@@ -184,27 +199,47 @@ class _Search:
 
     def _close(self, place: int, compute: float) -> None:
         """End intervals at ``place``: extend each state by one stage on each kind of host."""
-        np, low, high = self.np, self.low, place
+        steps = self._steps(place, self.total - compute)
+        if not steps:
+            return
+        np, low, high = self.np, min(step[0] for step in steps), max(step[1] for step in steps)
+        costs = self._costs(low, high, compute)
+        for first, last, state, kind, following in steps:
+            reached, cost = self.best[state][first:last], costs[kind][first - low : last - low]
+            total = reached + cost if self.least_total else np.maximum(reached, cost)
+            start = int(total.argmin())
+            if total[start] < self.best[following][place]:
+                if self.best[following][place] == np.inf:
+                    self.span[following] = (min(self.span[following][0], place), place + 1)
+                self.best[following][place] = total[start]
+                self.came[following, place] = (first + start, kind, state)
+
+    def _steps(self, place: int, left: float) -> list[tuple[int, int, State, int, State]]:
+        """Extensions that can still end below the ceiling: first and last start, state, kind of host, next state."""
+        steps = []
+        at_end = place == len(self.places) - 1
+        for state, kind, following, room in self.kinds.steps:
+            if (room == 0.0) != at_end or (not at_end and left > room * self.ceiling * SLACK):
+                continue
+            first, last = self.span[state]
+            first, last = max(first, self.low, self.barred[kind]), min(last, place)
+            if first < last:
+                steps.append((first, last, state, kind, following))
+        return steps
+
+    def _costs(self, low: int, high: int, compute: float) -> list[Array]:
+        """Seconds of the intervals from each of the starts ``low`` … ``high - 1`` to here, on each kind of host."""
         moved = self.received[low:high] + self.sent[low:high]
         memory = PARAMETER_COPIES * self.parameters[low:high] + self.largest[low:high] + moved
         work = compute - self.before[low:high]
         costs: list[Array] = []
-        for kind, host in enumerate(self.kinds.hosts):
+        for host in self.kinds.hosts:
             cost = work / host.speed + moved / host.bytes_per_s + host.latency_s
             if host.memory is not None:
-                cost[memory > host.memory] = np.inf
-            cost[: max(0, self.barred[kind] - low)] = np.inf
-            if self.ceiling < np.inf:
-                cost[cost > self.ceiling] = np.inf
+                cost[memory > host.memory] = self.np.inf
+            cost[cost > self.ceiling] = self.np.inf
             costs.append(cost)
-        for state in self.kinds.states:
-            reached = self.best[state][low:high]
-            for kind, following in self.kinds.extensions(state):
-                total = reached + costs[kind] if self.least_total else np.maximum(reached, costs[kind])
-                start = int(total.argmin())
-                if total[start] < self.best[following][place]:
-                    self.best[following][place] = total[start]
-                    self.came[following, place] = (low + start, kind, state)
+        return costs
 
     def _trace(self, state: State, place: int) -> list[Stage]:
         stages = []

@@ -1,8 +1,9 @@
-"""The true optimum over all acyclic partitions, by exhaustion: exact for small graphs, and the measure of the search.
+"""The true optimum over all acyclic partitions, by exhaustion below a bound: for small graphs and narrow ones.
 
 Any partition into stages that run one after the other is a chain of downsets (node sets closed under "is read by"),
 so dynamic programming over downsets finds the best one. Their number is the limit: a chain of n nodes has n + 1,
-n independent nodes have 2ⁿ.
+n independent nodes have 2ⁿ; networks made of blocks one after the other stay near n. A known partition bounds the
+search: no stage may take longer, and the rest must fit into the hosts that are left.
 """
 
 from __future__ import annotations
@@ -15,23 +16,106 @@ from pytest_browserpool.sharding.plan import Host, Load, load_of
 
 Groups = list[tuple[int, list[int]]]
 
+Quality = tuple[float, float]
+"""Bottleneck and total time, both in seconds."""
 
-def downsets(graph: Graph, limit: int) -> list[int] | None:
-    """All downsets that may be cut off, as bit masks in ascending size; None where there are more than ``limit``."""
+SLACK = 1 + 1e-9
+"""Sums in another order differ in the last bits."""
+
+
+class Exhausted(Exception):
+    """The search would have to look at more than its budget."""
+
+
+def optimum(
+    graph: Graph, hosts: Sequence[Host], shards: int, *, ceiling: float, downset_limit: int, budget: int
+) -> tuple[Groups, list[int]] | None:
+    """The partition into ``shards`` stages with the least bottleneck, if there is one below ``ceiling`` seconds.
+
+    Returns groups for ``make_plan`` and the host number of each stage; None where no partition is that good. Raises
+    ``Exhausted`` above ``downset_limit`` sets or ``budget`` nodes looked at.
+    """
+    search = _Search(graph, downset_limit, budget)
+    best: Quality | None = None
+    found: tuple[list[int], list[int]] | None = None
+    kinds: set[tuple[object, ...]] = set()
+    for order in itertools.permutations(range(len(hosts)), shards):
+        kind = tuple(hosts[i].kind for i in order)
+        if kind in kinds:
+            continue
+        kinds.add(kind)
+        chain = search.chain([hosts[i] for i in order], min(ceiling, best[0] if best else ceiling))
+        if chain and (best is None or chain[0] < best):
+            best, found = chain[0], (chain[1], list(order))
+    if found is None:
+        return None
+    masks, chosen = found
+    return [(k, _positions(b & ~a)) for k, (a, b) in enumerate(itertools.pairwise(masks))], chosen
+
+
+class _Search:
+    def __init__(self, graph: Graph, downset_limit: int, budget: int) -> None:
+        self.graph, self.budget = graph, budget
+        self.work = downsets(graph, downset_limit)
+        self.sets = sorted(self.work, key=int.bit_count)
+        self.loads: dict[int, Load] = {}
+
+    def chain(self, hosts: Sequence[Host], ceiling: float) -> tuple[Quality, list[int]] | None:
+        """The best chain for ``hosts`` in this order. Total times only break ties of one state, so they are near least."""
+        reached: dict[int, tuple[float, float, list[int]]] = {0: (0.0, 0.0, [0])}
+        whole = self.graph.total_seconds
+        for number, host in enumerate(hosts):
+            ends = self.sets[-1:]
+            if rest := hosts[number + 1 :]:
+                left = sum(h.speed for h in rest) * ceiling * SLACK
+                ends = [s for s in self.sets if whole - self.work[s] <= left]
+            following: dict[int, tuple[float, float, list[int]]] = {}
+            for start, (worst, total, path) in reached.items():
+                most = self.work[start] + ceiling * SLACK * host.speed
+                for end in ends:
+                    if start & ~end or start == end or self.work[end] > most:
+                        continue
+                    seconds = self._load(end & ~start).time_on(host)
+                    candidate = (max(worst, seconds), total + seconds, [*path, end])
+                    if seconds <= ceiling * SLACK and (end not in following or candidate[:2] < following[end][:2]):
+                        following[end] = candidate
+            reached = following
+        if not reached:
+            return None
+        worst, total, path = next(iter(reached.values()))
+        return (worst, total), path
+
+    def _load(self, mask: int) -> Load:
+        self.budget -= 1
+        if mask not in self.loads:
+            self.budget -= mask.bit_count()
+            self.loads[mask] = load_of(self.graph, _positions(mask))
+        if self.budget < 0:
+            raise Exhausted
+        return self.loads[mask]
+
+
+def downsets(graph: Graph, limit: int) -> dict[int, float]:
+    """Each downset that may be cut off, as a bit mask, with its nodes' seconds. Raises ``Exhausted`` above ``limit``."""
     needs = [sum(1 << p for p in before) for before in graph.predecessors]
-    found = {0}
+    found = {0: 0.0}
+    ready: dict[int, set[int]] = {0: {p for p, need in enumerate(needs) if not need}}
     frontier = [0]
     while frontier:
-        grown = set()
+        grown: list[int] = []
         for mask in frontier:
-            for node, need in enumerate(needs):
-                if not mask >> node & 1 and need & ~mask == 0:
-                    grown.add(mask | 1 << node)
-        frontier = list(grown - found)
-        found |= grown
-        if len(found) > limit:
-            return None
-    return sorted((mask for mask in found if not _barred(graph, mask)), key=int.bit_count)
+            for node in ready[mask]:
+                larger = mask | 1 << node
+                if larger in found:
+                    continue
+                found[larger] = found[mask] + graph.nodes[node].seconds
+                opened = {f for f in graph.followers[node] if not needs[f] & ~larger}
+                ready[larger] = (ready[mask] - {node}) | opened
+                grown.append(larger)
+            if len(found) > limit:
+                raise Exhausted
+        frontier = grown
+    return {mask: seconds for mask, seconds in found.items() if not _barred(graph, mask)}
 
 
 def _barred(graph: Graph, mask: int) -> bool:
@@ -44,58 +128,10 @@ def _barred(graph: Graph, mask: int) -> bool:
     )
 
 
-def optimum(graph: Graph, hosts: Sequence[Host], shards: int, limit: int) -> tuple[Groups, list[int]] | None:
-    """The partition into ``shards`` stages with the least bottleneck, then the least total time.
-
-    Returns groups for ``make_plan`` and the host number of each stage; None where no partition fits, or where the
-    graph has more than ``limit`` downsets.
-    """
-    sets = downsets(graph, limit)
-    if sets is None or len(hosts) < shards:
-        return None
-    loads: dict[int, Load] = {}
-    best: tuple[float, float] | None = None
-    found: tuple[list[int], list[int]] | None = None
-    kinds: set[tuple[object, ...]] = set()
-    for order in itertools.permutations(range(len(hosts)), shards):
-        kind = tuple(hosts[i].kind for i in order)
-        if kind in kinds:
-            continue
-        kinds.add(kind)
-        chain = _chain(graph, [hosts[i] for i in order], sets, loads)
-        if chain and (best is None or chain[0] < best):
-            best, found = chain[0], (chain[1], list(order))
-    if found is None:
-        return None
-    masks, order_found = found
-    groups = [(k, _positions(b & ~a)) for k, (a, b) in enumerate(itertools.pairwise(masks))]
-    return groups, order_found
-
-
-def _chain(
-    graph: Graph, hosts: Sequence[Host], sets: Sequence[int], loads: dict[int, Load]
-) -> tuple[tuple[float, float], list[int]] | None:
-    """The best chain of downsets for ``hosts`` in this order. Totals only break ties of one state, so they are near least."""
-    reached: dict[int, tuple[float, float, list[int]]] = {0: (0.0, 0.0, [0])}
-    for number, host in enumerate(hosts):
-        last = number == len(hosts) - 1
-        following: dict[int, tuple[float, float, list[int]]] = {}
-        for end in sets[-1:] if last else sets:
-            for start, (worst, total, path) in reached.items():
-                if start & ~end or start == end:
-                    continue
-                if end & ~start not in loads:
-                    loads[end & ~start] = load_of(graph, _positions(end & ~start))
-                seconds = loads[end & ~start].time_on(host)
-                candidate = (max(worst, seconds), total + seconds, [*path, end])
-                if seconds < float("inf") and (end not in following or candidate[:2] < following[end][:2]):
-                    following[end] = candidate
-        reached = following
-    if not reached:
-        return None
-    worst, total, path = next(iter(reached.values()))
-    return (worst, total), path
-
-
 def _positions(mask: int) -> list[int]:
-    return [i for i in range(mask.bit_length()) if mask >> i & 1]
+    found = []
+    while mask:
+        lowest = mask & -mask
+        found.append(lowest.bit_length() - 1)
+        mask ^= lowest
+    return found

@@ -5,14 +5,24 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Callable, Sequence
+from random import Random
 
 from pytest_browserpool.errors import ShardingError
 from pytest_browserpool.sharding import blocks, intervals, optimum, refine, scopes
-from pytest_browserpool.sharding.graph import Graph, by_rank, depth_first, rising
+from pytest_browserpool.sharding.graph import Graph, by_rank, depth_first, rising, shuffled
 from pytest_browserpool.sharding.plan import MIB, Considered, Host, Plan, load_of, make_plan
 
-EXACT_DOWNSETS = 120
-"""Graphs with at most so many downsets are solved exactly: about 7,000 stages to weigh, 0.1 s."""
+EXACT_DOWNSETS = 5_000
+EXACT_VISITS = 300_000
+EXACT_NODES = 200
+"""Limits of the exact search: about a second. Above ``EXACT_NODES`` it is not started without a bound from the others."""
+
+MOST_ORDERS = 60
+ORDER_BUDGET = 4_000
+"""Random orders tried, and nodes in them together: about a second."""
+
+GOOD_ENOUGH = 1.01
+"""Costs are not known to a percent, so a plan this near to the lower bound is not worth more search."""
 
 PERMUTATION_LIMIT = 5
 """Shards up to which attention_feedforward tries every order of hosts (120 plans)."""
@@ -47,30 +57,63 @@ def partition(graph: Graph, hosts: Sequence[Host], shards: int, strategy: str = 
 
 
 def layer_balanced(graph: Graph, hosts: Sequence[Host], shards: int) -> Plan:
-    """Contiguous stages: the best cuts of two topological orders, then single nodes moved over the borders.
+    """Contiguous stages of a topological order, the best cuts of the order found by dynamic programming.
 
-    A graph with few downsets is solved exactly over all its orders instead.
+    Several orders are tried: the model's, depth first, then random ones that keep the best stages so far contiguous
+    and so cannot be worse; single nodes are moved over the borders in between. Where the graph is narrow enough the
+    result is then replaced by the optimum over all orders.
     """
-    exact = optimum.optimum(graph, hosts, shards, EXACT_DOWNSETS) if shards <= PERMUTATION_LIMIT else None
-    if exact is not None:
-        groups, order = exact
-        return make_plan(graph, groups, [hosts[i] for i in order], "layer_balanced")
-    plans = []
-    orders = [list(range(len(graph.nodes)))]
-    if (other := depth_first(graph)) != orders[0]:
-        orders.append(other)
-    for order in orders:
-        ordered = graph.reordered(order)
-        found = _cut(ordered, hosts, shards, _free_places(ordered))
-        if found is None:
-            continue
-        stages, chosen = found
-        plans.append(make_plan(ordered, _grouped(stages), chosen, "layer_balanced"))
-        if shards > 1:
-            plans.append(make_plan(ordered, _grouped(refine.refine(ordered, stages, chosen)), chosen, "layer_balanced"))
-    if not plans:
+    own = list(range(len(graph.nodes)))
+    best = _in_order(graph, own, hosts, shards, None)
+    if (order := depth_first(graph)) != own:
+        best = _in_order(graph, order, hosts, shards, best)
+    if best is None and len(graph.nodes) > EXACT_NODES:
         raise _why_not(graph, hosts, shards, _free_places(graph))
-    return min(plans, key=_quality)
+    if best is not None and (shards == 1 or best[0].bottleneck_s <= best[0].lower_bound_s * GOOD_ENOUGH):
+        return best[0]
+    ceiling = best[0].bottleneck_s if best else float("inf")
+    if shards <= PERMUTATION_LIMIT:
+        try:
+            exact = optimum.optimum(
+                graph, hosts, shards, ceiling=ceiling, downset_limit=EXACT_DOWNSETS, budget=EXACT_VISITS
+            )
+        except optimum.Exhausted:
+            exact = None
+        else:
+            if exact is not None:
+                return make_plan(graph, exact[0], [hosts[i] for i in exact[1]], "layer_balanced")
+    if best is None:
+        raise _why_not(graph, hosts, shards, _free_places(graph))
+    return _other_orders(graph, hosts, shards, *best)
+
+
+def _other_orders(graph: Graph, hosts: Sequence[Host], shards: int, best: Plan, stages: list[int]) -> Plan:
+    """``best``, or what is better than it along random orders in which its ``stages`` are contiguous."""
+    generator = Random(0)  # the same graph is cut the same way each time
+    for _ in range(min(MOST_ORDERS, ORDER_BUDGET // len(graph.nodes))):
+        if best.bottleneck_s <= best.lower_bound_s * GOOD_ENOUGH:
+            break
+        found = _in_order(graph, shuffled(graph, stages, generator), hosts, shards, (best, stages))
+        best, stages = found or (best, stages)
+    return best
+
+
+def _in_order(
+    graph: Graph, order: Sequence[int], hosts: Sequence[Host], shards: int, known: tuple[Plan, list[int]] | None
+) -> tuple[Plan, list[int]] | None:
+    """The best plan along one topological order, refined, with the stage of each node; ``known`` where that is better."""
+    ordered = graph.reordered(order)
+    found = _cut(ordered, hosts, shards, _free_places(ordered), known[0].bottleneck_s if known else float("inf"))
+    if found is None:
+        return known
+    cut, chosen = found
+    stages = [0] * len(order)
+    for position, stage in zip(order, cut, strict=True):
+        stages[position] = stage
+    if shards > 1:
+        stages = refine.refine(graph, stages, chosen)
+    plan = make_plan(graph, _grouped(stages), chosen, "layer_balanced")
+    return known if known and _quality(known[0]) <= _quality(plan) else (plan, stages)
 
 
 def component(graph: Graph, hosts: Sequence[Host], shards: int) -> Plan:
@@ -166,10 +209,10 @@ def _free_places(graph: Graph) -> list[int]:
 
 
 def _cut(
-    graph: Graph, hosts: Sequence[Host], shards: int, places: Sequence[int]
+    graph: Graph, hosts: Sequence[Host], shards: int, places: Sequence[int], ceiling: float = float("inf")
 ) -> tuple[list[int], list[Host]] | None:
     """The stage of each node and the host of each stage."""
-    found = intervals.best_stages(graph, hosts, shards, places)
+    found = intervals.best_stages(graph, hosts, shards, places, ceiling)
     if found is None:
         return None
     stages = [number for number, stage in enumerate(found) for _ in range(stage.start, stage.end)]

@@ -1,0 +1,142 @@
+"""Prints how good partitions are beside the optimum, and how long cutting takes: python benchmarks/sharding.py [model.onnx …]."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import statistics
+import sys
+import time
+from collections import defaultdict
+from pathlib import Path
+
+from pytest_browserpool.sharding.graph import Graph, Node, Value
+from pytest_browserpool.sharding.optimum import Exhausted, optimum
+from pytest_browserpool.sharding.partition import partition
+from pytest_browserpool.sharding.plan import Host, Plan, make_plan
+
+KINDS = ("chain", "skips", "dag", "towers", "blocks")
+
+SPEEDS, RATES = (0.5, 1.0, 1.0, 2.0), (50e6, 200e6)
+"""Browsers of one machine differ about so much on one model; transfer rates are those of the two transports."""
+
+
+def random_graph(rng: random.Random, kind: str, size: int) -> Graph:
+    """A graph of ``size`` nodes with log-uniform costs (0.1 – 5 ms) and tensors (1 KB – 1 MB), so that both matter."""
+    values = {"x": Value("x", rng.randrange(100_000))}
+    nodes: list[Node] = []
+    made = ["x"]
+    for index in range(size):
+        name = f"v{index}"
+        values[name] = Value(name, int(10 ** rng.uniform(3, 6)))
+        inputs = tuple(dict.fromkeys(_inputs(rng, kind, made, index, size)))
+        nodes.append(Node(index, "Add", inputs, (name,), (), 10 ** rng.uniform(-4, -2.3), frozenset({"Add"})))
+        made.append(name)
+    read = {name for node in nodes for name in node.inputs}
+    outputs = tuple(name for name in made[1:] if name not in read)
+    return Graph(tuple(nodes), values, ("x",), outputs)
+
+
+def _inputs(rng: random.Random, kind: str, made: list[str], index: int, size: int) -> list[str]:
+    if kind == "chain":
+        return [made[-1]]
+    if kind == "skips":
+        return [made[-1], rng.choice(made)] if rng.random() < 0.4 else [made[-1]]
+    if kind == "dag":
+        return [rng.choice(made[-5:]) for _ in range(rng.choice((1, 1, 2)))]
+    if kind == "towers":  # two that alternate in the model's order and meet at the end
+        return [made[-1], made[-2]] if index == size - 1 else [made[max(0, len(made) - 2)]]
+    # blocks: a value, two branches, their sum
+    return (made[-1:], made[-1:], made[-2:-1], made[-2:])[index % 4]
+
+
+def quality(count: int) -> None:
+    """Bottleneck over the optimum of all acyclic partitions, on ``count`` random graphs of 8 – 14 nodes."""
+    ratios: dict[str, list[float]] = defaultdict(list)
+    for seed in range(count):
+        rng = random.Random(seed)
+        kind = KINDS[seed % len(KINDS)]
+        graph = random_graph(rng, kind, rng.randrange(8, 15))
+        hosts = [Host(name=f"host{i}", speed=rng.choice(SPEEDS), bytes_per_s=rng.choice(RATES)) for i in range(3)]
+        shards = rng.choice((2, 3))
+        ratios[kind].append(partition(graph, hosts, shards).bottleneck_s / _best(graph, hosts, shards))
+    print(f"bottleneck / optimum over all acyclic partitions, {count} random graphs, 3 unequal browsers")
+    for kind, own in ratios.items():
+        print(f"  {kind:8} {len(own):3} graphs  mean {statistics.mean(own):.3f}  worst {max(own):.3f}")
+
+
+def _best(graph: Graph, hosts: list[Host], shards: int) -> float:
+    found = optimum(graph, hosts, shards, ceiling=float("inf"), downset_limit=20_000, budget=10**9)
+    assert found is not None, "a graph without limits has a partition"
+    return make_plan(graph, found[0], [hosts[i] for i in found[1]], "optimum").bottleneck_s
+
+
+def large(size: int) -> None:
+    """Time to cut one graph of ``size`` nodes into 3 shards."""
+    print(f"time to cut {size} nodes into 3 shards, the slowest of 3 equal and 3 unequal browsers")
+    for kind in ("skips", "blocks"):
+        graph = random_graph(random.Random(7), kind, size)
+        worst = cpu = 0.0
+        for speeds in ((1.0, 1.0, 1.0), (0.5, 1.0, 2.0)):
+            hosts = [Host(name=f"host{i}", speed=s, bytes_per_s=1e8 * s) for i, s in enumerate(speeds)]
+            start, used = time.perf_counter(), time.process_time()
+            plan = partition(graph, hosts, 3)
+            worst, cpu = max(worst, time.perf_counter() - start), max(cpu, time.process_time() - used)
+        print(f"  {kind:8} {cpu:.2f} s of CPU, {worst:.2f} s of wall time   bottleneck / lower bound {plan.bottleneck_s / plan.lower_bound_s:.3f}")
+
+
+def real(paths: list[Path]) -> None:
+    """Bottleneck of real models over the optimum where the graph is narrow enough, else over the lower bound."""
+    from pytest_browserpool.sharding.native import read_observed
+    from pytest_browserpool.sharding.read import load_model
+
+    hosts = [Host(name=f"host{i}") for i in range(3)]
+    print("real models, 3 equal browsers, estimated costs")
+    for path in paths:
+        model, _ = load_model(path)
+        weights = {t.name for t in model.graph.initializer}
+        shapes = {i.name: _shape(i) for i in model.graph.input if i.name not in weights}
+        graph = read_observed(path, shapes).graph
+        for shards in (2, 3):
+            start = time.perf_counter()
+            plan = partition(graph, hosts, shards)
+            taken = time.perf_counter() - start
+            print(f"  {path.name:42} {len(graph.nodes):4} nodes, {shards} shards: {_against(graph, hosts, shards, plan)}, {taken:.2f} s")
+
+
+def _shape(info: object) -> tuple[int, ...]:
+    """A shape for each input: open dimensions 1 (batch), 48 (height), 320 (width) by position, as image models have them."""
+    dims = info.type.tensor_type.shape.dim  # type: ignore[attr-defined]
+    guess = (1, 3, 320, 320)
+    return tuple(d.dim_value if d.dim_value > 0 else guess[min(i, 3)] for i, d in enumerate(dims))
+
+
+def _against(graph: Graph, hosts: list[Host], shards: int, plan: Plan) -> str:
+    try:
+        better = optimum(graph, hosts, shards, ceiling=plan.bottleneck_s, downset_limit=20_000, budget=20_000_000)
+    except Exhausted:
+        return f"{plan.bottleneck_s / plan.lower_bound_s:.3f} of the lower bound (too wide for the optimum)"
+    best = plan.bottleneck_s
+    if better is not None:
+        best = min(best, make_plan(graph, better[0], [hosts[i] for i in better[1]], "optimum").bottleneck_s)
+    return f"{plan.bottleneck_s / best:.3f} of the optimum"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("models", nargs="*", type=Path, help="ONNX files, besides the ResNet that the onnx package carries")
+    parser.add_argument("--graphs", type=int, default=100, help="random graphs (default 100)")
+    parser.add_argument("--nodes", type=int, default=5000, help="size of the large graph (default 5000)")
+    options = parser.parse_args()
+    print(f"{sys.platform}, Python {sys.version.split()[0]}, {os.cpu_count()} cores")
+    quality(options.graphs)
+    large(options.nodes)
+    import onnx
+
+    carried = Path(onnx.__file__).parent / "backend/test/data/light/light_resnet50.onnx"
+    real([*([carried] if carried.exists() else []), *options.models])
+
+
+if __name__ == "__main__":
+    main()
