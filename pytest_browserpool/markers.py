@@ -74,9 +74,9 @@ def _is_ours(item: pytest.Item) -> bool:
     """Whether the ``model`` fixture that ``item`` sees is this package's, not one that overrides it."""
     info = getattr(item, "_fixtureinfo", None)
     definitions = info.name2fixturedefs.get("model") if info is not None else None
-    return bool(definitions) and getattr(definitions[-1].func, "__module__", "").startswith(
-        "pytest_browserpool."
-    )
+    if not definitions:
+        return False
+    return str(getattr(definitions[-1].func, "__module__", "")).startswith("pytest_browserpool.")
 
 
 def needs_of(item: pytest.Item) -> ModelNeeds | None:
@@ -92,6 +92,29 @@ def needs_of(item: pytest.Item) -> ModelNeeds | None:
         return request_for(item).needs
     except MarkerError:
         return None
+
+
+def needs_for_call(item: pytest.Item, source: Any, keywords: Mapping[str, Any]) -> tuple[ModelNeeds, Any]:
+    """Needs and raw source for ``browser_pool.load(source, **keywords)``: keywords stand above markers.
+
+    Raises:
+        MarkerError: a keyword or value is wrong.
+    """
+    where = f"{item.nodeid}, browser_pool.load"
+    merged = merge(marks_of(item), where=item.nodeid)
+    merged.pop("source", None)
+    if "on" in keywords:
+        raise MarkerError(
+            "browser_pool.load takes no on=", where=where, remedy="put on= into the test's marker"
+        )
+    merged.pop("on", None)
+    merged.update({key: value for key, value in keywords.items() if value is not None})
+    label = source_label(source, test_file=item.path, rootdir=item.config.rootpath, where=where)
+    needs = replace(parse(merged, where=where, words=config_words(item)), source=label)
+    narrowed = request_for(item).needs if _each_browser(item) is not None else None
+    if narrowed is not None and "browsers" not in keywords:
+        needs = replace(needs, browsers=narrowed.browsers)
+    return needs, source
 
 
 def config_words(item: pytest.Item) -> Words:
@@ -112,8 +135,7 @@ def _request(item: pytest.Item) -> ModelRequest:
 
 
 def _narrowed(item: pytest.Item, needs: ModelNeeds) -> ModelNeeds:
-    callspec = getattr(item, "callspec", None)
-    browser = callspec.params.get(EACH) if callspec is not None else None
+    browser = _each_browser(item)
     if browser is None:
         raise MarkerError(
             'on="each" cannot take effect here',
@@ -124,6 +146,12 @@ def _narrowed(item: pytest.Item, needs: ModelNeeds) -> ModelNeeds:
     installed = config_words(item).installed
     shared = any(name != browser and family == browser for name, family in installed.items())
     return replace(needs, browsers=(f"={browser}" if shared else browser,))
+
+
+def _each_browser(item: pytest.Item) -> str | None:
+    """The browser that ``on="each"`` made this item for."""
+    callspec = getattr(item, "callspec", None)
+    return callspec.params.get(EACH) if callspec is not None else None
 
 
 def marks_of(node: pytest.Item | Any) -> list[pytest.Mark]:

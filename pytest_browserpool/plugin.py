@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from pytest_browserpool.keywords import Words
 
 MARKER_LINE = (
-    "model(source=None, *, type, id, browsers, backends, on, min_memory, priority, timeout, recovery, fallback, "
-    "shards, sharding, fault_tolerance, expected_duration, concurrency_key, input_shapes, session_options): "
-    "the AI model that this test runs in a browser, and what it needs (pytest-browserpool)"
+    "model(source=None, *, type, id, browsers, backends, on, min_memory, priority, timeout, recovery, "
+    "fallback, shards, sharding, fault_tolerance, expected_duration, concurrency_key, input_shapes, "
+    "session_options): the AI model that this test runs in a browser, and what it needs (pytest-browserpool)"
 )
 
 

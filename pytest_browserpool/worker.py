@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_browserpool import markers
+from pytest_browserpool.errors import BrowserPoolError, NoBrowser
 from pytest_browserpool.link import HEARTBEAT, INPUT, Message
 from pytest_browserpool.runloop import RunLoop, find_interactor
 from pytest_browserpool.values import NodeCapabilities
@@ -58,6 +59,8 @@ class NodeSide:
     ) -> None:
         self.config, self.settings, self.node_id, self.send = config, settings, node_id, send
         self.distributed = hasattr(config, "workerinput")
+        self.trouble = ""
+        """Why this node has no browser at all."""
         self._node: Node | None = None
         self._closed = False
         self._lock = threading.RLock()
@@ -94,7 +97,10 @@ class NodeSide:
     def capabilities(self, *, probe: bool) -> NodeCapabilities:
         """What this node has. Without ``probe`` no browser is looked for: no test needs one."""
         if probe:
-            return self.node.capabilities()
+            try:
+                return self.node.capabilities()
+            except NoBrowser as error:
+                self.trouble = str(error)
         return NodeCapabilities(node=self.node_id, host=socket.gethostname(), cores=os.cpu_count() or 1)
 
     def close(self) -> None:
@@ -224,6 +230,15 @@ class NodeSide:
         self, item: pytest.Item, call: pytest.CallInfo[None]
     ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
         report = yield
+        if call.excinfo is not None and call.excinfo.errisinstance(Refused):
+            report.when = (
+                "call"  # as the controller reports it under xdist: failed, not an error of a fixture
+            )
+        elif (
+            call.when == "setup" and call.excinfo is not None and call.excinfo.errisinstance(BrowserPoolError)
+        ):
+            # raised by our fixtures: value, place and remedy say more than our own frames
+            report.longrepr = f"{type(call.excinfo.value).__name__}: {call.excinfo.value}"
         if call.when == "call" or (call.when == "setup" and not report.passed):
             self._end(item, report)
         used = item.stash.get(USE_KEY, None)
@@ -254,14 +269,17 @@ class NodeSide:
         self.close()
 
 
+class Refused(pytest.fail.Exception):
+    """No browser here can run the test. Reported as a failure, wherever it is found out."""
+
+
 def refuse(reason: str, *, skip: bool) -> None:
     """End the running test for want of a browser: a failure, or a skip where the user or ``on="each"``
     says so."""
-    text = f"no node can run this test:\n  {reason}"
     if skip:
-        pytest.skip(text.replace("\n ", ""))
-    pytest.fail(
-        f"{text}\n  remedy: browserpool doctor says what is missing; "
+        pytest.skip(f"no node can run this test: {reason}")
+    raise Refused(
+        f"no node can run this test:\n  {reason}\nremedy: browserpool doctor says what is missing; "
         "--browserpool-missing=skip skips instead",
         pytrace=False,
     )
