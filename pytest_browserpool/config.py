@@ -57,6 +57,9 @@ class Settings(Plain):
     took up to 18 s alone on the machine, and several compete."""
     ping_timeout: float = 5.0
     """Seconds: a healthy page answers in milliseconds; a page busy compiling blocks its main thread for a while."""
+    heartbeat_timeout: float = 30.0
+    """Seconds without a sign of life after which a node is ended and its tests run elsewhere. Nodes beat every 2 s from
+    a thread; only native code that holds the interpreter's lock, or a stopped process, is silent for longer."""
     page_max_loads: int = 200
     """Sessions created in one page before it is replaced: create and release leak about 4 MB each beside an anchor."""
     page_max_memory_gib: float = 4.0
@@ -69,7 +72,7 @@ class Settings(Plain):
         _at_least("max_browsers", self.max_browsers, 1)
         _at_least("redundancy", self.redundancy, 1)
         _at_least("history_copies", self.history_copies, 1)
-        for name in ("state_sync_interval", "launch_timeout", "load_timeout", "ping_timeout"):
+        for name in ("state_sync_interval", "launch_timeout", "load_timeout", "ping_timeout", "heartbeat_timeout"):
             if not getattr(self, name) > 0:
                 raise ConfigurationError(f"{name} is {getattr(self, name)!r}", remedy="give a number of seconds above 0")
         _one_of("recovery", self.recovery, STRATEGIES)

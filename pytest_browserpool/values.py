@@ -125,8 +125,8 @@ class BrowserCapabilities(Plain):
         return tuple(b.name for b in self.backends if b.available)
 
     def answers_to(self, wanted: str) -> bool:
-        """Whether a marker's ``browsers=[wanted]`` means this browser: by name or by family."""
-        return wanted in (self.name, self.family)
+        """Whether a marker's ``browsers=[wanted]`` means this browser: by name or by family; ``=NAME`` by name alone."""
+        return wanted[1:] == self.name if wanted.startswith("=") else wanted in (self.name, self.family)
 
 
 @dataclass(frozen=True, kw_only=True)

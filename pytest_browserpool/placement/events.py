@@ -21,6 +21,8 @@ class NodeUp:
 
     at: float
     capabilities: NodeCapabilities
+    lacks: frozenset[str] = frozenset()
+    """Tests that this node did not collect (they depend on its machine), so that it cannot run them."""
 
 
 @dataclass(frozen=True, kw_only=True)
