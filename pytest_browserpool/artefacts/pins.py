@@ -168,13 +168,18 @@ def _unpacked(cache: Cache, pin: Pin, unpack: Callable[[Path, Path], None]) -> P
     return directory
 
 
-def _check(tarball: Path, pin: Pin) -> None:
+def hashes_of(tarball: Path) -> dict[str, str]:
+    """The two hashes that a ``Pin`` has, of a file."""
     with tarball.open("rb") as file:
         sha512 = hashlib.file_digest(file, "sha512").hexdigest()
-    sha256 = sha256_of(tarball)
-    if (sha256, sha512) != (pin.sha256, pin.sha512):
+    return {"sha256": sha256_of(tarball), "sha512": sha512}
+
+
+def _check(tarball: Path, pin: Pin) -> None:
+    actual = hashes_of(tarball)
+    if actual != {"sha256": pin.sha256, "sha512": pin.sha512}:
         shutil.rmtree(tarball.parent, ignore_errors=True)  # the next run must fetch anew, not meet it again
-        raise mismatch(sha256, pin.sha256, f"npm:{pin.name}@{pin.version}")
+        raise mismatch(actual["sha256"], pin.sha256, f"npm:{pin.name}@{pin.version}")
 
 
 def _unpack_runtime(tarball: Path, into: Path) -> None:

