@@ -133,9 +133,20 @@ def _function_name(function: Callable[..., Any]) -> str:
         return f"{_function_name(function.func)}({', '.join(arguments)})"
     name = getattr(function, "__qualname__", type(function).__qualname__)
     code = getattr(function, "__code__", None)
-    # lambdas and functions made in a loop share their name, not their line
-    line = f":{code.co_firstlineno}" if code is not None and "<" in name else ""
-    return f"{getattr(function, '__module__', '')}.{name}{line}"
+    told = f"{getattr(function, '__module__', '')}.{name}"
+    if code is None or "<" not in name:
+        return told
+    # lambdas and inner functions share their name, not their line; those made in a loop not what they closed over
+    cells = [c.cell_contents for c in getattr(function, "__closure__", None) or () if _has_content(c)]
+    scalars = [repr(v) for v in cells if isinstance(v, (str, int, float, bytes))]
+    return f"{told}:{code.co_firstlineno}{'[' + ', '.join(scalars) + ']' if scalars else ''}"
+
+
+def _has_content(cell: Any) -> bool:
+    try:
+        return cell.cell_contents is not None
+    except ValueError:  # a name that is bound later
+        return False
 
 
 def no_source(source: Any) -> SourceError:
