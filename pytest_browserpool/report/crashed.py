@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-_MARK = "_browserpool_crashed"
+_MARK = "browserpool_crashed"
+"""Also what tells the record that the outcome is "crashed"."""
 
 
 def close_crashed_row(report: pytest.TestReport) -> None:

@@ -1,10 +1,9 @@
-"""What a node tells about one test: attached to pytest's report as ``report.browserpool``, carried by
-xdist as builtins.
+"""What a node tells about one test: ``report.browserpool``, a dict of builtins that xdist carries with
+pytest's report.
 
-On the node: ``attach(report, TestDetails(...))`` in ``pytest_runtest_makereport``, on the report of each
-phase that has
-something to tell (the call's, or the setup's or teardown's that failed). On the controller:
-``details_of(report)``.
+The worker sets it in ``pytest_runtest_makereport`` on the reports of each phase that has something to
+tell; the
+controller reads it with ``details_of``. Keys that a newer or older node adds or lacks are no error.
 """
 
 from __future__ import annotations
@@ -18,15 +17,15 @@ from pytest_browserpool.values import Plain
 ATTRIBUTE = "browserpool"
 
 MAX_CONSOLE_LINES = 200
-"""Console lines kept for one test: the newest. A page that logs in a loop must not fill the report."""
+"""Console lines shown for one test: the newest. A page that logs in a loop must not fill the report."""
 
 MAX_LINE = 2000
-"""Characters kept of one console line."""
+"""Characters shown of one console line."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TestDetails(Plain):
-    """What ran one test. All times in milliseconds; fields that do not apply are left at their defaults."""
+    """What ran one test. Times in milliseconds; what does not apply is left at its default."""
 
     __test__ = False
 
@@ -42,33 +41,26 @@ class TestDetails(Plain):
     """Median of the test's calls."""
     load_ms: float | None = None
     launch_ms: float | None = None
-    """None where the browser or the session was warm."""
+    """None or 0 where the browser or the session was warm."""
     recoveries: int = 0
     degraded: bool = False
     placement: Mapping[str, int] | None = None
     """Nodes per execution provider."""
     console: tuple[str, ...] = ()
-    """What the test's pages wrote to their console, ``level: text``, in order."""
+    """What the test's pages wrote to their console, in order."""
     page_errors: tuple[str, ...] = ()
     screenshot: str | None = None
     """PNG, base64; for failures."""
 
 
-def attach(report: Any, details: TestDetails) -> None:
-    """Put ``details`` on pytest's ``report`` as builtins, long consoles cut to their end."""
-    plain = details.to_plain()
-    plain["console"] = _tail(details.console)
-    plain["page_errors"] = _tail(details.page_errors)
-    setattr(report, ATTRIBUTE, plain)
+def details_of(report: Any) -> TestDetails | None:
+    """What the node put on ``report``, on either side of xdist; None for a test that used no browser."""
+    plain = getattr(report, ATTRIBUTE, None)
+    return TestDetails.from_plain(plain) if isinstance(plain, Mapping) else None
 
 
-def _tail(lines: tuple[str, ...]) -> list[str]:
+def tail(lines: tuple[str, ...]) -> list[str]:
+    """The newest of ``lines``, long ones cut, with a first line that says how many are left out."""
     kept = [line if len(line) <= MAX_LINE else line[:MAX_LINE] + " …" for line in lines[-MAX_CONSOLE_LINES:]]
     left_out = len(lines) - len(kept)
     return [f"({left_out} earlier lines left out)", *kept] if left_out else kept
-
-
-def details_of(report: Any) -> TestDetails | None:
-    """What ``attach`` put on ``report``, on either side of xdist; None for a test that used no browser."""
-    plain = getattr(report, ATTRIBUTE, None)
-    return TestDetails.from_plain(plain) if isinstance(plain, Mapping) else None

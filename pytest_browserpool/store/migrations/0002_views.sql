@@ -86,7 +86,7 @@ GROUP BY ALL;
 
 CREATE VIEW test_costs AS
 -- What a test's time went into, for the scheduler. load_s: session creation and the first run, which compiles. A launch
--- counts for the test during which it began on the test's node.
+-- counts for the test during which it ended on the test's node (launched_at is the moment when the browser is ready).
 SELECT
     t.run_id,
     t.nodeid AS test,
