@@ -26,6 +26,9 @@ class Book:
         self.capabilities: dict[str, NodeCapabilities] = {}
         self.profiles: dict[tuple[object, ...], int] = {}
         self.examples: list[NodeCapabilities] = []
+        self.lacking: list[frozenset[str]] = []
+        """By profile: the tests that such nodes did not collect."""
+        self.profile_of: dict[str, int] = {}
         self.kinds: list[Kind] = []
         self.tests: dict[str, Test] = {}
         self.refused: set[Session] = set()
@@ -38,22 +41,31 @@ class Book:
 
     # -- nodes -----------------------------------------------------------------------------------------------
 
-    def add_node(self, capabilities: NodeCapabilities, now: float) -> NodePlan:
+    def add_node(
+        self, capabilities: NodeCapabilities, now: float, lacks: frozenset[str] = frozenset()
+    ) -> NodePlan:
         signature = (
             capabilities.memory_gib,
+            lacks,
             tuple((b.name, b.family, tuple(sorted(b.usable))) for b in capabilities.browsers),
         )
         profile = self.profiles.setdefault(signature, len(self.profiles))
         if profile == len(self.examples):
             self.examples.append(capabilities)
+            self.lacking.append(lacks)
+            # a kind of which a later node lacks some tests is kept from it altogether: nodes that come later
+            # replace others and collect the same, so splitting kinds would buy nothing
+            for index in {self.tests[name].kind.index for name in lacks if name in self.tests}:
+                self.kinds[index].absent |= {profile}
             for kind in self.kinds:
-                kind.options[profile] = sessions_on(capabilities, kind.needs, self.refused)
+                self._set_options(kind, profile)
         self.costs.hosts[capabilities.node] = capabilities.host
         node = NodePlan(capabilities, profile, self.estimates)
         node.busy_until = now
         node.recount()
         self.nodes[node.id] = node
         self.capabilities[node.id] = capabilities
+        self.profile_of[node.id] = profile
         if self.more is not None:
             self.more = max(0, self.more - 1)
         return node
@@ -73,7 +85,7 @@ class Book:
         durations: dict[str, list[float]] = {}
         added: list[Test] = []
         for item in tests:
-            kind = self._kind(kinds, item.needs)
+            kind = self._kind(kinds, item.needs, self._absent(item.nodeid))
             test = Test(len(self.tests), item.nodeid, kind)
             self.tests[item.nodeid] = test
             added.append(test)
@@ -86,7 +98,18 @@ class Book:
             test.scale = self._scale(test, durations)
         return added
 
-    def _kind(self, kinds: dict[tuple[object, ...], Kind], needs: ModelNeeds | None) -> Kind:
+    def _absent(self, nodeid: str) -> frozenset[int]:
+        return frozenset(profile for profile, lacks in enumerate(self.lacking) if nodeid in lacks)
+
+    def _set_options(self, kind: Kind, profile: int) -> None:
+        if profile in kind.absent:
+            kind.options[profile] = ()
+        else:
+            kind.options[profile] = sessions_on(self.examples[profile], kind.needs, self.refused)
+
+    def _kind(
+        self, kinds: dict[tuple[object, ...], Kind], needs: ModelNeeds | None, absent: frozenset[int]
+    ) -> Kind:
         plain = needs if needs is not None else ModelNeeds()
         browser = needs_browser(needs)
         signature = (
@@ -98,6 +121,7 @@ class Book:
             plain.min_memory,
             plain.priority,
             plain.concurrency_key,
+            absent,
         )
         kind = kinds.get(signature)
         if kind is None:
@@ -108,6 +132,7 @@ class Book:
                 model=plain.model_key if browser else "",
                 type=(plain.type or "") if browser else "",
                 key=plain.concurrency_key,
+                absent=absent,
             )
             kinds[signature] = kind
             self.kinds.append(kind)
@@ -116,8 +141,8 @@ class Book:
             if kind.key is not None:
                 name, n = kind.key
                 self.limits[name] = min(n, self.limits.get(name, n))
-            for profile, example in enumerate(self.examples):
-                kind.options[profile] = sessions_on(example, needs, self.refused)
+            for profile in range(len(self.examples)):
+                self._set_options(kind, profile)
         return kind
 
     def _scale(self, test: Test, durations: dict[str, list[float]]) -> float:
@@ -136,8 +161,8 @@ class Book:
         touched = []
         for kind in self.kinds:
             if kind.model == session[2] and any(session in options for options in kind.options.values()):
-                for profile, example in enumerate(self.examples):
-                    kind.options[profile] = sessions_on(example, kind.needs, self.refused)
+                for profile in range(len(self.examples)):
+                    self._set_options(kind, profile)
                 touched.append(kind)
         return touched
 
@@ -150,7 +175,9 @@ class Book:
         lines = []
         for name, capabilities in self.capabilities.items():
             reason = why_not(capabilities, kind.needs, self.refused)
-            if not reason:
+            if self.profile_of[name] in kind.absent:
+                reason = f"{name}: did not collect it"
+            elif not reason:
                 reason = f"{name}: lost"
             lines.append(reason)
         return tuple(lines) or ("no node came up",)

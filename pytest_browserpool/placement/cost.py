@@ -75,14 +75,17 @@ def _shrunk(stat: Stat | None, above: float, k: float) -> float:
     return (stat.n * stat.middle + k * above) / (stat.n + k)
 
 
+def _known(sample: Sample) -> tuple[float, float]:
+    """Log of what history says, and its weight in measurements."""
+    return math.log(max(sample.value, LEAST_S)), min(sample.count, HISTORY_WEIGHT)
+
+
 class Ladder:
     """Estimates of one quantity (runs, or loads) per session, in seconds."""
 
     def __init__(self, prior: Mapping[str, float], history: Mapping[Session, Sample]) -> None:
         self.prior = {name: math.log(value) for name, value in prior.items()}
-        self.history = {
-            s: (math.log(max(x.value, LEAST_S)), min(x.count, HISTORY_WEIGHT)) for s, x in history.items()
-        }
+        self.history = {session: _known(sample) for session, sample in history.items()}
         self.hints: dict[str, float] = {}
         self.stats: dict[tuple[str, ...], Stat] = {}
 
@@ -134,11 +137,12 @@ class CostModel:
         self.loads = Ladder(LOAD_PRIOR_S, history.loads)
         self.known_scales = history.scales
         self.known_speeds = history.speeds
-        self.known_launches = {
-            b: (math.log(max(s.value, LEAST_S)), min(s.count, HISTORY_WEIGHT))
-            for b, s in history.launches.items()
+        self.known_launches: dict[tuple[str, str], tuple[float, float]] = {
+            key: _known(sample) for key, sample in history.node_launches.items()
         }
-        self.launches: dict[str, Stat] = {}
+        for browser, sample in history.launches.items():
+            self.known_launches["", browser] = _known(sample)
+        self.launches: dict[tuple[str, str], Stat] = {}
         self.speeds: dict[str, Stat] = {}
         self.hosts: dict[str, str] = {}
         self.version = 0
@@ -151,14 +155,18 @@ class CostModel:
         """Seconds to load and first run the model of ``session`` on a node of speed 1."""
         return math.exp(self.loads.log_estimate(session, kind)) if session[2] else 0.0
 
-    def launch(self, browser: str) -> float:
-        """Seconds to launch ``browser`` on a node of speed 1."""
+    def launch(self, browser: str, node: str = "") -> float:
+        """Seconds to launch ``browser`` on ``node``, were its speed 1."""
         if not browser:
             return 0.0
-        above, k = self.known_launches.get(
-            browser, (math.log(LAUNCH_PRIOR_S.get(browser, LAUNCH_PRIOR_OTHER_S)), K_SPECIFIC)
-        )
-        return math.exp(_shrunk(self.launches.get(browser), above, k))
+        prior = (math.log(LAUNCH_PRIOR_S.get(browser, LAUNCH_PRIOR_OTHER_S)), K_SPECIFIC)
+        above, k = self.known_launches.get(("", browser), prior)
+        general = _shrunk(self.launches.get(("", browser)), above, k)
+        for place in (node, self.hosts.get(node, "")):
+            known = self.known_launches.get((place, browser))
+            if place and known is not None:
+                return math.exp(_shrunk(self.launches.get((node, browser)), *known))
+        return math.exp(_shrunk(self.launches.get((node, browser)), general, K_BROWSER))
 
     def speed(self, node: str) -> float:
         """The node's speed: 2 takes half the time."""
@@ -172,12 +180,11 @@ class CostModel:
         return max(sample.value, 1e-6) if sample else None
 
     def observe_launch(self, node: str, browser: str, seconds: float) -> None:
-        """Learn from a launch."""
+        """Learn from a launch. What it says of the node's speed is left out: launches wait for the disk."""
         value = math.log(max(seconds * self.speed(node), LEAST_S))
-        known = browser in self.launches or browser in self.known_launches
-        residual = math.log(self.launch(browser)) - math.log(max(seconds, LEAST_S))
-        self.launches.setdefault(browser, Stat()).add(value)
-        self._observe_speed(node, residual, known)
+        for place in ("", node):
+            self.launches.setdefault((place, browser), Stat()).add(value)
+        self.version += 1
 
     def observe_load(self, node: str, session: Session, kind: str, seconds: float) -> None:
         """Learn from a load."""

@@ -130,7 +130,7 @@ class PlacementEngine:
         name = event.capabilities.node
         if name in self.book.nodes:
             self._node_lost(NodeLost(at=event.at, node=name, reason="came up again", replaced=True))
-        node = self.book.add_node(event.capabilities, self.now)
+        node = self.book.add_node(event.capabilities, self.now, event.lacks)
         self._idle[name] = node
         if not self.collected:
             return

@@ -31,6 +31,8 @@ class History:
 
     launches: Mapping[str, Sample] = field(default_factory=dict)
     """Browser → seconds to launch."""
+    node_launches: Mapping[tuple[str, str], Sample] = field(default_factory=dict)
+    """(node id or host, browser) → seconds to launch it there at speed 1; goes before ``launches``."""
     loads: Mapping[Session, Sample] = field(default_factory=dict)
     """Session → seconds to load the model and run it first."""
     runs: Mapping[Session, Sample] = field(default_factory=dict)

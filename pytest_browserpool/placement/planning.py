@@ -48,7 +48,7 @@ class Bin:
         node = self.node
         seconds = 0.0 if session in node.warm or session in node.used else node.estimates.of_load(session)
         if browser not in self.browsers and browser not in node.browsers and browser not in node.browser_used:
-            seconds += node.estimates.of_launch(browser)
+            seconds += node.estimates.of_launch(browser, node.id)
         return seconds * node.slowness
 
     def put(self, session: Session, work: float) -> None:

@@ -43,6 +43,8 @@ class Kind:
     model: str
     type: str
     key: tuple[str, int] | None
+    absent: frozenset[int] = frozenset()
+    """Node profiles that did not collect these tests."""
     options: dict[int, tuple[Session, ...]] = field(default_factory=dict)
     """Node profile → sessions that such a node can give."""
     waiting: int = 0
@@ -69,7 +71,7 @@ class Estimates:
         self.types: dict[str, str] = {}
         self.unit: dict[Session, float] = {}
         self.load: dict[Session, float] = {}
-        self.launch: dict[str, float] = {}
+        self.launch: dict[tuple[str, str], float] = {}
 
     def clear(self) -> None:
         self.unit.clear()
@@ -89,10 +91,10 @@ class Estimates:
             value = self.load[session] = self.costs.load(session, self.types.get(session[2], ""))
         return value
 
-    def of_launch(self, browser: str) -> float:
-        value = self.launch.get(browser)
+    def of_launch(self, browser: str, node: str) -> float:
+        value = self.launch.get((browser, node))
         if value is None:
-            value = self.launch[browser] = self.costs.launch(browser)
+            value = self.launch[browser, node] = self.costs.launch(browser, node)
         return value
 
 
@@ -139,7 +141,7 @@ class NodePlan:
             n = self.browser_used.get(browser, 0)
             self.browser_used[browser] = n + count
             if not n and browser not in self.browsers:
-                seconds += self.estimates.of_launch(browser)
+                seconds += self.estimates.of_launch(browser, self.id)
         self.load += seconds * self.slowness
 
     def discharge(self, session: Session, work: float, count: int) -> None:
@@ -160,7 +162,7 @@ class NodePlan:
             else:
                 del self.browser_used[browser]
                 if browser not in self.browsers:
-                    seconds += self.estimates.of_launch(browser)
+                    seconds += self.estimates.of_launch(browser, self.id)
         self.load -= seconds * self.slowness
 
     def setup(self, session: Session) -> float:
@@ -170,7 +172,7 @@ class NodePlan:
             return 0.0
         seconds = self.estimates.of_load(session)
         if browser not in self.browsers and browser not in self.browser_used:
-            seconds += self.estimates.of_launch(browser)
+            seconds += self.estimates.of_launch(browser, self.id)
         return seconds * self.slowness
 
     def setup_now(self, session: Session) -> tuple[float, float]:
@@ -178,7 +180,7 @@ class NodePlan:
         browser = session[0]
         if not browser or session in self.warm:
             return 0.0, 0.0
-        launch = 0.0 if browser in self.browsers else self.estimates.of_launch(browser)
+        launch = 0.0 if browser in self.browsers else self.estimates.of_launch(browser, self.id)
         return launch * self.slowness, self.estimates.of_load(session) * self.slowness
 
     def unit(self, session: Session) -> float:
@@ -189,7 +191,7 @@ class NodePlan:
         """``browser`` (and ``session``) is there, or will be before the next test begins."""
         if browser not in self.browsers:
             if browser in self.browser_used:
-                self.load -= self.estimates.of_launch(browser) * self.slowness
+                self.load -= self.estimates.of_launch(browser, self.id) * self.slowness
             self.browsers.add(browser)
         if session is not None and session not in self.warm:
             if session in self.used:
@@ -206,7 +208,7 @@ class NodePlan:
         if model is None and browser in self.browsers:
             self.browsers.discard(browser)
             if browser in self.browser_used:
-                self.load += self.estimates.of_launch(browser) * self.slowness
+                self.load += self.estimates.of_launch(browser, self.id) * self.slowness
         self.prewarmed = None
 
     # -- the plan --------------------------------------------------------------------------------------------
