@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pytest_browserpool.conditioning import MARGIN, amplification
 from pytest_browserpool.errors import InputError
 from pytest_browserpool.tolerances import Tolerance, tolerance
 
@@ -42,7 +46,9 @@ def assert_close(
         reference: what it should have given, by name, or a sequence in the order of the model's outputs; only
             these outputs are compared.
         model: what ran: the handle, or what else ``tolerance`` takes.
-        inputs: of the call, where the model's reductions run over sizes that only they tell.
+        inputs: of the call; a handle remembers those of its latest. They settle reductions over sizes that
+            only they tell, and give an answer beyond the tolerance a second hearing: where onnxruntime is
+            installed, the model's own sensitivity to a change of one ULP is measured and allowed for.
         precision: see ``tolerance``.
 
     Returns:
@@ -55,26 +61,68 @@ def assert_close(
     """
     __tracebackhide__ = True
     expected = _by_name(reference, outputs, model)
-    shapes = {
-        name: tuple(getattr(v, "shape", ())) for name, v in (*(inputs or {}).items(), *expected.items())
-    }
+    if inputs is None:
+        inputs = getattr(model, "last_inputs", None) or {}
+    shapes = {name: tuple(getattr(v, "shape", ())) for name, v in (*inputs.items(), *expected.items())}
     allowed = tolerance(model, shapes=shapes, precision=precision)
-    used, complaints = {}, []
-    for name, wanted in expected.items():
-        if name not in allowed:
-            raise InputError(
-                f"the model has no output {name!r}",
-                where="assert_close()",
-                remedy=f"it has {', '.join(allowed)}",
-            )
-        used[name], complaint = _compare(outputs[name], wanted, allowed[name])
-        complaints += [complaint] if complaint else []
+    unknown = [name for name in expected if name not in allowed]
+    if unknown:
+        raise InputError(
+            f"the model has no output {unknown[0]!r}",
+            where="assert_close()",
+            remedy=f"it has {', '.join(allowed)}",
+        )
+    found = _compare_all(outputs, expected, allowed)
+    note = ""
+    if any(result.sensitive for result in found.values()):
+        allowed, note = _measured(model, inputs, allowed)
+        found = _compare_all(outputs, expected, allowed)
+    complaints = [result.complaint for result in found.values() if result.complaint]
     if complaints:
         raise AssertionError(
             f"{_place(model)} disagrees with the reference on {len(complaints)} of {len(expected)} outputs\n"
             + "\n".join(complaints)
+            + note
         )
-    return used
+    return {name: result.share for name, result in found.items()}
+
+
+@dataclass(frozen=True)
+class _Result:
+    """One output compared."""
+
+    share: float
+    """The largest share of the allowed error that was used."""
+    complaint: str = ""
+    sensitive: bool = False
+    """Whether it is wrong by more than the graph explains, so that the model's sensitivity matters."""
+
+
+def _compare_all(
+    outputs: Mapping[str, Any], expected: Mapping[str, Any], allowed: Mapping[str, Tolerance]
+) -> dict[str, _Result]:
+    return {name: _compare(outputs[name], wanted, allowed[name]) for name, wanted in expected.items()}
+
+
+def _measured(
+    model: Any, inputs: Mapping[str, Any], allowed: Mapping[str, Tolerance]
+) -> tuple[dict[str, Tolerance], str]:
+    """The tolerances with the model's own sensitivity measured, and what to say where that failed."""
+    source = getattr(model, "path", model)
+    if not inputs:
+        return dict(allowed), "\n  the model's sensitivity was not measured: pass inputs= for that"
+    if isinstance(source, os.PathLike):
+        source = os.fspath(source)
+    elif hasattr(source, "SerializeToString"):
+        source = source.SerializeToString()
+    try:
+        seen = amplification(source, inputs, lambda name, values: scale(values, allowed[name].natural))
+    except Exception as error:  # noqa: BLE001 - whatever onnxruntime says, the disagreement is what matters
+        return dict(allowed), f"\n  the model's sensitivity was not measured: {type(error).__name__}: {error}"
+    return {
+        name: replace(one, measured=MARGIN * seen[name] if name in seen and one.relative else 0.0)
+        for name, one in allowed.items()
+    }, ""
 
 
 def _by_name(reference: Any, outputs: Mapping[str, Any], model: Any) -> dict[str, Any]:
@@ -91,18 +139,18 @@ def _by_name(reference: Any, outputs: Mapping[str, Any], model: Any) -> dict[str
     return dict(reference)
 
 
-def _compare(seen: Any, wanted: Any, allowed: Tolerance) -> tuple[float, str | None]:
-    """The share of the allowed error that was used, and what to say if it is too much."""
+def _compare(seen: Any, wanted: Any, allowed: Tolerance) -> _Result:
+    """Whether one output agrees."""
     import numpy as np
 
     seen, wanted = np.asarray(seen), np.asarray(wanted)
     title = f"  {allowed.output} ({wanted.dtype}{list(wanted.shape)})"
     if seen.shape != wanted.shape:
-        return np.inf, f"{title}: the shape is {list(seen.shape)} instead of {list(wanted.shape)}"
+        return _Result(np.inf, f"{title}: the shape is {list(seen.shape)} instead of {list(wanted.shape)}")
     if _is_float(seen) != _is_float(wanted):
-        return np.inf, f"{title}: the type is {seen.dtype} instead of {wanted.dtype}"
+        return _Result(np.inf, f"{title}: the type is {seen.dtype} instead of {wanted.dtype}")
     if wanted.size == 0:
-        return 0.0, None
+        return _Result(0.0)
     if not _is_float(wanted):
         return _compare_exact(seen, wanted, allowed, title)
     return _compare_floats(seen.astype(np.float64), wanted.astype(np.float64), allowed, title)
@@ -113,9 +161,7 @@ def _is_float(array: NDArray[Any]) -> bool:
     return array.dtype.kind in "fV"
 
 
-def _compare_exact(
-    seen: NDArray[Any], wanted: NDArray[Any], allowed: Tolerance, title: str
-) -> tuple[float, str | None]:
+def _compare_exact(seen: NDArray[Any], wanted: NDArray[Any], allowed: Tolerance, title: str) -> _Result:
     import numpy as np
 
     if allowed.steps and wanted.dtype.kind in "iu":
@@ -124,17 +170,18 @@ def _compare_exact(
         return _verdict(seen, wanted, off, limit, allowed, title)
     wrong = np.asarray(seen != wanted)
     if not wrong.any():
-        return 0.0, None
+        return _Result(0.0)
     at = tuple(int(i) for i in np.argwhere(wrong)[0])
-    return np.inf, (
+    return _Result(
+        np.inf,
         f"{title}: {int(wrong.sum())} of {wanted.size} elements differ, and these must be equal\n"
-        f"    first at {list(at)}: {seen[at]!r} instead of {wanted[at]!r}"
+        f"    first at {list(at)}: {seen[at]!r} instead of {wanted[at]!r}",
     )
 
 
 def _compare_floats(
     seen: NDArray[np.float64], wanted: NDArray[np.float64], allowed: Tolerance, title: str
-) -> tuple[float, str | None]:
+) -> _Result:
     import numpy as np
 
     for what, test in (("NaN", np.isnan), ("+infinity", np.isposinf), ("-infinity", np.isneginf)):
@@ -142,13 +189,14 @@ def _compare_floats(
         wrong = there != should
         if wrong.any():
             at = tuple(int(i) for i in np.argwhere(wrong)[0])
-            return np.inf, (
+            return _Result(
+                np.inf,
                 f"{title}: {what} at {int(there.sum())} places instead of {int(should.sum())}\n"
-                f"    first at {list(at)}: {seen[at]:.9g} instead of {wanted[at]:.9g}"
+                f"    first at {list(at)}: {seen[at]:.9g} instead of {wanted[at]:.9g}",
             )
     finite = np.isfinite(wanted)
     off = np.abs(np.where(finite, seen, 0) - np.where(finite, wanted, 0))
-    limit = allowed.relative * scale(wanted, allowed.natural)
+    limit = max(allowed.relative, allowed.measured) * scale(wanted, allowed.natural)
     return _verdict(seen, wanted, off, limit, allowed, title)
 
 
@@ -175,18 +223,18 @@ def _verdict(
     limit: NDArray[np.float64],
     allowed: Tolerance,
     title: str,
-) -> tuple[float, str | None]:
+) -> _Result:
     import numpy as np
 
     with np.errstate(divide="ignore", invalid="ignore"):
         share = np.where(off == 0, 0.0, off / limit)
     worst = float(share.max())
     if worst <= 1:
-        return worst, None
+        return _Result(worst)
     wrong = share > 1
     at = tuple(int(i) for i in np.unravel_index(int(np.argmax(np.where(wrong, off, -1.0))), off.shape))
     zeros = int((wrong & (seen == 0)).sum())
-    return worst, "\n".join(
+    complaint = "\n".join(
         (
             f"{title}: {int(wrong.sum())} of {wanted.size} elements differ by more than rounding explains"
             + (f", {zeros} of them are 0" if zeros else ""),
@@ -195,6 +243,7 @@ def _verdict(
             f"    {_reason(allowed)}",
         )
     )
+    return _Result(worst, complaint, sensitive=allowed.steps == 0)
 
 
 def _times(off: float, limit: float) -> str:
@@ -213,9 +262,6 @@ def _reason(allowed: Tolerance) -> str:
 
 def _place(model: Any) -> str:
     """Backend, browser and model in words, as far as known."""
-    import os
-    from pathlib import Path
-
     source = getattr(model, "path", model)
     name = Path(source).name if isinstance(source, (str, os.PathLike)) else "the model"
     backend, browser = getattr(model, "backend", None), getattr(model, "browser", None)

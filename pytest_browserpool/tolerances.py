@@ -42,6 +42,8 @@ class Tolerance:
     dtype: str
     relative: float
     """Allowed error as a share of the element's scale; 0 where nothing on the way rounds."""
+    measured: float = 0.0
+    """The same by measurement of the model's own sensitivity, where that was needed (``conditioning``)."""
     steps: int = 0
     """Allowed error of an integer output that a quantising operator makes; other integers must be equal."""
     natural: float = 0.0

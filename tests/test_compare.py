@@ -366,6 +366,45 @@ def test_a_result_that_cancels_its_bias_is_judged_on_the_scale_of_the_bias():
     assert_close({"y": np.array([[2e-6]])}, {"y": np.array([[1e-6]])}, model)
 
 
+def loudness(rng):
+    """Levels in decibels of 40 bands, most of them silent: only what rounding leaves is heard there."""
+    samples = 2048
+    t = np.arange(samples) / samples
+    waves = np.stack([np.cos(2 * np.pi * (10 + band) * t) for band in range(40)], axis=1)
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["m"]),
+        helper.make_node("Mul", ["m", "m"], ["power"]),
+        helper.make_node("Add", ["power", "floor"], ["p"]),
+        helper.make_node("Log", ["p"], ["y"]),
+    ]
+    constants = {"w": waves.astype(np.float32), "floor": np.float32(1e-12)}
+    model = graph(nodes, {"x": (FLOAT, [1, samples])}, {"y": (FLOAT, [1, 40])}, constants)
+    return model, {"x": np.cos(2 * np.pi * 25 * t)[None].astype(np.float32)}
+
+
+def test_a_model_that_amplifies_rounding_is_judged_by_how_much():
+    model, inputs = loudness(np.random.default_rng(0))
+    reference = native(model, inputs)
+    weights = numpy_helper.to_array(model.graph.initializer[0])
+    total = np.zeros((1, 40), np.float32)
+    for i in reversed(range(weights.shape[0])):
+        total += inputs["x"][:, i : i + 1] * weights[i]
+    other = {"y": np.log(total * total + np.float32(1e-12))}
+    assert_close(other, reference, model, inputs=inputs)
+    with pytest.raises(AssertionError, match="sensitivity was not measured: pass inputs="):
+        assert_close(other, reference, model)
+
+
+def test_amplified_rounding_does_not_excuse_a_defect():
+    rng = np.random.default_rng(1)
+    model = convolutional(rng)
+    inputs = {"x": rng.normal(size=(1, 3, 12, 12)).astype(np.float32)}
+    reference = native(model, inputs)
+    for factor in (0.0, 0.99, 1.01):
+        with pytest.raises(AssertionError, match="disagrees"):
+            assert_close({**reference, "map": factor * reference["map"]}, reference, model, inputs=inputs)
+
+
 # -- wrong answers do not -----------------------------------------------------------------------------------
 
 
@@ -546,7 +585,19 @@ def test_the_message_says_what_where_and_how_much(tmp_path):
         "    worst at [1, 2]: 0 instead of 2",
         "    seen 2, allowed 2.38e-05 (8.39e+04 times as much)",
         "    allowed: 1.2e-05 of the scale, from 1 nodes that round; most: MatMul only 1.2e-05",
+        "  the model's sensitivity was not measured: pass inputs= for that",
     ]
+
+
+def test_what_the_handle_ran_last_settles_sizes_and_sensitivity(tmp_path):
+    path = tmp_path / "pool.onnx"
+    onnx.save(single("GlobalAveragePool", [["n", 3, "h", "w"]], ["n", 3, 1, 1]), path)
+    inputs = {"x0": np.ones((1, 3, 6, 7), np.float32)}
+    ran = handle(path, backend="wasm", browser=None, last_inputs=inputs)
+    with pytest.raises(AssertionError) as raised:
+        assert_close({"y": np.full((1, 3, 1, 1), 1.1)}, {"y": np.ones((1, 3, 1, 1))}, ran)
+    assert "assumed" not in str(raised.value)
+    assert "sensitivity" not in str(raised.value)
 
 
 def test_a_reference_may_be_what_onnxruntime_returns():
