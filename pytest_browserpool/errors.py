@@ -175,3 +175,8 @@ class DeadlineExceeded(BrowserPoolError):
 
 class HistoryError(BrowserPoolError):
     """The history cannot be read or written."""
+
+
+def hide_from_traceback(caught: object) -> bool:
+    """For ``__tracebackhide__`` of the modules that a test calls into: an error that explains itself needs no frames."""
+    return bool(getattr(caught, "errisinstance", lambda _: False)(BrowserPoolError))

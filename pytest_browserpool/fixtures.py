@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from numpy.typing import NDArray
 
-from pytest_browserpool.errors import MarkerError
+from pytest_browserpool.errors import MarkerError, hide_from_traceback
 from pytest_browserpool.models.inputs import checked
 from pytest_browserpool.models.inspect import Tensor
+
+__tracebackhide__ = hide_from_traceback
 
 if TYPE_CHECKING:
     from pytest_browserpool.node.node import Node

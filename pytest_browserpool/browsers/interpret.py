@@ -14,7 +14,7 @@ from pytest_browserpool.errors import BrowserPoolError
 _PATTERNS: tuple[tuple[str, type[BrowserPoolError], str | None], ...] = (
     # one failed create blocks all later ones in the page
     (r"another WebGPU EP inference session is being created", errors.SessionRefused, None),
-    (r"multiple calls to 'initWasm\(\)'|previous call to 'initWasm\(\)' failed|Can't create a session", errors.SessionRefused, None),
+    (r"multiple calls to 'initWasm\(\)'|previous call to 'initWasm\(\)' failed", errors.SessionRefused, None),
     (r"device (was )?(is )?lost|DeviceLost|lost device|GPUDevice.*(lost|destroyed)|external Instance reference", errors.DeviceLost, None),
     (r"mapAsync.*(abort|unmapped)|Buffer.*destroyed", errors.DeviceLost, None),
     (r"requestAdapter|Failed to get GPU adapter|no available adapters", errors.DeviceLost, None),

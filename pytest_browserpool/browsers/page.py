@@ -93,7 +93,7 @@ class RuntimePage:
                 meaning = interpret(error.text, where=where)
                 if isinstance(meaning, Fault):
                     self.lose(meaning)
-                raise meaning from error
+                raise meaning from None  # its text is in the message
             except Fault as fault:
                 self.lose(fault)
                 raise

@@ -9,8 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pytest_browserpool.config import did_you_mean
-from pytest_browserpool.errors import InputError, UnsupportedOperator
+from pytest_browserpool.errors import InputError, UnsupportedOperator, hide_from_traceback
 from pytest_browserpool.models.inspect import ModelInfo, Tensor
+
+__tracebackhide__ = hide_from_traceback
 
 NUMPY: Mapping[str, str] = {
     "float": "float32",

@@ -25,7 +25,7 @@ from pytest_browserpool.browsers.choice import Candidate
 from pytest_browserpool.browsers.pool import ModelContent, Pool
 from pytest_browserpool.browsers.processes import Workdir, sweep
 from pytest_browserpool.config import Settings
-from pytest_browserpool.errors import BrowserPoolError, CapabilityError, DeadlineExceeded, NoBrowser
+from pytest_browserpool.errors import BrowserPoolError, CapabilityError, DeadlineExceeded, NoBrowser, hide_from_traceback
 from pytest_browserpool.models.inspect import ModelInfo, inspect, with_static_shapes
 from pytest_browserpool.models.lock import LockFile
 from pytest_browserpool.models.sources import ModelFile, describe, resolve
@@ -38,6 +38,8 @@ from pytest_browserpool.values import ModelNeeds, NodeCapabilities
 
 if TYPE_CHECKING:
     from pytest_browserpool.markers import ModelRequest
+
+__tracebackhide__ = hide_from_traceback
 
 GRACE = 20.0
 """Seconds beyond an operation's own deadlines before the caller gives up on the loop itself: they add up (a hung page
@@ -68,6 +70,8 @@ class Node:
         self._models: dict[str, tuple[ModelContent, ModelInfo]] = {}
         self._residents: list[Resident] = []
         self._settled = time.monotonic()
+        self.last_page_ms = 0.0
+        """Milliseconds of the latest ``session.run``, measured in the page: what a benchmark takes off a call."""
 
     # -- what is here -----------------------------------------------------------------------------------------------
 
@@ -149,6 +153,8 @@ class Node:
                 where=f"node {self.node_id}",
                 remedy="report this with the console output: an inner deadline should have come first",
             ) from None
+        except BrowserPoolError as error:
+            raise error.with_traceback(None) from error.__cause__  # the loop's frames say nothing to a test's author
         except BaseException:  # Ctrl-C while waiting: the operation must not go on alone
             future.cancel()
             raise
@@ -284,6 +290,7 @@ class Node:
             raise
         if not resident.use.adapter:
             self._tell_adapter(resident)
+        self.last_page_ms = reply.page_ms
         self.report.run(self.test, resident, started, reply, inputs)
         return reply
 

@@ -28,7 +28,7 @@ class Reporter:
     def __init__(self, node: str, emit: Callable[[dict[str, Any]], None]) -> None:
         self._node = node
         self._emit = emit
-        self._rows: list[dict[str, Any]] = []
+        self._rows: list[tuple[str, Plain]] = []
         self._lock = threading.Lock()
         self._known_models: set[str] = set()
         self._keys: dict[str, str] = {}
@@ -36,9 +36,9 @@ class Reporter:
         self._launched: dict[str, dict[str, Any]] = {}
 
     def row(self, table: str, record: Plain) -> None:
-        """Queues a row; sent in batches."""
+        """Queues a row; sent in batches, and made plain only then: a warm call must not pay for it."""
         with self._lock:
-            self._rows.append({"table": table, "row": record.to_plain()})
+            self._rows.append((table, record))
             full = len(self._rows) >= BATCH
         if full:
             self.flush()
@@ -47,8 +47,8 @@ class Reporter:
         """Sends what is queued."""
         with self._lock:
             rows, self._rows = self._rows, []
-        for row in rows:
-            self._emit({"kind": "record", **row})
+        for table, record in rows:
+            self._emit({"kind": "record", "table": table, "row": record.to_plain()})
 
     def event(self, name: str, **fields: Any) -> None:
         """An event of ``placement.events``; the controller adds its own time."""

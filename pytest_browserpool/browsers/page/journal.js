@@ -17,6 +17,7 @@ export function show(term, text) {
 
 // onnxruntime logs through console.error: "2026-01-01 00:00:00.0 [V:onnxruntime:, file.cc:1 Function] text".
 const ORT = /\[([VIWEF]):onnxruntime:[^\]]*\] ?(.*)/s;
+const COLOUR = /\x1b\[[0-9;]*m/g;
 const LEVELS = { W: "warning", E: "error", F: "error" };
 
 /** Lines of onnxruntime's log are collected here while a session is being created. */
@@ -36,7 +37,7 @@ export function captureConsole(tell) {
       const ort = ORT.exec(text);
       if (ort) {
         ortLog.lines?.push(text);
-        if (ort[1] in LEVELS) say(LEVELS[ort[1]], text); // verbose and info lines are only for the placement
+        if (ort[1] in LEVELS) say(LEVELS[ort[1]], `onnxruntime: ${ort[2].replace(COLOUR, "")}`); // the rest is only for the placement
         return;
       }
       original(...args);
