@@ -89,7 +89,7 @@ def headless_shell(cache: Cache | None = None) -> Path:
 
 def held(pin: Pin, cache: Cache | None = None) -> Path | None:
     """The unpacked directory of ``pin`` if it is there and whole (by names and sizes); never fetches."""
-    directory = _directory(cache or default_cache(), pin)
+    directory = directory_of(pin, cache or default_cache())
     sizes = (cache or default_cache()).read_json("meta", directory.name).get("files")
     if not isinstance(sizes, dict) or not sizes:
         return None
@@ -105,7 +105,7 @@ def held(pin: Pin, cache: Cache | None = None) -> Path | None:
 def damaged(pin: Pin, cache: Cache | None = None) -> tuple[str, ...]:
     """Files of an unpacked package whose SHA-256 is no longer what was unpacked; empty where it is absent."""
     cache = cache or default_cache()
-    directory = _directory(cache, pin)
+    directory = directory_of(pin, cache)
     files = cache.read_json("meta", directory.name).get("files", {})
     return tuple(n for n, (_, sha256) in sorted(files.items()) if not _same(directory / n, sha256))
 
@@ -115,7 +115,7 @@ def drop_damaged(pin: Pin, cache: Cache | None = None) -> tuple[str, ...]:
     cache = cache or default_cache()
     found = damaged(pin, cache)
     if found:
-        directory = _directory(cache, pin)
+        directory = directory_of(pin, cache)
         with cache.lock(directory.name):
             shutil.rmtree(directory, ignore_errors=True)
     return found
@@ -140,7 +140,8 @@ def _same(path: Path, sha256: str) -> bool:
         return False
 
 
-def _directory(cache: Cache, pin: Pin) -> Path:
+def directory_of(pin: Pin, cache: Cache) -> Path:
+    """Where ``pin`` is unpacked, whether it is there or not."""
     # with a piece of the hash: another tarball of the same version never meets what this one left
     return cache.root / "unpacked" / f"{pin.name.replace('/', '+')}-{pin.version}-{pin.sha256[:12]}"
 
@@ -149,7 +150,7 @@ def _unpacked(cache: Cache, pin: Pin, unpack: Callable[[Path, Path], None]) -> P
     directory = held(pin, cache)
     if directory is not None:
         return directory
-    directory = _directory(cache, pin)
+    directory = directory_of(pin, cache)
     with cache.lock(directory.name):
         if held(pin, cache) is not None:
             return directory

@@ -136,7 +136,7 @@ def _function_name(function: Callable[..., Any]) -> str:
     told = f"{getattr(function, '__module__', '')}.{name}"
     if code is None or "<" not in name:
         return told
-    # lambdas and inner functions share their name, not their line; those made in a loop not what they closed over
+    # inner functions share their name, not their line; those made in a loop not what they closed over
     cells = [c.cell_contents for c in getattr(function, "__closure__", None) or () if _has_content(c)]
     scalars = [repr(v) for v in cells if isinstance(v, (str, int, float, bytes))]
     return f"{told}:{code.co_firstlineno}{'[' + ', '.join(scalars) + ']' if scalars else ''}"
