@@ -203,6 +203,8 @@ def _no_cpu(plan: Plan, now: Progress) -> str | None:
         return 'not allowed: the marker has no fallback="cpu"'
     if plan.backend == "wasm" or now.on_cpu:
         return "already on the CPU"
+    if any(step is Step.CPU for _, step in now.taken):
+        return "the CPU could not be had"
     if plan.strategy.coordinated or len(now.seats) > 1:
         return "a coordinated recovery promises the same bits, and the CPU rounds otherwise"
     return None

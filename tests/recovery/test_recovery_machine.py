@@ -195,11 +195,18 @@ def test_a_hang_that_ate_the_whole_timeout_still_gets_one_full_attempt() -> None
 
 def test_a_step_that_cannot_end_in_time_is_refused_and_a_cheaper_one_taken() -> None:
     m = machine(
-        CHROMIUM, FIREFOX, strategy=IMMEDIATE, limit=Seconds(10.0), costs={Step.MIGRATE: 20.0, Step.RELOAD: 1.0}
+        CHROMIUM,
+        FIREFOX,
+        strategy=IMMEDIATE,
+        limit=Seconds(10.0),
+        costs={Step.MIGRATE: 20.0, Step.RELOAD: 1.0},
     )
     *_, order = m.handle(s.Faulted(at=1.0, fault=errors.PageHung))
     assert isinstance(order, s.ReloadModel)
-    assert m.story[-1].refused == ("use_standby: no other seat is left", "migrate: needs 20 s, 10.0 s are left")
+    assert m.story[-1].refused == (
+        "use_standby: no other seat is left",
+        "migrate: needs 20 s, 10.0 s are left",
+    )
 
 
 def test_time_up_ends_it_and_closes_the_page_that_still_runs() -> None:
@@ -220,7 +227,10 @@ def test_cancelled_while_running_closes_the_page() -> None:
 
 
 def test_attempts_are_limited() -> None:
-    assert steps(machine(CHROMIUM, limit=Attempts(2)), [errors.PageHung] * 3) == ["ReloadModel chromium", "GiveUp"]
+    assert steps(machine(CHROMIUM, limit=Attempts(2)), [errors.PageHung] * 3) == [
+        "ReloadModel chromium",
+        "GiveUp",
+    ]
 
 
 # -- the breaker --
@@ -229,7 +239,9 @@ def test_attempts_are_limited() -> None:
 def test_an_open_breaker_steers_away_and_never_blocks_the_last_candidate() -> None:
     crash = [errors.BrowserCrashed]
     assert steps(machine(CHROMIUM, FIREFOX, SHELL), crash, frozenset({"chromium"})) == ["Migrate firefox"]
-    assert steps(machine(CHROMIUM, FIREFOX, SHELL), crash, frozenset({"chromium", "firefox"})) == ["Migrate shell"]
+    assert steps(machine(CHROMIUM, FIREFOX, SHELL), crash, frozenset({"chromium", "firefox"})) == [
+        "Migrate shell"
+    ]
     assert steps(machine(CHROMIUM), crash, frozenset({"chromium"})) == ["RestartBrowser chromium"]
 
 
@@ -329,7 +341,10 @@ def test_illegal_events_raise_with_the_story_and_change_nothing() -> None:
 
 
 def shards(**plan: object) -> Machine:
-    m = Machine(Plan(candidates=(CHROMIUM, FIREFOX, SHELL, SECOND), strategy=COORDINATED, **plan), source=random.Random(0))  # type: ignore[arg-type]
+    m = Machine(
+        Plan(candidates=(CHROMIUM, FIREFOX, SHELL, SECOND), strategy=COORDINATED, **plan),
+        source=random.Random(0),
+    )  # type: ignore[arg-type]
     m.handle(s.Begin(at=0.0, parts={"embed": "chromium", "middle": "firefox", "head": "shell"}))
     return m
 
@@ -379,7 +394,52 @@ def test_parts_without_coordination_are_refused() -> None:
     assert m.state is State.READY
 
 
+def test_two_parts_lost_in_one_decision_get_two_seats() -> None:
+    m = Machine(
+        Plan(candidates=(CHROMIUM, FIREFOX, SHELL, SECOND), strategy=Everywhere(Step.RELOAD, Step.MIGRATE)),
+        source=random.Random(0),
+    )
+    m.handle(s.Begin(at=0.0, parts={"a": "chromium", "b": "firefox"}))
+    m.handle(s.Faulted(at=1.0, fault=errors.PageHung, part="a"))  # reloads in place
+    *_, wait = m.handle(s.Faulted(at=1.1, fault=errors.PageHung, part="b"))  # both reload
+    assert isinstance(wait, s.Wait)
+    m.handle(s.Waited(at=2.0))
+    m.handle(s.Faulted(at=2.1, fault=errors.BrowserCrashed, part="a"))
+    m.handle(s.Faulted(at=2.2, fault=errors.BrowserCrashed, part="b"))
+    assert sorted(m.seats.values()) == ["chromium#2", "shell"]
+
+
 # -- strategies --
+
+
+class Everywhere:
+    """A user's strategy that suggests the same steps always."""
+
+    name, coordinated = "everywhere", True
+
+    def __init__(self, *steps: Step) -> None:
+        self.steps = steps
+
+    def suggest(self, situation: Situation) -> tuple[Step, ...]:
+        return self.steps
+
+
+def test_no_coordinated_strategy_gets_the_cpu() -> None:
+    m = machine(CHROMIUM, strategy=Everywhere(Step.CPU), fallback="cpu", backend="webgpu")
+    *_, end = m.handle(s.Faulted(at=1.0, fault=errors.PageHung))
+    assert isinstance(end, s.GiveUp)
+    assert "promises the same bits" in end.reason
+
+
+def test_a_cpu_that_could_not_be_had_degrades_nothing() -> None:
+    m = machine(CHROMIUM, fallback="cpu", backend="webgpu")
+    assert steps(m, [errors.DeviceLost] * 2) == ["ReloadModel chromium", "RestartBrowser chromium"]
+    *_, wait = m.handle(s.Faulted(at=2.0, fault=errors.DeviceLost))
+    (order,) = m.handle(s.Waited(at=2.0 + wait.seconds))
+    assert isinstance(order, s.RunOnCpu)
+    m.handle(s.Unavailable(at=4.0, reason="the pool is full"))
+    (order,) = m.handle(s.Waited(at=8.0))
+    assert (type(order), order.on_cpu, m.degraded) == (s.ReloadModel, False, False)
 
 
 class Stubborn:
@@ -429,5 +489,25 @@ def test_the_story_fits_the_fault_record() -> None:
     steps(m, [errors.DeviceLost])
     m.handle(s.Succeeded(at=3.0))
     first, second = (a.to_plain() for a in m.story)
-    assert first == {"action": "begin", "browser": "chromium", "seconds": 1.0, "outcome": "device_lost", "seat": "chromium"}
+    assert first == {
+        "action": "begin",
+        "browser": "chromium",
+        "seconds": 1.0,
+        "outcome": "device_lost",
+        "seat": "chromium",
+    }
     assert (second["action"], second["seconds"], second["outcome"]) == ("reload_model", 2.0, "ok")
+
+
+def test_a_seat_that_could_not_be_left_is_climbed_on() -> None:
+    m = machine(CHROMIUM, FIREFOX)
+    *_, order = m.handle(s.Faulted(at=1.0, fault=errors.PageHung, blocked=frozenset({"chromium"})))
+    assert isinstance(order, s.Migrate)
+    *_, wait = m.handle(s.Unavailable(at=1.1, reason="the pool is full"))
+    assert isinstance(wait, s.Wait)
+    (order,) = m.handle(s.Waited(at=2.0))
+    assert isinstance(order, s.ReloadModel)
+    m.handle(s.Started(at=2.0, attempt=m.attempt))
+    m.handle(s.Faulted(at=2.0, fault=errors.PageHung))
+    (order,) = m.handle(s.Waited(at=4.0))
+    assert isinstance(order, s.RestartBrowser)

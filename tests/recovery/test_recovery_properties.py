@@ -75,16 +75,17 @@ class Recovery(RuleBasedStateMachine):
         self.world.begin(keys)
         self.pending: s.Instruction | None = None
         self.first_fault_at: float | None = None
-        self.ended_with_error = False
+        self.wait_until = 0.0
 
     def send(self, event: s.Event) -> None:
         assert self.machine.state not in TERMINAL
-        self.pending = self.world.carry_out(self.machine.handle(event)) or self.pending
+        answer = self.world.carry_out(self.machine.handle(event))
+        if isinstance(answer, s.Wait):
+            self.wait_until = self.at + answer.seconds
+        self.pending = answer or self.pending
 
     def pass_time(self, seconds: float) -> None:
         self.at += min(seconds, max(0.0, self.machine.seconds_left(self.at)))
-
-    in_state = staticmethod(lambda *states: precondition(lambda self: self.machine.state in states))
 
     @precondition(lambda self: self.machine.state not in (State.READY, *TERMINAL))
     @rule(
@@ -96,7 +97,13 @@ class Recovery(RuleBasedStateMachine):
         detail=st.text(max_size=3),
     )
     def fault(
-        self, seconds: float, fault: type[errors.Fault], blocked: frozenset[str], which: int, numbered: bool, detail: str
+        self,
+        seconds: float,
+        fault: type[errors.Fault],
+        blocked: frozenset[str],
+        which: int,
+        numbered: bool,
+        detail: str,
     ) -> None:
         self.pass_time(seconds)
         parts = list(self.machine.seats)
@@ -122,7 +129,7 @@ class Recovery(RuleBasedStateMachine):
     @rule(blocked=NAMES)
     def waited(self, blocked: frozenset[str]) -> None:
         assert isinstance(self.pending, s.Wait)
-        self.at += self.pending.seconds
+        self.at = max(self.at, self.wait_until)
         self.send(s.Waited(at=self.at, blocked=blocked))
         assert not isinstance(self.pending, s.Wait)
 
@@ -170,7 +177,9 @@ class Recovery(RuleBasedStateMachine):
         assert (self.machine.state, self.machine.outcome) == (State.GAVE_UP, "not_retried")
         assert len(self.world.orders) == orders
 
-    @precondition(lambda self: self.machine.state not in TERMINAL and self.machine.seconds_left(self.at) < 1e6)
+    @precondition(
+        lambda self: self.machine.state not in TERMINAL and self.machine.seconds_left(self.at) < 1e6
+    )
     @rule()
     def time_up(self) -> None:
         self.at += self.machine.seconds_left(self.at) + 1e-6
@@ -181,7 +190,11 @@ class Recovery(RuleBasedStateMachine):
     def illegal(self, data: st.DataObject) -> None:
         """Every event that the table has no place for raises, and nothing changes."""
         state = self.machine.state
-        kind = data.draw(st.sampled_from([k for k, signals in SIGNALS.items() if not any(x in TABLE[state] for x in signals)] or [None]))
+        kind = data.draw(
+            st.sampled_from(
+                [k for k, signals in SIGNALS.items() if not any(x in TABLE[state] for x in signals)] or [None]
+            )
+        )
         if kind is None:
             return
         extra = {

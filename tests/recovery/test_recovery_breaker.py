@@ -1,0 +1,160 @@
+"""The circuit breaker, by example and against a list of what it allowed."""
+
+from __future__ import annotations
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from pytest_browserpool.recovery.breaker import Breaker, Breakers, BreakerSettings, Circuit
+
+
+def fail(breaker: Breaker, at: float, times: int) -> None:
+    for _ in range(times):
+        ticket = breaker.acquire(at)
+        assert ticket is not None
+        breaker.failure(at, ticket)
+
+
+def test_five_failures_open_it_thirty_seconds_half_open_three_successes_close() -> None:
+    breaker = Breaker()
+    fail(breaker, 10.0, 4)
+    assert breaker.allows(10.0)
+    fail(breaker, 10.0, 1)
+    assert breaker.circuit is Circuit.OPEN
+    assert not breaker.allows(39.9)
+    assert breaker.allows(40.0)
+    tickets = [breaker.acquire(40.0) for _ in range(5)]
+    assert [t is not None for t in tickets] == [True, True, True, False, False]
+    for ticket in tickets[:3]:
+        assert breaker.circuit is Circuit.HALF_OPEN
+        assert ticket is not None
+        breaker.success(41.0, ticket)
+    assert breaker.circuit is Circuit.CLOSED
+    fail(breaker, 42.0, 4)
+    assert breaker.circuit is Circuit.CLOSED
+
+
+def test_one_failure_while_half_open_opens_it_again_for_as_long() -> None:
+    breaker = Breaker()
+    fail(breaker, 0.0, 5)
+    good, bad = breaker.acquire(30.0), breaker.acquire(30.0)
+    assert good is not None
+    assert bad is not None
+    breaker.success(31.0, good)
+    breaker.failure(32.0, bad)
+    assert not breaker.allows(61.9)
+    assert breaker.allows(62.0)
+
+
+def test_a_success_starts_the_count_anew() -> None:
+    breaker = Breaker()
+    for _ in range(20):
+        fail(breaker, 0.0, 4)
+        ticket = breaker.acquire(0.0)
+        assert ticket is not None
+        breaker.success(0.0, ticket)
+    assert breaker.circuit is Circuit.CLOSED
+
+
+def test_what_began_before_it_opened_is_no_evidence_about_now() -> None:
+    breaker = Breaker()
+    old = breaker.acquire(0.0)
+    assert old is not None
+    fail(breaker, 0.0, 5)
+    assert breaker.allows(30.0)
+    breaker.success(30.0, old)
+    breaker.failure(30.0, old)
+    assert (breaker.circuit, breaker.successes, breaker.in_flight) == (Circuit.HALF_OPEN, 0, 0)
+
+
+def test_an_abandoned_trial_is_free_again() -> None:
+    breaker = Breaker()
+    fail(breaker, 0.0, 5)
+    for _ in range(10):
+        ticket = breaker.acquire(30.0)
+        assert ticket is not None
+        breaker.abandon(30.0, ticket)
+    assert breaker.allows(30.0)
+
+
+def test_the_last_candidate_runs_though_open_and_its_outcome_is_no_trial() -> None:
+    breaker = Breaker()
+    fail(breaker, 0.0, 5)
+    assert breaker.acquire(1.0) is None
+    ticket = breaker.acquire(1.0, forced=True)
+    assert ticket is not None
+    breaker.success(2.0, ticket)
+    assert breaker.circuit is Circuit.OPEN
+
+
+def test_blocked_names_steer_but_never_all() -> None:
+    breakers = Breakers()
+    fail(breakers.of("chromium"), 0.0, 5)
+    assert breakers.blocked(1.0, ["chromium", "firefox"]) == {"chromium"}
+    assert breakers.blocked(1.0, ["chromium"]) == frozenset()
+    fail(breakers.of("firefox"), 0.0, 5)
+    assert breakers.blocked(1.0, ["chromium", "firefox"]) == frozenset()
+    assert breakers.blocked(1.0, []) == frozenset()
+    assert breakers.blocked(30.0, ["chromium", "firefox", "edge"]) == frozenset()
+
+
+class BreakerModel(RuleBasedStateMachine):
+    """Against a plain record: which tickets are out, and since when it is open."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.at = 0.0
+        self.breaker = Breaker(
+            BreakerSettings(failures_to_open=3, open_seconds=10.0, trials=2, successes_to_close=2)
+        )
+        self.tickets: list[tuple[int, str]] = []
+        self.streak = 0
+        self.opened: float | None = None
+
+    @rule(seconds=st.sampled_from([0.0, 1.0, 5.0, 10.0]))
+    def wait(self, seconds: float) -> None:
+        self.at += seconds
+
+    @rule()
+    def acquire(self) -> None:
+        allowed = self.breaker.allows(self.at)
+        ticket = self.breaker.acquire(self.at)
+        assert (ticket is not None) == allowed
+        if self.opened is not None and self.at - self.opened < 10.0:
+            assert ticket is None, "open, and something was let through"
+        if ticket is not None:
+            self.tickets.append((ticket, self.breaker.circuit.value))
+
+    @precondition(lambda self: self.tickets)
+    @rule(which=st.integers(0, 9), outcome=st.sampled_from(["success", "failure", "abandon"]))
+    def report(self, which: int, outcome: str) -> None:
+        ticket, _ = self.tickets.pop(which % len(self.tickets))
+        self.breaker.allows(self.at)
+        before, openings = self.breaker.circuit, self.breaker.openings
+        getattr(self.breaker, outcome)(self.at, ticket)
+        if self.breaker.openings > openings:
+            assert outcome == "failure"
+            self.opened = self.at
+        if before is Circuit.HALF_OPEN and outcome == "failure" and ticket == openings:
+            assert self.breaker.circuit is Circuit.OPEN
+        if before is Circuit.CLOSED and ticket == openings:
+            self.streak = (
+                self.streak + 1 if outcome == "failure" else 0 if outcome == "success" else self.streak
+            )
+            assert (self.breaker.circuit is Circuit.OPEN) == (self.streak >= 3)
+        if self.breaker.circuit is not Circuit.CLOSED or before is not Circuit.CLOSED:
+            self.streak = 0
+
+    @invariant()
+    def trials_are_few(self) -> None:
+        assert 0 <= self.breaker.in_flight <= 2
+        out = sum(
+            1 for ticket, kind in self.tickets if kind == "half_open" and ticket == self.breaker.openings
+        )
+        if self.breaker.circuit is Circuit.HALF_OPEN:
+            assert self.breaker.in_flight == out
+
+
+TestBreakerModel = BreakerModel.TestCase
+TestBreakerModel.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
