@@ -66,3 +66,13 @@ def aftermath(fault: type[Fault], family: str = "") -> Aftermath:
     if family == "firefox" and issubclass(fault, errors.PageCrashed):
         return _CONTENT_PROCESS
     return next((AFTERMATHS[kind] for kind in fault.__mro__ if kind in AFTERMATHS), _UNKNOWN)
+
+
+def markdown() -> str:
+    """``AFTERMATHS`` as a Markdown table; the one in docs/recovery.md is this text."""
+    lines = ["| fault | what is gone | forbidden there | why |", "|---|---|---|---|"]
+    rows = [(kind.kind, after) for kind, after in AFTERMATHS.items()]
+    for name, after in [*rows, ("page_crashed (Firefox)", _CONTENT_PROCESS)]:
+        forbidden = ", ".join(step for step in Step if step in after.forbidden) or "nothing"
+        lines.append(f"| {name} | {after.lost} | {forbidden} | {after.why} |")
+    return "\n".join(lines)

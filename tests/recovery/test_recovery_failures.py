@@ -1,4 +1,5 @@
 """What is a fault and what is not."""
+# ruff: noqa: E501 - messages as they were seen, one to a line
 
 from __future__ import annotations
 
