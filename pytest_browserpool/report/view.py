@@ -114,6 +114,8 @@ class RunView:
     decisions: tuple[DecisionLine, ...]
     decisions_left_out: int
     tests: tuple[TestRecord, ...]
+    warm_hits: int
+    """Loads that found their session warm."""
     warnings: tuple[str, ...]
 
 
@@ -134,6 +136,7 @@ def build_view(rows: RunRows, warnings: Sequence[str] = ()) -> RunView:
         decisions=tuple(decisions[:MAX_DECISIONS]),
         decisions_left_out=max(0, len(decisions) - MAX_DECISIONS),
         tests=tuple(sorted(rows.tests, key=lambda t: (t.started_at, t.nodeid))),
+        warm_hits=sum(o.warm for o in rows.operations if o.kind == "load"),
         warnings=tuple(warnings),
     )
 
@@ -201,9 +204,9 @@ def _sum_ms(values: Iterable[float]) -> str:
     return f"{duration(total / 1000)} in all" if total else ""
 
 
-def count(number: int, noun: str) -> str:
+def count(number: int, noun: str, plural: str | None = None) -> str:
     """``1 fault``, ``2 faults``."""
-    return f"{number} {noun}{'' if number == 1 else 's'}"
+    return f"{number} {noun if number == 1 else plural or noun + 's'}"
 
 
 def duration(seconds: float) -> str:

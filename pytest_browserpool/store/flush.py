@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import duckdb
 
+from pytest_browserpool.errors import HistoryError
 from pytest_browserpool.records import KEYS
 from pytest_browserpool.store import columns, integrity, migrate, spool
 from pytest_browserpool.store.connect import Trouble, foreign, not_ours, open_file, trouble, writers_turn
@@ -63,16 +64,18 @@ def flush(
         except duckdb.Error as error:
             if not integrity.is_damaged(error):
                 raise
-            done = integrity.repair(db, str(error).strip().splitlines()[0])
+            repaired = integrity.repair(db, str(error).strip().splitlines()[0])
         # once: a file that is damaged again right after its repair is beyond this
         again = _flush(db, [*unsecured, *batches], copies, deadline)
         return Flushed(
-            rows=again.rows, merged=again.merged, copied=again.copied, notes=(*done.lines, *again.notes)
+            rows=again.rows, merged=again.merged, copied=again.copied, notes=(*repaired, *again.notes)
         )
 
 
 def _flush(db: Path, batches: Sequence[Batch], copies: Sequence[Path], deadline: float) -> Flushed:
     notes: list[str] = []
+    if not db.exists() and integrity.existing_copies(db):
+        notes += integrity.repair(db, "missing")
     if not db.exists():
         _create(db)
     elif foreign(db) and not integrity.existing_copies(db):
@@ -202,3 +205,23 @@ def _insert(con: DuckDBPyConnection, table: str, rows: list[Plain]) -> None:
         # in an aborted transaction this raises too, and would hide why it was aborted
         with suppress(duckdb.Error):
             con.unregister("incoming")
+
+
+def restore(db: Path, deadline: float = 10.0) -> list[str]:
+    """Read all of ``db`` and repair it if it is damaged or missing while a copy exists; lines for the user.
+
+    Raises:
+        filelock.Timeout, OSError: it cannot be had now.
+        HistoryError: it is sound but busy, or not DuckDB's.
+    """
+    with writers_turn(db, deadline):
+        if not db.exists():
+            return integrity.repair(db, "missing") if integrity.existing_copies(db) else []
+        health = integrity.examine(db, deadline=deadline)
+        if health.ok:
+            return []
+        if not health.damaged:
+            raise HistoryError(
+                health.detail, where=str(db), remedy="close the program that has it open, or try again"
+            )
+        return integrity.repair(db, health.detail)

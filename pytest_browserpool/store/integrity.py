@@ -120,6 +120,8 @@ class Health:
     path: Path
     ok: bool
     detail: str
+    damaged: bool = False
+    """Whether its bytes are damaged: not merely busy, missing or out of reach."""
     rows: int = 0
     runs: int = 0
 
@@ -132,15 +134,16 @@ def examine(path: Path, *, checksum: bool = False, deadline: float = 10.0) -> He
     try:
         if checksum and (sums := _recorded(checksum_file(path))):
             if digest(path) not in sums:
-                return Health(path=path, ok=False, detail="the bytes differ from the recorded checksum")
+                detail = "the bytes differ from the recorded checksum"
+                return Health(path=path, ok=False, damaged=True, detail=detail)
             note = ", checksum right"
         con = open_file(path, read_only=True, deadline=deadline)
     except (duckdb.Error, OSError) as error:
-        return Health(path=path, ok=False, detail=_words(error))
+        return Health(path=path, ok=False, damaged=is_damaged(error), detail=_words(error))
     try:
         rows, runs = _read_everything(con)
     except (duckdb.Error, HistoryError) as error:
-        return Health(path=path, ok=False, detail=_words(error))
+        return Health(path=path, ok=False, damaged=is_damaged(error), detail=_words(error))
     finally:
         con.close()
     return Health(path=path, ok=True, detail=f"{rows} rows of {runs} runs{note}", rows=rows, runs=runs)
@@ -180,33 +183,20 @@ def _words(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Repair:
-    """What ``repair`` did. ``lines`` are for the user."""
+def repair(db: Path, why: str) -> list[str]:
+    """Set the damaged ``db`` aside and put the first good copy in its place; lines that tell the user.
 
-    aside: Path
-    restored_from: Path | None
-    lines: tuple[str, ...]
-
-
-def repair(db: Path, why: str) -> Repair:
-    """Set the damaged ``db`` aside and put the first good copy in its place; call while holding the
-    writers' lock.
-
-    Without a good copy nothing takes its place: the next writer starts a new file, and says so.
+    Call it while holding the writers' lock. A file that is missing is replaced too. Without a good copy
+    nothing
+    takes its place: the next writer starts a new file.
 
     Raises:
         OSError: the directory cannot be written.
         HistoryError: the file is not DuckDB's, and no copy says that it once was.
     """
-    if foreign(db) and not existing_copies(db):
-        raise not_ours(db)
-    aside = _unused(db.with_name(f"{db.name}.corrupt-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}"))
-    wal = db.with_name(db.name + ".wal")
-    if wal.exists():
-        wal.replace(aside.with_name(aside.name + ".wal"))
-    db.replace(aside)
-    lines = [f"the history {db} was damaged ({why}); the damaged file is kept as {aside}"]
+    lines = [f"the history {db} is missing, but a copy of it is there"]
+    if db.exists():
+        lines = [f"the history {db} was damaged ({why}); the damaged file is kept as {_set_aside(db)}"]
     for copy in existing_copies(db):
         health = examine(copy, checksum=True)
         if health.ok:
@@ -215,10 +205,21 @@ def repair(db: Path, why: str) -> Repair:
             _sync(partial)
             partial.replace(db)
             lines.append(f"it was repaired from {copy} ({health.detail})")
-            return Repair(aside=aside, restored_from=copy, lines=tuple(lines))
+            return lines
         lines.append(f"the copy {copy} cannot be used: {health.detail}")
-    lines.append("no good copy was found: a new history begins")
-    return Repair(aside=aside, restored_from=None, lines=tuple(lines))
+    return [*lines, "no good copy was found: a new history begins"]
+
+
+def _set_aside(db: Path) -> Path:
+    """Rename ``db`` and its write-ahead log; returns the new name."""
+    if foreign(db) and not existing_copies(db):
+        raise not_ours(db)
+    aside = _unused(db.with_name(f"{db.name}.corrupt-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}"))
+    wal = db.with_name(db.name + ".wal")
+    if wal.exists():
+        wal.replace(aside.with_name(aside.name + ".wal"))
+    db.replace(aside)
+    return aside
 
 
 def _unused(path: Path) -> Path:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -33,6 +35,44 @@ class RunRows:
     decisions: tuple[DecisionRecord, ...] = ()
     faults: tuple[FaultRecord, ...] = ()
     metrics: tuple[MetricRecord, ...] = ()
+
+
+MAX_OPERATIONS = 200_000
+"""Operations of one run kept for its report: about 200 MiB. Of more, the latest are shown; the history
+has all.
+"""
+
+MAX_SAMPLES = 200_000
+"""Metric samples kept for the report: 55 hours of one a second."""
+
+
+class RunCollector:
+    """Keeps the rows of the running run for its report. Safe to use from several threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._rows: list[Plain] = []
+        self._operations: deque[Plain] = deque(maxlen=MAX_OPERATIONS)
+        self._metrics: deque[Plain] = deque(maxlen=MAX_SAMPLES)
+
+    def add(self, rows: Iterable[Plain]) -> None:
+        """Take ``rows``, records of one run."""
+        with self._lock:
+            for row in rows:
+                if isinstance(row, OperationRecord):
+                    self._operations.append(row)
+                elif isinstance(row, MetricRecord):
+                    self._metrics.append(row)
+                else:
+                    self._rows.append(row)
+
+    def rows(self) -> RunRows | None:
+        """All of it, of several rows with one key the last; None before the run's own record came."""
+        with self._lock:
+            everything = [*self._rows, *self._operations, *self._metrics]
+        if not any(isinstance(row, RunRecord) for row in everything):
+            return None
+        return run_rows(everything)
 
 
 _FIELDS = {"operations_log": "operations"}

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pytest_browserpool.store.rows import RunCollector
 from pytest_browserpool.values import Plain
 
 if TYPE_CHECKING:
@@ -91,6 +92,8 @@ class HistoryWriter:
         self.warnings: list[str] = []
         """Lines for the terminal summary: what could not be kept, where it is, what was repaired."""
         self.stats = WriterStats()
+        self.seen = RunCollector()
+        """What was added so far, for the run's report."""
         self._copies = copies
         self._interval, self._lock_deadline, self._copy_interval = interval, lock_deadline, copy_interval
         self._monotonic = monotonic
@@ -109,6 +112,7 @@ class HistoryWriter:
 
     def add(self, *rows: Plain) -> None:
         """Take ``rows`` (records) for the next flush. Returns at once, from any thread."""
+        self.seen.add(rows)
         with self._queue.changed:
             self._queue.rows.extend(rows)
 

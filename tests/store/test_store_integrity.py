@@ -238,3 +238,13 @@ def test_random_garbage_in_the_write_ahead_log(sound: Path, tmp_path: Path) -> N
     (target / "history.duckdb.wal").write_bytes(random.Random(1).randbytes(5000))
     write(db, "run-3")
     assert runs(db) == {"run-1": SERIES, "run-2": SERIES, "run-3": SERIES}
+
+
+def test_a_history_that_is_gone_comes_back_from_its_copy(sound: Path, tmp_path: Path) -> None:
+    target = tmp_path / "d"
+    shutil.copytree(sound, target)
+    db = target / "history.duckdb"
+    db.unlink()
+    writer = write(db, "run-3")
+    assert runs(db) == {"run-1": SERIES, "run-2": SERIES, "run-3": SERIES}
+    assert "missing" in writer.warnings[0]
