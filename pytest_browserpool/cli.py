@@ -11,8 +11,12 @@ from pytest_browserpool import errors
 
 COMMANDS: dict[str, str] = {
     "doctor": "pytest_browserpool.commands.doctor:doctor",
+    "explain": "pytest_browserpool.commands.explain:command",
     "fetch": "pytest_browserpool.commands.fetch:fetch",
+    "history": "pytest_browserpool.commands.history:command",
     "install": "pytest_browserpool.commands.install:install",
+    "report": "pytest_browserpool.commands.report:command",
+    "verify": "pytest_browserpool.commands.verify:command",
 }
 """Command → ``module:attribute`` of its ``click.Command``."""
 
