@@ -66,9 +66,3 @@ def asset(pytestconfig: pytest.Config) -> Callable[[str], Path]:
     """``asset(source)``: a file that goes with a model, from the same cache and under the same lock file."""
     lock = LockFile.of(pytestconfig.rootpath)
     return lambda source: resolve_file(source, lock=lock).path
-
-
-@pytest.fixture
-def alphabet(session_of) -> Callable[[Any], str]:
-    """``alphabet(model)``: the characters that a PP-OCR recogniser knows, one a line, from its metadata."""
-    return lambda model: session_of(model.path).get_modelmeta().custom_metadata_map["character"]

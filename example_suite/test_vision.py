@@ -52,29 +52,29 @@ def test_upside_down_text_is_recognised_as_such(model, agree, text):
 
 @pytest.mark.model(RECOGNISER, type="vision", backends=["wasm"])
 @pytest.mark.parametrize("text", ["Hello WebGPU 42", "3.14159 = pi", "A browser reads this line"])
-def test_a_rendered_line_reads_back_exactly(model, agree, alphabet, text):
+def test_a_rendered_line_reads_back_exactly(model, agree, text):
     inputs = {"x": pixels(line(text))}
     outputs = model(inputs)
-    assert read(outputs[LOGITS], alphabet(model)) == text
+    assert read(outputs[LOGITS], model.metadata["character"]) == text
     agree(model, inputs, outputs)
 
 
 @pytest.mark.model(RECOGNISER, type="vision", backends=["webnn"])
-def test_a_rendered_line_reads_back_exactly_on_webnn(model, agree, alphabet):
+def test_a_rendered_line_reads_back_exactly_on_webnn(model, agree):
     inputs = {"x": pixels(line("Hello WebNN 147"), 352)}
     outputs = model(inputs)
     assert model.backend == "webnn"
-    assert read(outputs[LOGITS], alphabet(model)) == "Hello WebNN 147"
+    assert read(outputs[LOGITS], model.metadata["character"]) == "Hello WebNN 147"
     agree(model, inputs, outputs)
 
 
 @pytest.mark.model(RECOGNISER, type="vision", backends=["wasm"])
-def test_an_empty_page_says_nothing(model, alphabet):
-    assert read(model({"x": pixels(blank())})[LOGITS], alphabet(model)) == ""
+def test_an_empty_page_says_nothing(model):
+    assert read(model({"x": pixels(blank())})[LOGITS], model.metadata["character"]) == ""
 
 
 @pytest.mark.model(type="vision")
-def test_text_that_a_browser_draws_reads_back(browser_pool, alphabet):
+def test_text_that_a_browser_draws_reads_back(browser_pool):
     font = base64.b64encode(ImageFont.load_default(40).font_bytes).decode()
     with browser_pool.lease() as page:
         page.set_content(
@@ -86,4 +86,4 @@ def test_text_that_a_browser_draws_reads_back(browser_pool, alphabet):
         page.evaluate("document.fonts.load('40px own')")
         picture = Image.open(io.BytesIO(page.locator("p").screenshot())).convert("RGB")
     model = browser_pool.load(RECOGNISER, type="vision", backends=["wasm"])
-    assert read(model({"x": pixels(picture)})[LOGITS], alphabet(model)) == "Drawn by a browser"
+    assert read(model({"x": pixels(picture)})[LOGITS], model.metadata["character"]) == "Drawn by a browser"
