@@ -220,37 +220,6 @@ RULES: tuple[Rule, ...] = (
         "the page did not answer Playwright in time",
         "Page.goto: Timeout 30000ms exceeded.",
     ),
-    # -- a model or an input that cannot run: never a fault. Before memory, whose words some of these share
-    _rule(
-        "runtime",
-        r"protobuf parsing failed|INVALID_PROTOBUF|failed to load model as onnx format",
-        errors.InvalidModel,
-        "the bytes are not an ONNX model",
-        "Failed to load model because protobuf parsing failed.",
-    ),
-    _rule(
-        "runtime",
-        r"could not find an implementation for|is not a registered function/op|failed to find kernel for|"
-        r"NOT_IMPLEMENTED|unrecognized operator|cannot resolve operator",
-        errors.UnsupportedOperator,
-        "the backend lacks an operator and will lack it in the next page too",
-        "Could not find an implementation for Foo(1) node with name 'n'",
-    ),
-    _rule(
-        "runtime",
-        r"got invalid dimensions for|unexpected input data type|is missing in 'feeds'|invalid feed|"
-        r"invalid rank for input|'feeds' must be an object",
-        errors.InputError,
-        "the call's inputs do not fit the model",
-        "input 'x' is missing in 'feeds'.",
-    ),
-    _rule(
-        "runtime",
-        r"output shape may be too large",
-        errors.RunFailed,
-        "the model asked for an impossible tensor: it will again",
-        "OneHot: failed to allocate output tensor. Output shape may be too large.",
-    ),
     # -- the GPU
     _rule(
         "device",
@@ -262,14 +231,14 @@ RULES: tuple[Rule, ...] = (
     _rule(
         "runtime playwright",
         r"device (is |was )?(lost|destroyed)|VK_ERROR_DEVICE_LOST|valid external instance reference|"
-        r"instance dropped|gpu process (crashed|exited|was lost)",
+        r"instance dropped|gpu process (crashed|exited|was lost)|mapasync.*abort|buffer (was |is )?destroyed",
         errors.DeviceLost,
         "the GPU device or its process is gone, and onnxruntime-web keeps the dead one",
         "WebGPU device lost (2): Device was destroyed.",
     ),
     _rule(
         "runtime",
-        r"failed to get gpu adapter",
+        r"failed to get gpu adapter|requestadapter|no available adapters",
         errors.DeviceLost,
         "the probe had an adapter: Chromium refuses WebGPU after repeated crashes of its GPU process",
         'Failed to get GPU adapter. You may need to enable flag "--enable-unsafe-webgpu"',
@@ -279,7 +248,7 @@ RULES: tuple[Rule, ...] = (
         "runtime playwright",
         r"out of (device )?memory|\bOOM\b|VK_ERROR_OUT_OF|array buffer allocation failed|failed to allocate|"
         r"could not allocate|cannot allocate|bad_alloc|not enough memory|cannot enlarge memory|"
-        r"invalid (typed )?array(buffer| buffer)? length|allocation size overflow",
+        r"invalid (typed )?array(buffer| buffer)? length|allocation (size )?overflow",
         errors.OutOfMemory,
         "an allocation failed; wasm memory never shrinks, so only a new page has room again",
         "RangeError: Array buffer allocation failed",
@@ -307,12 +276,33 @@ RULES: tuple[Rule, ...] = (
         "the wasm instance trapped: its heap cannot be trusted, every later run fails too",
         "RuntimeError: memory access out of bounds",
     ),
+    # -- a model or an input that cannot run: never a fault. After the faults, which may hide behind these
+    # words: a load that ran out of memory also says that the model could not be loaded
     _rule(
         "runtime",
-        r"failed to fetch|networkerror when attempting to fetch",
-        errors.ConnectionLost,
-        "the page could not reach the node's own server",
-        "TypeError: Failed to fetch dynamically imported module: http://127.0.0.1:1/ort.mjs",
+        r"protobuf parsing failed|INVALID_(PROTOBUF|GRAPH)|failed to load model|load model.*failed|"
+        r"error_code: (7|10)\b",
+        errors.InvalidModel,
+        "the bytes are not an ONNX model",
+        "Failed to load model because protobuf parsing failed.",
+    ),
+    _rule(
+        "runtime",
+        r"could not find an implementation for|is not a registered function/op|failed to find kernel for|"
+        r"NOT_IMPLEMENTED|no op registered|error_code: 9\b|unsupported (data type|operator|op\b)|"
+        r"\bbinary op\b|kernel .*not (found|supported)",
+        errors.UnsupportedOperator,
+        "the backend lacks an operator and will lack it in the next page too",
+        "Could not find an implementation for Foo(1) node with name 'n'",
+    ),
+    _rule(
+        "runtime",
+        r"got invalid dimensions for|unexpected input data type|is missing in 'feeds'|invalid feed|"
+        r"invalid (rank for input|input name)|'feeds' must be an object|required inputs .* are missing|"
+        r"INVALID_ARGUMENT|error_code: 2\b",
+        errors.InputError,
+        "the call's inputs do not fit the model",
+        "input 'x' is missing in 'feeds'.",
     ),
 )
 """First match wins."""

@@ -1,4 +1,4 @@
-"""A world of seats, browsers and pages that carries out the machine's instructions and checks each of them."""
+"""Seats, browsers and pages that carry out the instructions of the machine and check each of them."""
 
 from __future__ import annotations
 

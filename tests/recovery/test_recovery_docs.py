@@ -65,6 +65,9 @@ def test_the_core_imports_nothing_that_acts() -> None:
 
     names = "machine, failures, strategies, breaker, limits, choice, aftermath, table, signals"
     heavy = "pytest xdist playwright duckdb asyncio anyio aiohttp numpy socket subprocess"
-    code = f"import sys; from pytest_browserpool.recovery import {names}; print([m for m in {heavy.split()!r} if m in sys.modules])"
+    code = (
+        f"import sys; from pytest_browserpool.recovery import {names}; "
+        f"print([m for m in {heavy.split()!r} if m in sys.modules])"
+    )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert out.stdout.strip() == "[]"

@@ -76,6 +76,7 @@ FAULTS: list[tuple[type[Fault], Observation]] = [
     (errors.OutOfMemory, Observation(origin=R, text="WebGPU device error(2): Out of memory")),
     (errors.OutOfMemory, Observation(origin=R, text="ERROR_CODE: 6, ERROR_MESSAGE: Failed to allocate memory for requested buffer of size 4294967296")),
     (errors.OutOfMemory, Observation(origin=R, text="RangeError: WebAssembly.Memory.grow(): could not allocate memory")),
+    (errors.OutOfMemory, Observation(origin=R, text="Can't create a session. ERROR_CODE: 1, ERROR_MESSAGE: Load model failed: std::bad_alloc")),
     # a page that is spoilt
     (errors.SessionRefused, Observation(origin=R, text="Error: another WebGPU EP inference session is being created.")),
     (errors.SessionRefused, Observation(origin=R, text="RuntimeError: Aborted(). Build with -sASSERTIONS for more info.")),
@@ -104,7 +105,6 @@ NOT_FAULTS: list[tuple[type[BrowserPoolError] | None, Observation]] = [
     (errors.InvalidModel, Observation(origin=R, text="ERROR_CODE: 7, ERROR_MESSAGE: Failed to load model because protobuf parsing failed.")),
     (errors.InputError, Observation(origin=R, text="Got invalid dimensions for input: x for the following indices")),
     (errors.InputError, Observation(origin=R, text="Unexpected input data type. Actual: (tensor(double)) , expected: (tensor(float))")),
-    (errors.RunFailed, Observation(origin=R, text="OneHot: failed to allocate output tensor. Output shape may be too large.")),
     (errors.RunFailed, Observation(origin=R, text="Non-zero status code returned while running Gather node.")),
     (errors.RunFailed, Observation(origin=R, text="the model's device has a broad reach; memory of it stays")),
     (errors.RunFailed, Observation(origin=W, code=1009)),
@@ -169,6 +169,17 @@ def test_the_signs_of_one_kill_give_one_diagnosis_in_any_order(order: list[int])
     found = worst(signs[i] for i in order)
     assert found is not None
     assert found.fault is errors.BrowserCrashed
+
+
+def test_what_the_pages_make_of_a_message_agrees() -> None:
+    """The edge that reads onnxruntime's messages and this taxonomy retry the same ones."""
+    from pytest_browserpool.browsers.interpret import interpret
+
+    seen = [Observation(origin=R, text=rule.example) for rule in RULES if R in rule.origins]
+    seen += [one for _, one in [*FAULTS, *NOT_FAULTS] if one.origin is R]
+    assert len(seen) > 20
+    for one in seen:
+        assert isinstance(interpret(one.text, where="here"), Fault) == (classify(one) is not None), one.text
 
 
 def test_worst_of_no_faults_is_the_first_error() -> None:

@@ -1,4 +1,4 @@
-"""Whatever happens, in whatever order: every recovery ends, within its budgets, and does nothing forbidden."""
+"""Whatever happens, in whatever order: each recovery ends, in its budgets, and does nothing forbidden."""
 
 from __future__ import annotations
 
