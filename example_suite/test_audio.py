@@ -80,7 +80,7 @@ def test_a_voice_is_speech_on_webnn(model, agree):
     agree(model, inputs, outputs)
 
 
-@pytest.mark.model(SILERO, type="audio", backends=["webgpu"])
+@pytest.mark.model(SILERO, type="audio", backends=["webgpu"], timeout=120)
 def test_the_probability_of_speech_is_right_on_webgpu(model, native):
     for sound in (silence(1), voice(1)):
         inputs = vad_inputs(sound[5 * FRAME - CONTEXT : 6 * FRAME])
@@ -95,7 +95,7 @@ def test_the_probability_of_speech_is_right_on_webgpu(model, native):
     reason="found bug: onnxruntime-web 1.30 on webgpu gives relu(h) where Silero VAD's cell state c belongs, "
     "as if c's buffer were reused before it is read; each step but the first starts wrong",
 )
-@pytest.mark.model(SILERO, type="audio", backends=["webgpu"])
+@pytest.mark.model(SILERO, type="audio", backends=["webgpu"], timeout=120)
 def test_the_recurrent_state_is_right_on_webgpu(model, native, record_property):
     inputs = vad_inputs(voice(1)[5 * FRAME - CONTEXT : 6 * FRAME])
     outputs, reference = model(inputs), native(model, inputs)

@@ -27,7 +27,7 @@ def which_way_up(model, agree, picture):
     return best
 
 
-@pytest.mark.model(ANGLE, type="vision", backends=["webgpu"], on="each")
+@pytest.mark.model(ANGLE, type="vision", backends=["webgpu"], on="each", timeout=120)  # compiles for seconds
 def test_text_is_told_from_upside_down_text_on_each_gpu(model, agree):
     picture = line("Hello WebGPU 42")
     assert which_way_up(model, agree, picture) == UPRIGHT
