@@ -132,7 +132,7 @@ RULES: tuple[Rule, ...] = (
     # -- a launch that can never work: the user's to mend, not to be repeated
     _rule(
         "playwright",
-        r"executable doesn.t exist|\bENOENT\b|\bEACCES\b|\bENOEXEC\b|exec format error",
+        r"executable doesn.t exist|spawn .{1,300}(ENOENT|EACCES|ENOEXEC)|exec format error|exitcode=12[67]\b",
         errors.ConfigurationError,
         "the executable is missing or is not a program: every launch ends like this",
         "BrowserType.launch: Failed to launch chromium because executable doesn't exist at /nowhere",
