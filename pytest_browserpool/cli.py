@@ -47,7 +47,9 @@ class LazyGroup(click.Group):
         try:
             return super().invoke(ctx)
         except errors.BrowserPoolError as error:
-            shown = _Misused if isinstance(error, errors.UsageError) else _Refused
+            shown = (
+                _Misused if isinstance(error, (errors.ConfigurationError, errors.MarkerError)) else _Refused
+            )
             raise shown(str(error)) from error
 
 

@@ -53,7 +53,7 @@ def npm_package(cache: Cache, name: str, version: str, *, timeout: float = PACKA
             f"npm:{name}@{version} cannot be fetched: there is no npm on PATH",
             remedy="install Node.js with npm (Debian: apt-get install npm) and run again",
         )
-    command = [npm, "pack", f"{name}@{version}", "--ignore-scripts", "--silent", "--pack-destination"]
+    command = [npm, "pack", f"{name}@{version}", "--ignore-scripts", "--loglevel=error", "--pack-destination"]
     remedy = "check the name, the version and npm's registry settings (npm config list)"
     return _packaged(cache, ("npm", name, version), command, "*.tgz", timeout=timeout, remedy=remedy)
 

@@ -23,9 +23,13 @@ class Finished:
 
     @property
     def last_words(self) -> str:
-        """The last lines that say what went wrong, for an error message; warnings left out."""
+        """The lines that say what went wrong, for an error message: errors, else the last ones."""
         lines = [x.strip() for x in (self.errors + "\n" + self.output).splitlines()]
-        telling = [x for x in lines if x and not x.lower().startswith(("warning", "npm warn", "[notice]"))]
+        noise = ("warning", "npm warn", "npm notice", "[notice]", "npm error a complete log")
+        telling = [x for x in lines if x and not x.lower().startswith(noise)]
+        errors = [x for x in telling if x.lower().startswith(("error", "npm error", "e:"))]
+        if errors:
+            return " / ".join(errors[:4])[:600]  # the first one is the cause
         return " / ".join(telling[-4:])[-600:] or f"exit status {self.status} without a word"
 
 

@@ -61,7 +61,8 @@ def install(browsers: tuple[str, ...], no_apt: bool, verify: bool, dry_run: bool
         click.echo(line)
     if dry_run:
         return
-    here = {b.name for b in catalogue.discover(settings).installed}
+    installed = catalogue.discover(settings).installed
+    here = {b.name for b in installed if b.name != "headless-shell" or _shell_starts(b)}
     if not (set(browsers) <= here if browsers else here):
         raise click.exceptions.Exit(1)
 
@@ -94,6 +95,19 @@ def _shell(dry_run: bool) -> None:
         _say("missing", label, "would be fetched with npm")
     else:
         _say("installed", label, str(pins.headless_shell()))
+
+
+def _shell_starts(shell: catalogue.InstalledBrowser) -> bool:
+    """Whether the system libraries are there that npm cannot bring; Debian's chromium brings them."""
+    try:
+        catalogue.version_of(shell)
+    except NoBrowser as error:
+        helped = (
+            f"run  {catalogue.apt_command(['chromium'])}" if catalogue.on_debian() else "install that library"
+        )
+        click.echo(f"{'broken':10} {error.what}; where a library is missing, {helped}")
+        return False
+    return True
 
 
 def _packages(wanted: Iterable[str], settings: Settings, *, may_run: bool, dry_run: bool) -> list[str]:

@@ -159,7 +159,7 @@ def _refuse_short_tensor(tensor: onnx.TensorProto, where: str | None) -> None:
 
     if not tensor.HasField("raw_data") or tensor.data_location == onnx.TensorProto.EXTERNAL:
         return
-    bits = BITS.get(onnx.TensorProto.DataType.Name(tensor.data_type))
+    bits = BITS.get(_type_name(tensor.data_type))
     elements = 1
     for size in tensor.dims:
         elements *= size
@@ -220,15 +220,22 @@ def _external(proto: onnx.ModelProto) -> Iterator[str]:
                 yield from (e.value for e in tensor.external_data if e.key == "location")
 
 
-def _tensor(value: onnx.ValueInfoProto) -> Tensor:
+def _type_name(number: int) -> str:
     import onnx
 
+    try:
+        return str(onnx.TensorProto.DataType.Name(number))
+    except ValueError:  # newer than the installed onnx, or damaged: onnxruntime-web will say
+        return f"type {number}"
+
+
+def _tensor(value: onnx.ValueInfoProto) -> Tensor:
     kind = value.type.WhichOneof("value")
     if kind != "tensor_type":
         return Tensor(value.name, (kind or "unknown").removesuffix("_type"), None)
     tensor = value.type.tensor_type
     dims = tuple(_dim(d) for d in tensor.shape.dim) if tensor.HasField("shape") else None
-    return Tensor(value.name, onnx.TensorProto.DataType.Name(tensor.elem_type).lower(), dims)
+    return Tensor(value.name, _type_name(tensor.elem_type).lower(), dims)
 
 
 def _dim(dim: onnx.TensorShapeProto.Dimension) -> Dim:
@@ -262,8 +269,8 @@ def with_static_shapes(model: Path | bytes, shapes: Mapping[str, Sequence[int]])
             _set_shape(value, wanted[value.name])
     for value in proto.graph.output:
         _clear_sizes(value)
-    for graph in _graphs(proto):
-        del graph.value_info[:]
+    for holder in (*_graphs(proto), *proto.functions):
+        del holder.value_info[:]
     return bytes(proto.SerializeToString())
 
 
