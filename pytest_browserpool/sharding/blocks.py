@@ -37,6 +37,9 @@ GLUE = frozenset(
 )  # fmt: skip
 """What may stand between the products, the softmax and the projections."""
 
+VIEWS = frozenset({"Reshape", "Expand", "Squeeze", "Unsqueeze", "Slice"})
+"""Glue whose first input is the data and whose others are shapes."""
+
 REACH = 12
 """Glue nodes between softmax and product at most; quantised exports have up to eight."""
 
@@ -136,7 +139,8 @@ def _forward(graph: Graph, region: set[int], taken: set[int]) -> set[int]:
         made = {name for p in region for name in graph.nodes[p].outputs}
         for follower in sorted({r for p in region for r in _readers(graph, p)} - region - taken):
             node = graph.nodes[follower]
-            closed = all(name in made or name in inputs or graph.producer[name] == GIVEN for name in node.inputs)
+            data = node.inputs[:1] if node.op in VIEWS else node.inputs  # a shape may come from anywhere
+            closed = all(name in made or name in inputs or graph.producer[name] == GIVEN for name in data)
             if not closed or (projected and node.op not in ("Add", "Sum", "Cast", "Mul", "DequantizeLinear")):
                 continue
             if node.op in GLUE or node.op == "Sum" or (node.weighted and not projected):

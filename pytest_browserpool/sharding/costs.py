@@ -29,6 +29,9 @@ FREE = frozenset(
 )
 """Operators that move no data: views, and what only looks at shapes."""
 
+PICKING = frozenset({"Gather", "GatherElements", "GatherND", "Slice"})
+"""Operators that read only as much of their first input as they return: an embedding's table is not read through."""
+
 HEAVY_PER_ELEMENT: Mapping[str, float] = {
     "Softmax": 20.0, "LogSoftmax": 20.0, "LayerNormalization": 12.0, "InstanceNormalization": 12.0, "RMSNormalization": 10.0,
     "GroupNormalization": 12.0, "SimplifiedLayerNormalization": 10.0, "SkipLayerNormalization": 14.0, "Erf": 20.0, "Exp": 15.0,
@@ -74,6 +77,12 @@ def flops(op: str, inputs: Sequence[Shape | None], outputs: Sequence[Shape | Non
     if name in FREE:
         return 0.0
     return result * HEAVY_PER_ELEMENT.get(name, 1.0)
+
+
+def moved(op: str, inputs: Sequence[int], outputs: Sequence[int]) -> int:
+    """Bytes that a node reads and writes, from the sizes of its inputs and outputs."""
+    read = [sum(outputs), *inputs[1:]] if op.rpartition(".")[2] in PICKING else inputs
+    return sum(read) + sum(outputs)
 
 
 def seconds(op: str, work: float, moved: int, machine: Machine = REFERENCE) -> float:

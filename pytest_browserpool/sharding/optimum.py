@@ -23,6 +23,9 @@ SLACK = 1 + 1e-9
 """Sums in another order differ in the last bits."""
 
 
+INFINITE = float("inf")
+
+
 class Exhausted(Exception):
     """The search would have to look at more than its budget."""
 
@@ -77,7 +80,7 @@ class _Search:
                         continue
                     seconds = self._load(end & ~start).time_on(host)
                     candidate = (max(worst, seconds), total + seconds, [*path, end])
-                    if seconds <= ceiling * SLACK and (end not in following or candidate[:2] < following[end][:2]):
+                    if seconds < INFINITE and seconds <= ceiling * SLACK and (end not in following or candidate[:2] < following[end][:2]):
                         following[end] = candidate
             reached = following
         if not reached:

@@ -264,5 +264,5 @@ def _seconds(node: onnx.NodeProto, types: Types) -> float:
     work = costs.flops(
         operator(node), [types.shape(n) for n in node.input], [types.shape(n) for n in node.output], attributes
     )
-    moved = sum(types.size(name) for name in (*node.input, *node.output) if name)
-    return costs.seconds(operator(node), work, moved)
+    sizes = ([types.size(name) for name in names if name] for names in (node.input, node.output))
+    return costs.seconds(operator(node), work, costs.moved(operator(node), *sizes))

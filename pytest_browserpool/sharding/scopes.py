@@ -9,10 +9,11 @@ from pytest_browserpool.sharding.graph import Graph
 COMPONENTS = ("embedding", "encoder", "decoder", "head")
 """In the order in which data flows through them."""
 
-_START, _END = r"(?:^|[./_:])", r"(?:$|[./_:\d])"
+_START, _END = r"(?:^|[./:])", r"(?:$|[./:\d])"
 _EMBEDDING = re.compile(rf"embed|{_START}(?:wte|wpe|token_emb|tok_emb|stem){_END}")
 _HEAD = re.compile(
-    rf"{_START}(?:lm_head|head|classifier|logits|pooler|fc_out|final_norm|output_norm|final_layer_?norm|ln_f){_END}"
+    rf"{_START}(?:(?:lm|mlm|cls|classification|prediction)_)?head{_END}"
+    rf"|{_START}(?:classifier|logits|pooler|fc_out|final_norm|output_norm|final_layer_?norm|ln_f){_END}"
 )
 _ENCODER = re.compile(rf"encoder|{_START}(?:backbone|trunk|features){_END}")
 _DECODER = re.compile(rf"decoder|{_START}(?:layers?|blocks?|blk|h)[./_]\d")
@@ -28,9 +29,11 @@ def component_of(scope: str) -> str | None:
     ``model.decoder.embed_tokens`` is an embedding, ``decoder.layers.0.encoder_attn`` a part of the decoder.
     """
     text = scope.lower()
-    if _HEAD.search(text):
+    layer = _LAYER.search(text)
+    end = layer.start() if layer else len(text)  # what stands inside a layer belongs to it, whatever it is called
+    if not layer and _HEAD.search(text):
         return "head"
-    if _EMBEDDING.search(text):
+    if _EMBEDDING.search(text[:end]):
         return "embedding"
     encoder, decoder = _ENCODER.search(text), _DECODER.search(text)
     if encoder and (not decoder or encoder.start() < decoder.start()):
