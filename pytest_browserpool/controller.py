@@ -3,6 +3,7 @@ the record."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import socket
 import threading
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_browserpool import __version__, link, outcomes
+from pytest_browserpool.config import did_you_mean
 from pytest_browserpool.ledger import Ledger
 from pytest_browserpool.link import Message
 from pytest_browserpool.placement import events
@@ -33,6 +35,9 @@ TICK = 1.0
 OURS_REPLACES = ("load", "worksteal")
 """xdist's schedulers that balance load; the others keep tests together as the user asked, and stay."""
 
+FINISHED = "finished"
+"""Why a node went that ended as it should."""
+
 PLACEMENT_EVENTS = {
     cls.__name__: cls
     for cls in (
@@ -44,6 +49,25 @@ PLACEMENT_EVENTS = {
     )
 }
 """What a node may say to the engine."""
+
+
+def settings_for(spec: Any, settings: Settings, words: Words) -> Settings:
+    """The settings of one node: ``--tx popen//browsers=firefox`` gives it only some of the browsers.
+
+    Raises:
+        pytest.UsageError: the spec names a browser that is in no catalogue.
+    """
+    given = getattr(spec, "browsers", None)
+    if not given:
+        return settings
+    names = tuple(name.strip() for name in given.split(",") if name.strip())
+    for name in names:
+        if name not in words.allowed:
+            raise pytest.UsageError(
+                f"--tx {spec}: browser {name!r} is unknown{did_you_mean(name, words.allowed)}; "
+                f"one of {', '.join(words.allowed)}"
+            )
+    return dataclasses.replace(settings, browsers=names)
 
 
 class Controller:
@@ -105,11 +129,15 @@ class Controller:
         self.ledger.end(int(exitstatus))
 
     def _report_what_is_left(self) -> None:
-        if self.scheduler is None or self.stopping():
-            return  # -x and Ctrl-C leave tests out on purpose, and pytest says so
-        reason = getattr(self.dsession, "_summary_report", None) or "no node was left to run it"
+        dsession = self.dsession
+        if self.scheduler is None or dsession.shouldstop:
+            return  # -x leaves tests out on purpose, and pytest says so
+        reason = dsession._summary_report or "no node was left to run it"
         for test in self.scheduler.unreported:
-            self.publish(outcomes.failed(test, f"not run: {reason}"))
+            losses = self.ledger.losses[test]
+            story = "".join(f"\n  {loss}" for loss in losses)
+            said = f"lost, and not tried again: {reason}{story}" if losses else f"not run: {reason}"
+            self.publish(outcomes.failed(test, said))
 
     # -- nodes -----------------------------------------------------------------------------------------------
 
@@ -118,7 +146,8 @@ class Controller:
         link.serialise_writes(node.gateway)
         channel = node.gateway.newchannel()
         node.browserpool_channel = channel
-        plain = link.worker_input(channel, self.settings, self.words, node.gateway.id, self.run_id)
+        settings = settings_for(node.gateway.spec, self.settings, self.words)
+        plain = link.worker_input(channel, settings, self.words, node.gateway.id, self.run_id)
         node.workerinput[link.INPUT] = plain | {"own_loop": self.schedules}
         self._heard[node] = time.monotonic()
         channel.setcallback(lambda message: self._receive(node, message))
@@ -136,17 +165,21 @@ class Controller:
     def pytest_testnodedown(self, node: Any, error: object) -> None:
         name = node.gateway.id
         self._heard.pop(node, None)
-        reason = self._down.setdefault(name, str(error) if error else "finished")
-        if self._gate is not None:
-            running = self._gate.drop(node)
-            if running and error:
-                self.ledger.lost_test(
-                    running[0].nodeid, name, [f"{rep.when} {rep.outcome}" for rep in running]
-                )
-        self.ledger.node_down(name, reason, lost=bool(error), test=self._holding(node) if error else "")
+        reason = self._down.setdefault(name, str(error) if error else FINISHED)
+        phases = [f"{rep.when} {rep.outcome}" for rep in self._gate.drop(node)] if self._gate else []
+        test = self.scheduler.holds(node) if self.scheduler is not None and error else None
+        if test is not None:
+            self.ledger.losses[test].append(
+                f"{name}: {reason}" + (f" after {', '.join(phases)}" if phases else "")
+            )
+            self._say(f"{name} was lost while it ran {test}")
+        self.ledger.node_down(name, reason, lost=bool(error), test=test or "")
 
-    def _holding(self, node: Any) -> str:
-        return (self.scheduler.holds(node) if self.scheduler is not None else None) or ""
+    def _say(self, line: str) -> None:
+        terminal = self.config.pluginmanager.getplugin("terminalreporter")
+        if terminal is not None and self.config.option.verbose >= 0:
+            terminal.ensure_newline()
+            terminal.write_line(f"browserpool: {line}")
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_xdist_make_scheduler(self, config: pytest.Config) -> Any:
@@ -247,14 +280,14 @@ class Controller:
         self.ledger.decision(command)
 
     def stopping(self) -> bool:
-        return bool(getattr(self.dsession, "shouldstop", False))
+        return bool(self.dsession.shouldstop or self.dsession.shuttingdown)
 
-    def replaces(self, node: Any) -> bool:
-        if self._down.get(node.gateway.id) == "finished":
+    def replaces(self, node: Any) -> bool | None:
+        if self._down.get(node.gateway.id) == FINISHED:
             return False
         dsession = self.dsession
         limit = dsession._max_worker_restart
-        return limit is None or dsession._failed_nodes_count + 1 <= limit
+        return True if limit is None or dsession._failed_nodes_count + 1 <= limit else None
 
     def unrunnable(self, test: str, needs: ModelNeeds | None, reasons: Sequence[str]) -> None:
         skip = self.settings.missing == "skip" or (needs is not None and needs.on == "each")
@@ -266,16 +299,11 @@ class Controller:
         self.publish(outcomes.failed(test, f"no node can run this test:\n{lines}\n{remedy}"))
 
     def abandoned(self, test: str, nodes: Sequence[str], node: Any) -> None:
-        lines = "\n".join(f"  {self._story(test, name)}" for name in nodes)
+        lines = "\n".join(f"  {loss}" for loss in self.ledger.losses[test])
         text = f"lost with {len(nodes)} nodes, and not tried again:\n{lines}"
         reports = outcomes.failed(test, text, node=node)
         self.config.hook.pytest_handlecrashitem(crashitem=test, report=reports[1], sched=self.scheduler)
         self.publish(reports)
-
-    def _story(self, test: str, name: str) -> str:
-        phases = self.ledger.phases(test, name)
-        seen = f" after {', '.join(phases)}" if phases else ""
-        return f"{name}: {self._down.get(name, 'gone')}{seen}"
 
     def publish(self, reports: Sequence[pytest.TestReport]) -> None:
         """Report a test that no node reports, as if one had; counts for ``--maxfail``."""

@@ -7,7 +7,7 @@ import dataclasses
 import json
 import time
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -51,7 +51,8 @@ class Ledger:
             Path(settings.db), run_id, copies=settings.history_copies, interval=settings.state_sync_interval
         )
         self._open: dict[str, TestRecord] = {}
-        self._phases: dict[tuple[str, str], list[str]] = defaultdict(list)
+        self.losses: dict[str, list[str]] = defaultdict(list)
+        """Test → a line for each node that was lost while it ran the test."""
 
     # -- the run and its nodes -------------------------------------------------------------------------------
 
@@ -111,13 +112,6 @@ class Ledger:
                     detail=reason,
                 )
             )
-
-    def lost_test(self, test: str, node: str, phases: Sequence[str]) -> None:
-        """How far ``test`` got on ``node`` before that was lost."""
-        self._phases[test, node].extend(phases)
-
-    def phases(self, test: str, node: str) -> list[str]:
-        return self._phases[test, node]
 
     def beat(self, node: str, message: Mapping[str, Any]) -> None:
         """A heartbeat's measurements: a point of each series."""

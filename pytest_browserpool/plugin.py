@@ -4,6 +4,7 @@ is off."""
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ from _pytest.fixtures import getfixturemarker  # no public name tells a fixture 
 
 if TYPE_CHECKING:
     from pytest_browserpool.config import Settings
+    from pytest_browserpool.controller import Controller
     from pytest_browserpool.keywords import Words
 
 MARKER_LINE = (
@@ -88,6 +90,10 @@ OPTIONS = (
 )
 
 
+DEFAULT_DB = ".browserpool/history.duckdb"
+"""Under rootdir: the history belongs to the project, and the directory is easy to ignore."""
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("browserpool", "test AI models in pools of real browsers")
     group.addoption(
@@ -113,6 +119,15 @@ def is_active(config: pytest.Config) -> bool:
     if workerinput is not None:
         return "browserpool" in workerinput
     return bool(config.getoption("browserpool") or config.getini("browserpool"))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> None:
+    """Before pytest-html decides on the form of its report: one file, with pictures and styles in it."""
+    if is_active(config):
+        from pytest_browserpool.report.install import prefer_one_file
+
+        prefer_one_file(config)
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -142,9 +157,12 @@ def _activate_worker(config: pytest.Config) -> None:
     from pytest_browserpool.link import WorkerLink
 
     link = WorkerLink.from_input(config.workerinput["browserpool"], rootdir=config.rootpath)  # type: ignore[attr-defined]
+    link.settings = with_hooked_browsers(config, link.settings)
     config.stash[markers.WORDS_KEY] = link.words
-    config.pluginmanager.register(worker.NodeSide(config, link.settings, link.node, link.send), worker.PLUGIN)
-    link.listen(config.pluginmanager.getplugin(worker.PLUGIN).on_directive)
+    side = worker.NodeSide(config, link.settings, link.node, link.send)
+    config.pluginmanager.register(side, worker.PLUGIN)
+    link.listen(side.on_directive)
+    side.start_beating()
     _register_tests_side(config)
 
 
@@ -157,10 +175,20 @@ def _activate_controller(config: pytest.Config) -> None:
     distributed = is_distributed(config)
     hub = controller.Controller(config, settings, words, distributed=distributed)
     config.pluginmanager.register(hub, controller.PLUGIN)
+    _register_reports(config, hub)
     if not distributed:
         node = worker.NodeSide(config, settings, "main", hub.on_local_message)
         config.pluginmanager.register(node, worker.PLUGIN)
         _register_tests_side(config)
+
+
+def _register_reports(config: pytest.Config, hub: Controller) -> None:
+    """The HTML report's columns and run section, the terminal's section, crashed tests shown once."""
+    from pytest_browserpool.report.install import install
+
+    writer = hub.ledger.writer
+    history = Path(hub.settings.db)
+    install(config, rows=writer.seen.rows, warnings=lambda: writer.warnings, history=history)
 
 
 def _register_tests_side(config: pytest.Config) -> None:
@@ -222,18 +250,23 @@ def read_settings(config: pytest.Config) -> Settings:
 
     from pytest_browserpool.config import Settings, custom_browsers
 
-    given: dict[str, Any] = {}
+    root = config.rootpath
+    given: dict[str, Any] = {"db": DEFAULT_DB}
     for option in OPTIONS:
-        value = (config.getoption(option.dest, None) if option.cli else None) or config.getini(option.ini)
+        told = config.getoption(option.dest, None) if option.cli else None
+        value = told if told is not None else config.getini(option.ini)
         if value not in (None, ""):
             given[option.field] = _converted(option, value)
-    root = config.rootpath
-    given["db"] = str(
-        (config.invocation_params.dir / given["db"])
-        if "db" in given
-        else root / ".browserpool" / "history.duckdb"
-    )
-    settings = Settings(rootdir=str(root), custom=custom_browsers(root), **given)
+    # what is typed is meant from where it is typed, what is in a file from where the project is
+    typed = config.getoption("browserpool_db", None) is not None
+    given["db"] = str((config.invocation_params.dir if typed else root) / given["db"])
+    return with_hooked_browsers(config, Settings(rootdir=str(root), custom=custom_browsers(root), **given))
+
+
+def with_hooked_browsers(config: pytest.Config, settings: Settings) -> Settings:
+    """``settings`` with the browsers that ``pytest_browserpool_browsers`` adds in this process."""
+    import dataclasses
+
     hooked = [
         browser
         for found in config.hook.pytest_browserpool_browsers(settings=settings)

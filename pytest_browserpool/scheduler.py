@@ -36,10 +36,11 @@ class Sink(Protocol):
         """``test`` was lost with each of ``nodes``: report it. ``node`` is the last of them."""
 
     def stopping(self) -> bool:
-        """Whether the run is being stopped (``-x``, ``--maxfail``), so that nothing more may be sent."""
+        """Whether the run is being ended (all is done, ``-x``, too many lost nodes): nothing more may be
+        sent."""
 
-    def replaces(self, node: WorkerController) -> bool:
-        """Whether xdist will start another node in place of the one that is going."""
+    def replaces(self, node: WorkerController) -> bool | None:
+        """Whether xdist will start another node in place of the one that is going; None: it ends the run."""
 
 
 @dataclass
@@ -177,7 +178,8 @@ class BrowserPoolScheduling:
             return
         self._going = node
         replaced = self._sink.replaces(node)
-        self.hear(events.NodeLost(at=self._clock(), node=member.id, reason="lost", replaced=replaced))
+        if replaced is not None:
+            self.hear(events.NodeLost(at=self._clock(), node=member.id, reason="lost", replaced=replaced))
 
     # -- what nodes say over our channel ---------------------------------------------------------------------
 
@@ -195,8 +197,9 @@ class BrowserPoolScheduling:
             self.hear(events.TestStarted(at=self._clock(), node=member.id, test=test))
 
     def hear(self, event: events.Event) -> None:
-        """Give the engine an event and carry out what it says."""
-        self.carry_out(self._handle(event))
+        """Give the engine an event and carry out what it says; nothing once the run is ending."""
+        if not self._sink.stopping():
+            self.carry_out(self._handle(event))
 
     @property
     def unreported(self) -> list[str]:
@@ -208,9 +211,9 @@ class BrowserPoolScheduling:
         )
 
     def holds(self, node: WorkerController) -> str | None:
-        """The test that ``node`` was sent and has not completed."""
+        """Node id of the test that ``node`` was sent and has not completed."""
         member = self._members.get(node)
-        return member.holds[0] if member is not None and member.holds else None
+        return self.nodeid(member.holds[0]) if member is not None and member.holds else None
 
     def nodeid(self, test: str) -> str:
         """The node id of a test that the engine or this adapter names by key."""
@@ -279,7 +282,7 @@ class BrowserPoolScheduling:
 
     def _run(self, command: events.Run) -> None:
         member = self._by_id(command.node)
-        if member is None or member.node.shutting_down or self._sink.stopping():
+        if member is None or member.node.shutting_down:
             return  # another node gets it when this one is gone, or the run is ending
         index = self._index(member, command.test)
         member.holds.append(command.test)

@@ -3,6 +3,7 @@ test."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import sys
@@ -105,7 +106,6 @@ class NodeSide:
 
     def close(self) -> None:
         """End the threads and close the browsers. May be called again."""
-        self._stop.set()
         self._aside.shutdown(wait=False, cancel_futures=True)
         with self._lock:
             node, self._node, self._closed = self._node, None, True
@@ -114,10 +114,9 @@ class NodeSide:
 
     # -- collection ------------------------------------------------------------------------------------------
 
-    @pytest.hookimpl(tryfirst=True)
-    def pytest_collection(self) -> None:
-        if self.distributed:
-            threading.Thread(target=self._beat, name="browserpool-heartbeat", daemon=True).start()
+    def start_beating(self) -> None:
+        """Tell the controller every few seconds that this process lives, from now until it ends."""
+        threading.Thread(target=self._beat, name="browserpool-heartbeat", daemon=True).start()
 
     def _beat(self) -> None:
         import psutil
@@ -168,8 +167,9 @@ class NodeSide:
         kind = message["kind"]
         if kind == "run":
             self._hints[message["index"]] = (message["browser"], message["backend"])
-        elif kind in ("prewarm", "retire") and not self._stop.is_set():
-            self._aside.submit(self._carry_out, message)
+        elif kind in ("prewarm", "retire") and not self._closed:
+            with contextlib.suppress(RuntimeError):  # the executor was shut down in between: the run is over
+                self._aside.submit(self._carry_out, message)
 
     def _carry_out(self, message: Message) -> None:
         """Prewarm or retire, aside from the running test. A failure costs nothing but the head start: the
@@ -266,6 +266,7 @@ class NodeSide:
         self.close()
 
     def pytest_unconfigure(self) -> None:
+        self._stop.set()
         self.close()
 
 

@@ -1,0 +1,3 @@
+"""Shared by all tests: pytester, which runs pytest on small suites."""
+
+pytest_plugins = ["pytester"]
