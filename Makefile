@@ -67,8 +67,13 @@ bench-sharding: setup ## quality and speed of the partitioner
 	$(BIN)/python benchmarks/sharding.py $(ARGS)
 
 .PHONY: docs
-docs: setup ## the documentation, into site/
-	$(BIN)/mkdocs build --strict
+docs: $(VENV)/.docs ## the documentation, into site/
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "documentation: $(CURDIR)/site/index.html"
+
+$(VENV)/.docs: $(STAMP)
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check -c requirements/constraints.txt --group docs
+	@touch $@
 
 .PHONY: clean
 clean: ## what was built here; the shared cache stays
