@@ -44,6 +44,10 @@ URGENT_LOOKS = 32
 """Nodes whose plans are searched for more urgent work before less urgent work is begun."""
 JOIN_ROUNDS = 24
 """Times that a joining node may take part of a group off the node that ends last: a constant."""
+PREWARM_LEAD = 2.0
+"""A set-up is announced when the work before it takes at most twice as long: early enough to hide wholly in
+spite of wrong estimates, late enough not to hold memory for long, and not to be overtaken by a change of
+plan."""
 REFRESH_SHARE = 0.25
 """Ledgers are summed anew once this share of their number of batches has been measured since: amortised,
 constant."""
@@ -428,13 +432,16 @@ class PlacementEngine:
             self._prewarm(node)
 
     def _prewarm(self, node: NodePlan) -> None:
-        order = node.ordered()
-        if not order:
-            return
-        batch = order[-1]
-        session = batch.session
-        if session[0] and session not in node.warm and session != node.prewarmed:
-            node.prewarmed = session
-            self._out.append(
-                Prewarm(node=node.id, browser=session[0], backend=session[1], test=batch.tests[-1].nodeid)
-            )
+        """Name the next set-up that the node will pay, once it is near enough to hide behind what runs before
+        it."""
+        ahead = node.expected_s
+        for batch in reversed(node.ordered()):
+            session = batch.session
+            if session[0] and session not in node.warm:
+                if session == node.prewarmed or ahead > PREWARM_LEAD * sum(node.setup_now(session)):
+                    return
+                node.prewarmed = session
+                test = batch.tests[-1].nodeid
+                self._out.append(Prewarm(node=node.id, browser=session[0], backend=session[1], test=test))
+                return
+            ahead += batch.work * node.unit(session)

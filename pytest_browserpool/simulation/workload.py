@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from pytest_browserpool.config import did_you_mean
-from pytest_browserpool.errors import UsageError
+from pytest_browserpool.errors import ConfigurationError
 from pytest_browserpool.values import BACKEND_ALIASES, BACKENDS
 
 FAMILY = {"chromium": "chrome", "headless-shell": "chrome"}
 """Families of the browsers whose family is not their name."""
 
 
-class WorkloadError(UsageError):
+class WorkloadError(ConfigurationError):
     """The workload file is wrong."""
 
 
