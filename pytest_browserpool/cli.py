@@ -16,6 +16,7 @@ COMMANDS: dict[str, str] = {
     "history": "pytest_browserpool.commands.history:command",
     "install": "pytest_browserpool.commands.install:install",
     "report": "pytest_browserpool.commands.report:command",
+    "simulate": "pytest_browserpool.commands.simulate:command",
     "verify": "pytest_browserpool.commands.verify:command",
 }
 """Command → ``module:attribute`` of its ``click.Command``."""
