@@ -1,0 +1,191 @@
+"""Carries out what the machine says for one operation: waits, drops, retires, attempts again, and keeps the story."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from pytest_browserpool.errors import BrowserPoolError, CapabilityError, Fault, PageHung
+from pytest_browserpool.recovery import signals as s
+from pytest_browserpool.recovery.breaker import Breakers
+from pytest_browserpool.recovery.choice import Plan
+from pytest_browserpool.recovery.machine import Machine
+
+
+class Unavailable(Exception):  # noqa: N818 - an answer of the carrier, not an error that a user sees
+    """The step cannot be taken here; nothing was touched."""
+
+
+class Carrier(Protocol):
+    """What can be done to the browsers that an operation runs in. Seats are the plan's candidates, by key."""
+
+    async def prepare(self, order: s.Order) -> None:
+        """Takes the step, so that the operation can be tried again.
+
+        Raises:
+            Unavailable: it cannot be taken. Fault: it was taken and failed.
+        """
+
+    async def drop_page(self, key: str, reason: str) -> None:
+        """Closes the page on that seat for good."""
+
+    async def retire(self, key: str, reason: str) -> None:
+        """Ends the browser on that seat."""
+
+
+@dataclass(frozen=True)
+class Story:
+    """How a recovery went, for the record."""
+
+    outcome: str
+    """recovered, degraded, failed, not_retried or cancelled."""
+    attempts: Sequence[s.Attempt]
+    seconds: float
+    recoveries: int
+    degraded: bool
+    error: BrowserPoolError | None = None
+
+
+async def recover[T](
+    fault: Fault,
+    *,
+    seat: str,
+    began_at: float,
+    plan: Plan,
+    carrier: Carrier,
+    attempt: Callable[[], Awaitable[T]],
+    breakers: Breakers,
+    told: Callable[[Story], None],
+    clock: Callable[[], float] = time.monotonic,
+) -> T:
+    """Tries ``attempt`` again as the plan's strategy says, until it succeeds or nothing is left to try.
+
+    Args:
+        fault: what ended the first attempt, on ``seat``, which began at ``began_at`` (seconds of ``clock``).
+        told: gets the story once, however it ends.
+
+    Raises:
+        Fault: the last one, with the history of what was tried in its text.
+        BrowserPoolError: an attempt found that it is the test's own (bad input, say).
+    """
+    return await _Recovery(seat, began_at, plan, carrier, attempt, breakers, told, clock).run(fault)
+
+
+class _Recovery[T]:
+    def __init__(
+        self,
+        seat: str,
+        began_at: float,
+        plan: Plan,
+        carrier: Carrier,
+        attempt: Callable[[], Awaitable[T]],
+        breakers: Breakers,
+        told: Callable[[Story], None],
+        clock: Callable[[], float],
+    ) -> None:
+        self._plan, self._carrier, self._attempt, self._told = plan, carrier, attempt, told
+        self._breakers, self._clock = breakers, clock
+        self._machine = Machine(plan, source=random.Random())
+        self._machine.handle(s.Begin(at=began_at, key=seat))
+        self._started = clock()
+        self._last: Fault | None = None
+
+    async def run(self, fault: Fault) -> T:
+        try:
+            waiting = self._faulted(fault)
+            while True:
+                step = waiting.pop(0)
+                match step:
+                    case s.Wait():
+                        await asyncio.sleep(step.seconds)
+                        waiting = self._machine.handle(s.Waited(at=self._clock(), blocked=self._blocked()))
+                    case s.DropPage():
+                        await self._carrier.drop_page(step.key, step.reason)
+                    case s.RetireBrowser():
+                        await self._carrier.retire(step.key, step.reason)
+                    case s.GiveUp():
+                        raise self._given_up(step)
+                    case s.Order():
+                        done, result, waiting = await self._order(step)
+                        if done is not None:
+                            return done.value
+                        del result
+                    case _:
+                        raise AssertionError(f"{step!r} has no place in a whole model's recovery")
+        except BaseException as error:
+            self._tell(error if isinstance(error, BrowserPoolError) else None)
+            raise
+
+    async def _order(self, order: s.Order) -> tuple[_Done[T] | None, None, list[s.Instruction]]:
+        browser = self._plan.candidate(order.key).browser
+        breaker = self._breakers.of(browser)
+        ticket = breaker.acquire(self._clock(), forced=True)
+        assert ticket is not None
+        try:
+            async with asyncio.timeout(order.seconds):
+                await self._carrier.prepare(order)
+                self._machine.handle(s.Started(at=self._clock(), attempt=order.attempt))
+                value = await self._attempt()
+        except (Unavailable, CapabilityError) as reason:
+            breaker.abandon(self._clock(), ticket)
+            event = s.Unavailable(at=self._clock(), reason=str(reason), blocked=self._blocked())
+            return None, None, self._machine.handle(event)
+        except Fault as fault:
+            breaker.failure(self._clock(), ticket)
+            return None, None, self._faulted(fault, order.attempt)
+        except TimeoutError:
+            breaker.failure(self._clock(), ticket)
+            hung = PageHung(
+                f"attempt {order.attempt} did not end within {order.seconds:.1f} s", where=order.key
+            )
+            return None, None, self._faulted(hung, order.attempt)
+        except BrowserPoolError as error:
+            breaker.abandon(self._clock(), ticket)
+            self._machine.handle(s.NotAFault(at=self._clock(), error=type(error).__name__))
+            raise
+        breaker.success(self._clock(), ticket)
+        self._machine.handle(s.Succeeded(at=self._clock()))
+        self._tell(None)
+        return _Done(value), None, []
+
+    def _faulted(self, fault: Fault, attempt: int = 1) -> list[s.Instruction]:
+        self._last = fault
+        event = s.Faulted(
+            at=self._clock(),
+            fault=type(fault),
+            attempt=attempt,
+            detail=fault.what[:500],
+            blocked=self._blocked(),
+        )
+        return self._machine.handle(event)
+
+    def _blocked(self) -> frozenset[str]:
+        return self._breakers.blocked(self._clock(), (c.browser for c in self._plan.candidates))
+
+    def _given_up(self, step: s.GiveUp) -> BrowserPoolError:
+        last = self._last
+        assert last is not None
+        if self._machine.recoveries == 0:
+            return last
+        tried = "\n    ".join(
+            f"{a.number}. {a.action} in {a.key}: {a.outcome or 'under way'}"
+            + (f" ({a.detail.splitlines()[0]})" if a.detail else "")
+            for a in step.history
+        )
+        text = f"{last.what}\n  tried, until {step.reason}:\n    {tried}"
+        return type(last)(text, where=last.where, remedy=last.remedy)
+
+    def _tell(self, error: BrowserPoolError | None) -> None:
+        machine = self._machine
+        outcome = machine.outcome or "cancelled"
+        seconds = self._clock() - self._started
+        self._told(Story(outcome, machine.story, seconds, machine.recoveries, machine.degraded, error))
+
+
+@dataclass(frozen=True)
+class _Done[T]:
+    value: T
