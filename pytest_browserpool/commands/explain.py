@@ -107,7 +107,8 @@ def show(decision: DecisionRecord, took: dict[str, Any] | None, console: Console
     plain = as_plain(decision, took)
     expected, factors = plain["breakdown"] or {}, plain["factors"] or {}
     if expected or took:
-        table = Table(title="seconds", title_justify="left", box=None, pad_edge=False)
+        console.print("\nseconds")
+        table = Table(box=None, pad_edge=False)
         for name in ("", "expected", "measured"):
             table.add_column(name, justify="right" if name else "left")
         for part in dict.fromkeys(["queue", "launch", "load", "run", *expected]):
@@ -115,9 +116,8 @@ def show(decision: DecisionRecord, took: dict[str, Any] | None, console: Console
         table.add_row("end", _number(decision.expected_s), _number((took or {}).get("duration_s")))
         console.print(table)
     if factors:
-        table = Table(
-            title="capability score", title_justify="left", box=None, pad_edge=False, show_header=False
-        )
+        console.print("\nfactors of the capability score")
+        table = Table(box=None, pad_edge=False, show_header=False)
         for name, value in factors.items():
             table.add_row(escape(str(name)), _number(value))
         console.print(table)
@@ -129,17 +129,14 @@ def _show_alternatives(alternatives: list[Any], console: Console) -> None:
     from rich.table import Table
 
     if not alternatives:
-        console.print("no alternative qualified" if alternatives == [] else "")
+        console.print("\nno alternative is recorded")
         return
-    table = Table(title="alternatives", title_justify="left", box=None, pad_edge=False)
-    for name, side in (
-        ("node", "left"),
-        ("browser", "left"),
-        ("backend", "left"),
-        ("expected_s", "right"),
-        ("score", "right"),
-    ):
-        table.add_column(name, justify="right" if side == "right" else "left")
+    console.print("\nnot taken")
+    table = Table(box=None, pad_edge=False)
+    for name in ("node", "browser", "backend"):
+        table.add_column(name)
+    for name in ("expected_s", "score"):
+        table.add_column(name, justify="right")
     for other in alternatives:
         if isinstance(other, dict):
             where = (escape(str(other.get(name) or "")) for name in ("node", "browser", "backend"))

@@ -12,8 +12,7 @@ from typing import Any
 
 import pytest
 
-_MARK = "browserpool_crashed"
-"""Also what tells the record that the outcome is "crashed"."""
+_MARK = "_browserpool_row_open"
 
 
 def close_crashed_row(report: pytest.TestReport) -> None:
@@ -24,6 +23,7 @@ def close_crashed_row(report: pytest.TestReport) -> None:
     """
     report.when = "call"
     report.duration = 0.0
+    report.browserpool_crashed = True  # type: ignore[attr-defined]  # tells the record what the outcome is
     setattr(report, _MARK, True)
 
 

@@ -8,7 +8,7 @@ import math
 from collections import defaultdict
 from dataclasses import dataclass
 
-from pytest_browserpool.records import BrowserRecord, FaultRecord, TestRecord
+from pytest_browserpool.records import BrowserRecord, FaultRecord, OperationRecord, TestRecord
 from pytest_browserpool.store.rows import RunRows
 
 MAX_TICKS = 10
@@ -83,10 +83,11 @@ def build_timeline(rows: RunRows) -> Timeline:
     names = sorted({b.name for b in rows.browsers} | {t.browser for t in rows.tests if t.browser})
     nodes = {t.node for t in rows.tests} | {b.node for b in rows.browsers} | {n.node for n in rows.nodes}
     setups = _setups(rows)
+    gone = {n.node: n.down_at - zero for n in rows.nodes if n.down_at}
     lanes = []
     for node in sorted(nodes, key=natural):
         bars = [_bar(t, zero, setups.get((t.nodeid, t.node), 0.0)) for t in rows.tests if t.node == node]
-        lives = [_life(b, zero, seconds) for b in rows.browsers if b.node == node]
+        lives = [_life(b, zero, gone.get(node, seconds)) for b in rows.browsers if b.node == node]
         marks = [Mark(at=f.at - zero, words=_fault_words(f)) for f in rows.faults if f.node == node]
         lanes.append(
             Lane(
@@ -115,9 +116,11 @@ def _length(rows: RunRows) -> float:
 def _setups(rows: RunRows) -> dict[tuple[str, str], float]:
     """Seconds of launching and loading within each test, by (test, node)."""
     setups: dict[tuple[str, str], float] = defaultdict(float)
+    launched = {browser.instance: browser for browser in rows.browsers}
     for operation in rows.operations:
         if operation.kind == "load" and not operation.warm:
-            setups[operation.nodeid, operation.node] += operation.latency_ms / 1000
+            seconds = load_ms(operation, launched.get(operation.instance)) / 1000
+            setups[operation.nodeid, operation.node] += seconds
     by_node = defaultdict(list)
     for browser in rows.browsers:
         by_node[browser.node].append(browser)
@@ -126,6 +129,18 @@ def _setups(rows: RunRows) -> dict[tuple[str, str], float]:
             if test.started_at <= browser.launched_at < test.started_at + test.duration_s:
                 setups[test.nodeid, test.node] += browser.launch_ms / 1000
     return setups
+
+
+def load_ms(operation: OperationRecord, browser: BrowserRecord | None) -> float:
+    """Milliseconds of a load without the launch of its browser, where the load had to wait for one.
+
+    The same rule as in the view ``operations`` of the history: a launch that ended during the load is
+    part of it.
+    """
+    end = operation.started_at + operation.latency_ms / 1000
+    if browser is None or not operation.started_at <= browser.launched_at <= end:
+        return operation.latency_ms
+    return max(0.0, operation.latency_ms - browser.launch_ms)
 
 
 def _bar(test: TestRecord, zero: float, setup: float) -> Bar:
@@ -149,10 +164,10 @@ def _bar(test: TestRecord, zero: float, setup: float) -> Bar:
     )
 
 
-def _life(browser: BrowserRecord, zero: float, seconds: float) -> Life:
+def _life(browser: BrowserRecord, zero: float, end_of_node: float) -> Life:
     ready = max(0.0, browser.launched_at - zero)
     start = max(0.0, ready - browser.launch_ms / 1000)
-    end = browser.closed_at - zero if browser.closed_at else seconds
+    end = browser.closed_at - zero if browser.closed_at else end_of_node
     words = f"{browser.name} {browser.version} on {browser.node}, launched in {browser.launch_ms:.0f} ms"
     words += f", closed: {browser.close_reason}" if browser.close_reason else ""
     return Life(

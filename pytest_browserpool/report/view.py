@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from pytest_browserpool.records import FaultRecord, OperationRecord, TestRecord
-from pytest_browserpool.report.timeline import Timeline, build_timeline, natural
+from pytest_browserpool.report.timeline import Timeline, build_timeline, load_ms, natural
 from pytest_browserpool.store.rows import RunRows
 
 FAILED = ("failed", "error", "crashed")
@@ -265,6 +265,7 @@ def _browsers(rows: RunRows, seconds: float) -> tuple[BrowserLine, ...]:
 
 def _models(rows: RunRows) -> tuple[ModelLine, ...]:
     known = {model.sha256: model for model in rows.models}
+    launched = {browser.instance: browser for browser in rows.browsers}
     groups: dict[tuple[str, str, str], list[OperationRecord]] = defaultdict(list)
     for operation in rows.operations:
         groups[operation.model, operation.browser, operation.backend].append(operation)
@@ -272,7 +273,7 @@ def _models(rows: RunRows) -> tuple[ModelLine, ...]:
     for (sha256, browser, backend), operations in groups.items():
         model = known.get(sha256)
         good = [o for o in operations if o.ok and not o.degraded]
-        loads = [o.latency_ms for o in good if o.kind == "load" and not o.warm]
+        loads = [load_ms(o, launched.get(o.instance)) for o in good if o.kind == "load" and not o.warm]
         warm = [o.latency_ms for o in good if o.kind == "run" and o.warm]
         lines.append(
             ModelLine(

@@ -82,6 +82,8 @@ def trouble(error: BaseException) -> Trouble:
 
 _CONFIG: dict[str, str | bool | int | float | list[str]] = {
     "threads": 2,  # the work is small, and tests need the cores
+    # for new files: with the default of 262144 a small history is ten times as large, a big one no smaller
+    "default_block_size": "16384",
     "autoinstall_known_extensions": False,  # nothing of ours needs one: no surprise download
     "autoload_known_extensions": False,
 }

@@ -137,7 +137,7 @@ def _create(db: Path) -> None:
     partial = db.with_name(db.name + ".new")
     for leftover in (partial, partial.with_name(partial.name + ".wal")):
         leftover.unlink(missing_ok=True)
-    with duckdb.connect(str(partial), config={"threads": 1}) as con:
+    with open_file(partial, read_only=False, deadline=1.0) as con:
         migrate.apply(con)
         con.execute("CHECKPOINT")
     # a log that belonged to a file which is gone must not be replayed into the new one

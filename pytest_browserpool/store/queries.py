@@ -82,7 +82,8 @@ def latency(
     browser: str | None = None,
     backend: str | None = None,
 ) -> list[Row]:
-    """Count, median, 95th percentile of latency by model, browser, backend, kind and warmth; ms.
+    """Count, median, 95th percentile of latency by model, browser, backend, kind and warmth; ms, without
+    launches.
 
     Failed and degraded operations are left out. ``model`` matches id, label, or the beginning of the sha256.
     """
@@ -96,8 +97,9 @@ def latency(
         conditions.append("(model_id = ? OR model_label = ? OR starts_with(model_sha256, ?))")
         parameters += [model] * 3
     sql = f"""
-        SELECT model, browser, backend, kind, warm, count(*) AS operations, median(latency_ms) AS median_ms,
-               quantile_cont(latency_ms, 0.95) AS p95_ms, median(page_ms) AS page_median_ms
+        SELECT model, browser, backend, kind, warm, count(*) AS operations, median(latency_ms - launch_ms)
+        AS median_ms,
+               quantile_cont(latency_ms - launch_ms, 0.95) AS p95_ms, median(page_ms) AS page_median_ms
         FROM operations WHERE {" AND ".join(conditions)}
         GROUP BY model, browser, backend, kind, warm ORDER BY model, kind, warm, median_ms
     """
@@ -185,14 +187,12 @@ _LAUNCHES = f"""
 
 _LOADS = f"""
     SELECT host, browser, backend, model, seconds FROM (
-        SELECT coalesce(n.host, '') AS host, o.browser, o.backend,
-               coalesce(nullif(any_value(m.id), ''), nullif(any_value(m.label), ''), o.model) AS model,
-               sum(o.latency_ms) / 1000 AS seconds, max(o.started_at) AS latest
-        FROM operations_log AS o
+        SELECT coalesce(n.host, '') AS host, o.browser, o.backend, o.model,
+               sum(o.latency_ms - o.launch_ms) / 1000 AS seconds, max(o.started_at) AS latest
+        FROM operations AS o
         LEFT JOIN nodes AS n ON n.run_id = o.run_id AND n.node = o.node
-        LEFT JOIN models AS m ON m.sha256 = o.model
         WHERE o.run_id IN ({_RECENT}) AND NOT o.warm AND o.ok AND NOT o.degraded
-        GROUP BY o.run_id, o.nodeid, o.node, o.instance, host, o.browser, o.backend, o.model
+        GROUP BY o.run_id, o.test, o.node, o.instance, host, o.browser, o.backend, o.model
         HAVING bool_or(o.kind = 'load')
     ) QUALIFY row_number() OVER (PARTITION BY host, browser, backend, model ORDER BY latest DESC) <= ?
 """

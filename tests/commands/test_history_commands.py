@@ -1,0 +1,205 @@
+"""The commands that read the history, run as a user runs them."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from pytest_browserpool.cli import cli
+from pytest_browserpool.records import (
+    BrowserRecord,
+    DecisionRecord,
+    FaultRecord,
+    ModelRecord,
+    NodeRecord,
+    OperationRecord,
+    RunRecord,
+    TestRecord,
+)
+from pytest_browserpool.store import integrity, spool
+from pytest_browserpool.store.flush import flush
+from pytest_browserpool.store.spool import Batch
+
+START = 1_700_000_000.0
+TEST = "tests/test_sample.py::test_one"
+
+
+@pytest.fixture
+def db(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A made-up run in the place where commands look when not told."""
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / ".browserpool" / "history.duckdb"
+    run = {"run_id": "run-1", "node": "gw0"}
+    work = {
+        "nodeid": TEST,
+        "browser": "firefox",
+        "backend": "wasm",
+        "model": "ab" * 32,
+        "started_at": START + 2,
+    }
+    rows = (
+        RunRecord(run_id="run-1", started_at=START, finished_at=START + 9, exit_status=0),
+        NodeRecord(**run, host="sample-host", up_at=START),
+        BrowserRecord(
+            **run,
+            instance="f",
+            name="firefox",
+            family="firefox",
+            version="1",
+            launched_at=START,
+            launch_ms=3e3,
+        ),
+        ModelRecord(sha256="ab" * 32, label="[b]odd[/b].onnx"),
+        TestRecord(**run, **work, outcome="passed", duration_s=2.0, latency_ms=4.5),
+        OperationRecord(
+            **run,
+            **work,
+            operation="1",
+            instance="f",
+            browser_version="1",
+            kind="run",
+            latency_ms=4.5,
+            warm=True,
+        ),
+        DecisionRecord(
+            **run,
+            nodeid=TEST,
+            at=START + 1,
+            browser="firefox",
+            backend="wasm",
+            expected_s=2.5,
+            breakdown='{"queue": 0, "run": 2.5}',
+            factors='{"type_affinity": 0.75, "score": 0.5}',
+            alternatives='[{"node": "gw1", "browser": "chromium", "expected_s": 7.25, "score": 0.4}]',
+        ),
+        FaultRecord(
+            **run, at=START + 3, kind="page_hung", nodeid=TEST, browser="firefox", outcome="recovered"
+        ),
+    )
+    flush(path, [Batch(name="1", run_id="run-1", rows=rows)], copies=integrity.copies_of(path, 2))
+    return path
+
+
+def browserpool(*arguments: str) -> Result:
+    return CliRunner().invoke(cli, list(arguments))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("history",), ("run-1", "2023-11-14 22:13:20")),
+        (("history", "tests"), (TEST, "[b]odd[/b].onnx")),
+        (("history", "tests", "run"), (TEST,)),
+        (("history", "latency", "--browser", "firefox"), ("firefox", "4.5")),
+        (("history", "operations", "--test", TEST), (TEST,)),
+        (("history", "faults"), ("page_hung", "recovered")),
+        (("history", "learned"), ("sample-host", "launch")),
+    ],
+)
+def test_history_answers_in_words_and_in_json(
+    db: Path, arguments: tuple[str, ...], words: tuple[str, ...]
+) -> None:
+    told = browserpool(*arguments)
+    assert told.exit_code == 0, told.output
+    for word in words:
+        assert word in told.output
+    rows = json.loads(browserpool(*arguments, "--json").output)
+    assert len(rows) >= 1
+    assert isinstance(rows[0], dict)
+
+
+def test_another_history_is_named_with_db(db: Path, tmp_path: Path) -> None:
+    other = db.rename(tmp_path / "other.duckdb")
+    assert browserpool("history").exit_code == 1
+    assert browserpool("history", "--db", str(other)).exit_code == 0
+
+
+def test_explain_says_why_and_what_the_alternatives_would_have_cost(db: Path) -> None:
+    told = browserpool("explain", TEST)
+    assert told.exit_code == 0, told.output
+    for word in ("gw0/firefox/wasm", "type_affinity", "0.75", "gw1", "chromium", "7.25"):
+        assert word in told.output
+    (plain,) = json.loads(browserpool("explain", TEST, "--json").output)
+    assert plain["factors"] == {"type_affinity": 0.75, "score": 0.5}
+    assert plain["took"]["duration_s"] == 2.0
+
+
+def test_explain_of_an_unknown_test_names_near_ones(db: Path) -> None:
+    told = browserpool("explain", "test_one")
+    assert told.exit_code == 1
+    assert f"did you mean: {TEST}" in told.output
+
+
+def test_report_writes_a_page(db: Path, tmp_path: Path) -> None:
+    told = browserpool("report", "-o", "page.html")
+    assert told.output.strip() == "page.html"
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "Run run-1" in page
+    assert TEST in page
+
+
+def test_verify_finds_damage_and_repairs_it(db: Path) -> None:
+    assert browserpool("verify").exit_code == 0
+    data = bytearray(db.read_bytes())
+    data[200] ^= 1
+    db.write_bytes(data)
+    told = browserpool("verify", "--json")
+    assert told.exit_code == 1
+    assert [file["ok"] for file in json.loads(told.output)["files"]] == [False, True]
+    repaired = browserpool("verify", "--repair")
+    assert repaired.exit_code == 0, repaired.output
+    assert "repaired from" in repaired.output
+    assert json.loads(browserpool("history", "--json").output)[0]["run_id"] == "run-1"
+    assert len(list(db.parent.glob("*.corrupt-*"))) == 1
+
+
+def test_verify_finds_a_damaged_copy(db: Path) -> None:
+    copy = integrity.copies_of(db, 2)[0]
+    data = bytearray(copy.read_bytes())
+    data[-10] ^= 1
+    copy.write_bytes(data)
+    told = browserpool("verify")
+    assert told.exit_code == 1
+    assert "DAMAGED" in told.output
+    assert browserpool("verify", "--repair").exit_code == 0
+    assert browserpool("verify").exit_code == 0
+
+
+def test_verify_merges_spooled_rows(db: Path) -> None:
+    spool.write(
+        db, Batch(name="late", run_id="run-2", rows=(RunRecord(run_id="run-2", started_at=START + 50),))
+    )
+    assert "1 spool files wait" in browserpool("verify").output
+    assert "1 spooled rows were merged" in browserpool("verify", "--repair").output
+    assert len(json.loads(browserpool("history", "--json").output)) == 2
+
+
+def test_no_history_is_an_error_with_a_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for command in (("history",), ("explain", "x"), ("report",), ("verify",)):
+        told = browserpool(*command)
+        assert told.exit_code == 1
+        assert "there is no history" in told.output
+        assert "remedy" in told.output
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("command", ["history", "explain", "report", "verify"])
+def test_help_has_an_example(command: str) -> None:
+    assert f"browserpool {command}" in browserpool(command, "--help").output.partition("Examples:")[2]
+
+
+def test_the_program_starts_without_loading_the_database() -> None:
+    code = (
+        "import sys; from pytest_browserpool import cli; "
+        "print([m for m in ('duckdb', 'numpy', 'rich') if m in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert done.stdout.strip() == "[]"
