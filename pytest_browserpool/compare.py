@@ -118,7 +118,8 @@ def _measured(
     try:
         seen = amplification(source, inputs, lambda name, values: scale(values, allowed[name].natural))
     except Exception as error:  # noqa: BLE001 - whatever onnxruntime says, the disagreement is what matters
-        return dict(allowed), f"\n  the model's sensitivity was not measured: {type(error).__name__}: {error}"
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        return dict(allowed), f"\n  the model's sensitivity was not measured: {reason}"
     return {
         name: replace(one, measured=MARGIN * seen[name] if name in seen and one.relative else 0.0)
         for name, one in allowed.items()
@@ -240,24 +241,31 @@ def _verdict(
             + (f", {zeros} of them are 0" if zeros else ""),
             f"    worst at {list(at)}: {seen[at]:.9g} instead of {wanted[at]:.9g}",
             f"    seen {off[at]:.3g}, allowed {limit[at]:.3g} ({_times(off[at], limit[at])})",
-            f"    {_reason(allowed)}",
+            *_reason(allowed),
         )
     )
-    return _Result(worst, complaint, sensitive=allowed.steps == 0)
+    return _Result(worst, complaint, sensitive=allowed.relative > 0)
 
 
 def _times(off: float, limit: float) -> str:
     return f"{off / limit:,.3g} times as much" if limit else "nothing on the way rounds"
 
 
-def _reason(allowed: Tolerance) -> str:
+def _reason(allowed: Tolerance) -> list[str]:
+    """Where the tolerance comes from; nothing where nothing is allowed."""
     if allowed.steps:
-        return f"allowed: {allowed.steps} steps of a quantised output"
+        return [f"    allowed: {allowed.steps} steps of a quantised output"]
+    if allowed.measured > allowed.relative:
+        made = f"{MARGIN:g} times what one ULP in the inputs makes"
+        return [f"    allowed: {allowed.measured:.2g} of the scale, {made}"]
+    if not allowed.relative:
+        return []
     most = ", ".join(f"{c.op} {c.name} {c.relative:.1e}".replace("  ", " ") for c in allowed.largest)
-    text = (
-        f"allowed: {allowed.relative:.2g} of the scale, from {allowed.nodes} nodes that round; most: {most}"
-    )
-    return text + (f"; {allowed.assumed} reduction lengths were assumed" if allowed.assumed else "")
+    assumed = f"; {allowed.assumed} reduction lengths were assumed" if allowed.assumed else ""
+    return [
+        f"    allowed: {allowed.relative:.2g} of the scale, from {allowed.nodes} nodes that round; "
+        f"most: {most}{assumed}"
+    ]
 
 
 def _place(model: Any) -> str:

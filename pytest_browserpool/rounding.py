@@ -179,6 +179,15 @@ def rounding(node: NodeProto, typed: Typed, backend: str | None) -> Rounding:
     return Rounding(ulps=ulps, assumed=assumed, steps=1 if _quantises_activations(node) else 0)
 
 
+def random(node: NodeProto, typed: Typed) -> bool:
+    """Whether ``node`` draws random numbers: also a Dropout that is told to train."""
+    if node.op_type == "Dropout" and len(node.input) > 2 and node.input[2] in typed.constants:
+        import onnx
+
+        return bool(onnx.numpy_helper.to_array(typed.constants[node.input[2]]))
+    return node.op_type in RANDOM
+
+
 def attribute(node: NodeProto, name: str, default: Any) -> Any:
     """The value of an attribute of ``node``."""
     import onnx

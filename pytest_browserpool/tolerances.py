@@ -247,7 +247,7 @@ def _node_error(
     """The node's own error, with that of its bodies (counted once), and whether a length was assumed."""
     variance, assumed = 0.0, False
     for part in (node, *_inner(node)):
-        if part.op_type in rounding.RANDOM:
+        if rounding.random(part, typed):
             raise SourceError(
                 f"the model draws random numbers ({part.op_type} {part.name!r})",
                 where="tolerance()",
