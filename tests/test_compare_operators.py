@@ -1,4 +1,4 @@
-"""The tolerances against ONNX's own operator tests: native onnxruntime is right there, so nothing may be refused."""
+"""The tolerances against ONNX's own operator cases: native onnxruntime is right, so nothing may be refused."""
 
 from __future__ import annotations
 
@@ -48,7 +48,8 @@ def test_right_operators_are_never_refused():
             assert_close(outputs, expected, case.model, inputs=inputs)
             compared += 1
         except SourceError as error:
-            assert "random numbers" in str(error)
+            if "random numbers" not in str(error):
+                raise
         except AssertionError as error:
             refused[case.name] = str(error)
     unexpected = {n: why for n, why in refused.items() if not any(re.search(k, n) for k in KNOWN)}
