@@ -1,4 +1,6 @@
-"""Prints how good partitions are beside the optimum, and how long cutting takes: python benchmarks/sharding.py [model.onnx …]."""
+"""Prints how good partitions are beside the optimum, and how long cutting takes: python
+benchmarks/sharding.py [model.onnx …].
+"""
 
 from __future__ import annotations
 
@@ -12,18 +14,22 @@ from collections import defaultdict
 from pathlib import Path
 
 from pytest_browserpool.sharding.graph import Graph, Node, Value
-from pytest_browserpool.sharding.optimum import Exhausted, optimum
+from pytest_browserpool.sharding.optimum import ExhaustedError, optimum
 from pytest_browserpool.sharding.partition import partition
 from pytest_browserpool.sharding.plan import Host, Plan, make_plan
 
 KINDS = ("chain", "skips", "dag", "towers", "blocks")
 
 SPEEDS, RATES = (0.5, 1.0, 1.0, 2.0), (50e6, 200e6)
-"""Browsers of one machine differ about so much on one model; transfer rates are those of the two transports."""
+"""Browsers of one machine differ about so much on one model; transfer rates are those of the two
+transports.
+"""
 
 
 def random_graph(rng: random.Random, kind: str, size: int) -> Graph:
-    """A graph of ``size`` nodes with log-uniform costs (0.1 – 5 ms) and tensors (1 KB – 1 MB), so that both matter."""
+    """A graph of ``size`` nodes with log-uniform costs (0.1 – 5 ms) and tensors (1 KB – 1 MB), so that both
+    matter.
+    """
     values = {"x": Value("x", rng.randrange(100_000))}
     nodes: list[Node] = []
     made = ["x"]
@@ -58,7 +64,9 @@ def quality(count: int) -> None:
         rng = random.Random(seed)
         kind = KINDS[seed % len(KINDS)]
         graph = random_graph(rng, kind, rng.randrange(8, 15))
-        hosts = [Host(name=f"host{i}", speed=rng.choice(SPEEDS), bytes_per_s=rng.choice(RATES)) for i in range(3)]
+        hosts = [
+            Host(name=f"host{i}", speed=rng.choice(SPEEDS), bytes_per_s=rng.choice(RATES)) for i in range(3)
+        ]
         shards = rng.choice((2, 3))
         ratios[kind].append(partition(graph, hosts, shards).bottleneck_s / _best(graph, hosts, shards))
     print(f"bottleneck / optimum over all acyclic partitions, {count} random graphs, 3 unequal browsers")
@@ -83,11 +91,16 @@ def large(size: int) -> None:
             start, used = time.perf_counter(), time.process_time()
             plan = partition(graph, hosts, 3)
             worst, cpu = max(worst, time.perf_counter() - start), max(cpu, time.process_time() - used)
-        print(f"  {kind:8} {cpu:.2f} s of CPU, {worst:.2f} s of wall time   bottleneck / lower bound {plan.bottleneck_s / plan.lower_bound_s:.3f}")
+        print(
+            f"  {kind:8} {cpu:.2f} s of CPU, {worst:.2f} s of wall time,"
+            f" bottleneck / lower bound {plan.bottleneck_s / plan.lower_bound_s:.3f}"
+        )
 
 
 def real(paths: list[Path]) -> None:
-    """Bottleneck of real models over the optimum where the graph is narrow enough, else over the lower bound."""
+    """Bottleneck of real models over the optimum where the graph is narrow enough, else over the lower
+    bound.
+    """
     from pytest_browserpool.sharding.native import read_observed
     from pytest_browserpool.sharding.read import load_model
 
@@ -102,11 +115,16 @@ def real(paths: list[Path]) -> None:
             start = time.perf_counter()
             plan = partition(graph, hosts, shards)
             taken = time.perf_counter() - start
-            print(f"  {path.name:42} {len(graph.nodes):4} nodes, {shards} shards: {_against(graph, hosts, shards, plan)}, {taken:.2f} s")
+            print(
+                f"  {path.name:42} {len(graph.nodes):4} nodes, {shards} shards:"
+                f" {_against(graph, hosts, shards, plan)}, {taken:.2f} s"
+            )
 
 
 def _shape(info: object) -> tuple[int, ...]:
-    """A shape for each input: open dimensions 1 (batch), 48 (height), 320 (width) by position, as image models have them."""
+    """A shape for each input: open dimensions 1 (batch), 48 (height), 320 (width) by position, as image
+    models have them.
+    """
     dims = info.type.tensor_type.shape.dim  # type: ignore[attr-defined]
     guess = (1, 3, 320, 320)
     return tuple(d.dim_value if d.dim_value > 0 else guess[min(i, 3)] for i, d in enumerate(dims))
@@ -114,8 +132,10 @@ def _shape(info: object) -> tuple[int, ...]:
 
 def _against(graph: Graph, hosts: list[Host], shards: int, plan: Plan) -> str:
     try:
-        better = optimum(graph, hosts, shards, ceiling=plan.bottleneck_s, downset_limit=20_000, budget=20_000_000)
-    except Exhausted:
+        better = optimum(
+            graph, hosts, shards, ceiling=plan.bottleneck_s, downset_limit=20_000, budget=20_000_000
+        )
+    except ExhaustedError:
         return f"{plan.bottleneck_s / plan.lower_bound_s:.3f} of the lower bound (too wide for the optimum)"
     best = plan.bottleneck_s
     if better is not None:
@@ -125,7 +145,9 @@ def _against(graph: Graph, hosts: list[Host], shards: int, plan: Plan) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("models", nargs="*", type=Path, help="ONNX files, besides the ResNet that the onnx package carries")
+    parser.add_argument(
+        "models", nargs="*", type=Path, help="ONNX files, besides the ResNet that the onnx package carries"
+    )
     parser.add_argument("--graphs", type=int, default=100, help="random graphs (default 100)")
     parser.add_argument("--nodes", type=int, default=5000, help="size of the large graph (default 5000)")
     options = parser.parse_args()

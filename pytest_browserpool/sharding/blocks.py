@@ -22,19 +22,51 @@ FUSED = frozenset(
 """Operators that are an attention block's core by themselves."""
 
 PRODUCTS = frozenset(
-    {"MatMul", "Einsum", "MatMulInteger", "QLinearMatMul", "com.microsoft.FusedMatMul", "com.microsoft.MatMulIntegerToFloat"}
+    {
+        "MatMul",
+        "Einsum",
+        "MatMulInteger",
+        "QLinearMatMul",
+        "com.microsoft.FusedMatMul",
+        "com.microsoft.MatMulIntegerToFloat",
+    }
 )
 """Products of two computed values: query × key, and weights × value."""
 
 SOFT = frozenset({"Softmax", "com.microsoft.BiasSoftmax", "com.microsoft.QLinearSoftmax"})
 
 GLUE = frozenset(
-    {
-        "Add", "Sub", "Mul", "Div", "Where", "Cast", "CastLike", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Identity",
-        "Dropout", "Expand", "Concat", "Slice", "Split", "Gather", "Clip", "Max", "Min", "Neg", "Sqrt", "Sigmoid",
-        "QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "Flatten",
-    }
-)  # fmt: skip
+    [
+        "Add",
+        "Sub",
+        "Mul",
+        "Div",
+        "Where",
+        "Cast",
+        "CastLike",
+        "Reshape",
+        "Transpose",
+        "Squeeze",
+        "Unsqueeze",
+        "Identity",
+        "Dropout",
+        "Expand",
+        "Concat",
+        "Slice",
+        "Split",
+        "Gather",
+        "Clip",
+        "Max",
+        "Min",
+        "Neg",
+        "Sqrt",
+        "Sigmoid",
+        "QuantizeLinear",
+        "DequantizeLinear",
+        "DynamicQuantizeLinear",
+        "Flatten",
+    ]
+)
 """What may stand between the products, the softmax and the projections."""
 
 VIEWS = frozenset({"Reshape", "Expand", "Squeeze", "Unsqueeze", "Slice"})
@@ -45,10 +77,11 @@ REACH = 12
 
 
 def attention_regions(graph: Graph) -> list[set[int]]:
-    """The node positions of each attention block: projections, products, softmax, output projection, norm and residual.
+    """The node positions of each attention block: projections, products, softmax, output projection, norm and
+    residual.
 
-    A block is a softmax between two products of computed values, or one of ``FUSED``. The projections, and what only
-    the block reads, belong to it.
+    A block is a softmax between two products of computed values, or one of ``FUSED``. The projections, and
+    what only the block reads, belong to it.
     """
     taken: set[int] = set()
     regions = []
@@ -78,14 +111,18 @@ def phases(graph: Graph, regions: Iterable[set[int]]) -> list[int]:
 
 
 def _core(graph: Graph, softmax: int) -> set[int]:
-    """The softmax, the product before it, the product after it and the glue between; empty where it is no attention."""
+    """The softmax, the product before it, the product after it and the glue between; empty where it is no
+    attention.
+    """
     after = _path(graph, softmax, forward=True)
     before = _path(graph, softmax, forward=False)
     return {softmax} | after | before if after and before else set()
 
 
 def _path(graph: Graph, start: int, *, forward: bool) -> set[int]:
-    """Nodes from ``start`` to the nearest product of two computed values, without ``start``; empty where there is none."""
+    """Nodes from ``start`` to the nearest product of two computed values, without ``start``; empty where
+    there is none.
+    """
     came = {start: start}
     frontier = [start]
     for _ in range(REACH):
@@ -113,7 +150,9 @@ def _readers(graph: Graph, position: int) -> list[int]:
 
 
 def _backward(graph: Graph, core: set[int], taken: set[int]) -> set[int]:
-    """``core`` with everything before it that only it reads: first to the projections, then the norm before those."""
+    """``core`` with everything before it that only it reads: first to the projections, then the norm before
+    those.
+    """
     region = set(core)
     for through_weights in (False, True):
         grown = True

@@ -1,4 +1,6 @@
-"""How long an operator takes, estimated from shapes: the larger of arithmetic and memory traffic, plus a constant."""
+"""How long an operator takes, estimated from shapes: the larger of arithmetic and memory traffic, plus a
+constant.
+"""
 
 from __future__ import annotations
 
@@ -20,34 +22,67 @@ class Machine:
 
 
 REFERENCE = Machine(flops=2.2e10, bytes=6e9, overhead=4e-6)
-"""A host of speed 1: onnxruntime-web's wasm provider on one thread of the machine that the facts were measured on
-(angle classifier 4.1 ms, detector at 320² 118 ms in Chromium). Only ratios matter to where a cut falls; transfers
-are weighed against it, so measured costs are better where there are any."""
+"""A host of speed 1: onnxruntime-web's wasm provider on one thread of the machine that the facts were
+measured on (angle classifier 4.1 ms, detector at 320² 118 ms in Chromium). Only ratios matter to where a cut
+falls; transfers are weighed against it, so measured costs are better where there are any."""
 
 FREE = frozenset(
-    {"Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity", "Shape", "Size", "Dropout", "SequenceEmpty", "Optional"}
+    {
+        "Reshape",
+        "Squeeze",
+        "Unsqueeze",
+        "Flatten",
+        "Identity",
+        "Shape",
+        "Size",
+        "Dropout",
+        "SequenceEmpty",
+        "Optional",
+    }
 )
 """Operators that move no data: views, and what only looks at shapes."""
 
 PICKING = frozenset({"Gather", "GatherElements", "GatherND", "Slice"})
-"""Operators that read only as much of their first input as they return: an embedding's table is not read through."""
+"""Operators that read only as much of their first input as they return: an embedding's table is not read
+through.
+"""
 
 HEAVY_PER_ELEMENT: Mapping[str, float] = {
-    "Softmax": 20.0, "LogSoftmax": 20.0, "LayerNormalization": 12.0, "InstanceNormalization": 12.0, "RMSNormalization": 10.0,
-    "GroupNormalization": 12.0, "SimplifiedLayerNormalization": 10.0, "SkipLayerNormalization": 14.0, "Erf": 20.0, "Exp": 15.0,
-    "Gelu": 25.0, "FastGelu": 25.0, "Tanh": 20.0, "Sigmoid": 15.0, "Log": 15.0, "Pow": 20.0, "Sin": 20.0, "Cos": 20.0,
-    "HardSwish": 4.0, "Resize": 8.0, "Upsample": 8.0, "Swish": 16.0, "Mish": 30.0, "QuickGelu": 16.0, "Softplus": 20.0,
-}  # fmt: skip
+    name: work
+    for work, names in {
+        30.0: "Mish",
+        25.0: "Gelu FastGelu",
+        20.0: "Softmax LogSoftmax Erf Tanh Pow Sin Cos Softplus",
+        16.0: "Swish QuickGelu",
+        15.0: "Exp Log Sigmoid",
+        14.0: "SkipLayerNormalization",
+        12.0: "LayerNormalization InstanceNormalization GroupNormalization",
+        10.0: "RMSNormalization SimplifiedLayerNormalization",
+        8.0: "Resize Upsample",
+        4.0: "HardSwish",
+    }.items()
+    for name in names.split()
+}
 """Operations per element of the output, counting a transcendental as about fifteen."""
 
 CONVOLUTIONS = frozenset({"Conv", "FusedConv", "ConvInteger", "QLinearConv", "NhwcConv"})
 PRODUCTS = frozenset(
-    {"MatMul", "MatMulInteger", "QLinearMatMul", "FusedMatMul", "MatMulIntegerToFloat", "DynamicQuantizeMatMul", "TransposeMatMul"}
+    {
+        "MatMul",
+        "MatMulInteger",
+        "QLinearMatMul",
+        "FusedMatMul",
+        "MatMulIntegerToFloat",
+        "DynamicQuantizeMatMul",
+        "TransposeMatMul",
+    }
 )
 RECURRENT = frozenset({"LSTM", "GRU", "RNN"})
 
 
-def flops(op: str, inputs: Sequence[Shape | None], outputs: Sequence[Shape | None], attributes: Mapping[str, Any]) -> float:
+def flops(
+    op: str, inputs: Sequence[Shape | None], outputs: Sequence[Shape | None], attributes: Mapping[str, Any]
+) -> float:
     """Arithmetic of one node. Shapes are None where unknown, which counts as no work.
 
     A convolution: 2 · outputs · (Cin / groups) · kernel. A matrix product: 2 · outputs · K. A recurrent cell:

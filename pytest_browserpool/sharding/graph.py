@@ -17,8 +17,8 @@ GIVEN = -1
 class Value:
     """Something that one node computes and others read.
 
-    ``size`` is in bytes at the shapes the graph was read with. ``barrier`` says why the value cannot pass from one
-    browser to another ("a sequence", "of unknown type"), and is empty where it can.
+    ``size`` is in bytes at the shapes the graph was read with. ``barrier`` says why the value cannot pass
+    from one browser to another ("a sequence", "of unknown type"), and is empty where it can.
     """
 
     name: str
@@ -28,11 +28,13 @@ class Value:
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """One step that is never cut: an operator, a call of a model-local function, or an If, Loop or Scan with its body.
+    """One step that is never cut: an operator, a call of a model-local function, or an If, Loop or Scan with
+    its body.
 
-    ``inputs`` names values of other nodes and graph inputs, those that a body captures included; ``parameters``
-    names what does not depend on the graph's inputs and is copied into each shard that needs it. ``ops`` has every
-    operator in it (``Conv``, ``com.microsoft.Gelu``), the body's too. ``seconds`` is the cost on a host of speed 1.
+    ``inputs`` names values of other nodes and graph inputs, those that a body captures included;
+    ``parameters`` names what does not depend on the graph's inputs and is copied into each shard that needs
+    it. ``ops`` has every operator in it (``Conv``, ``com.microsoft.Gelu``), the body's too. ``seconds`` is
+    the cost on a host of speed 1.
     """
 
     index: int
@@ -63,7 +65,9 @@ class Graph:
     outputs: tuple[str, ...]
     parameters: Mapping[str, int] = field(default_factory=dict)
     resident: frozenset[str] = frozenset()
-    """Graph inputs and outputs that stay in the page from call to call (a KV cache): they cost no transfer."""
+    """Graph inputs and outputs that stay in the page from call to call (a KV cache): they cost no
+    transfer.
+    """
 
     def __post_init__(self) -> None:
         seen = dict.fromkeys(self.inputs, GIVEN)
@@ -71,16 +75,23 @@ class Graph:
             for name in node.inputs:
                 if name not in seen:
                     raise InvalidModel(
-                        f"value {name!r} is read by node {node.name or node.index!r} ({node.op}) but not computed before it",
+                        f"value {name!r} is read by node {node.name or node.index!r} ({node.op})"
+                        " but not computed before it",
                         remedy="check the model with onnx.checker.check_model",
                     )
             for name in node.outputs:
                 if name in seen:
-                    raise InvalidModel(f"value {name!r} is computed twice", remedy="check the model with onnx.checker.check_model")
+                    raise InvalidModel(
+                        f"value {name!r} is computed twice",
+                        remedy="check the model with onnx.checker.check_model",
+                    )
                 seen[name] = position
         for name in self.outputs:
             if name not in seen:
-                raise InvalidModel(f"output {name!r} is computed by no node", remedy="check the model with onnx.checker.check_model")
+                raise InvalidModel(
+                    f"output {name!r} is computed by no node",
+                    remedy="check the model with onnx.checker.check_model",
+                )
 
     @cached_property
     def producer(self) -> dict[str, int]:
@@ -122,12 +133,16 @@ class Graph:
         return sum(node.seconds for node in self.nodes)
 
     def barriers(self) -> list[tuple[str, ...]]:
-        """For each place ``p`` between nodes ``p - 1`` and ``p`` (0 … n) the values that forbid a cut there."""
+        """For each place ``p`` between nodes ``p - 1`` and ``p`` (0 … n) the values that forbid a cut
+        there.
+        """
         found: list[list[str]] = [[] for _ in range(len(self.nodes) + 1)]
         for name, value in self.values.items():
             if not value.barrier or name not in self.producer or self.producer[name] == GIVEN:
                 continue
-            for place in range(self.producer[name] + 1, max(self.readers[name], default=self.producer[name]) + 1):
+            for place in range(
+                self.producer[name] + 1, max(self.readers[name], default=self.producer[name]) + 1
+            ):
                 found[place].append(name)
         return [tuple(names) for names in found]
 
@@ -137,12 +152,18 @@ class Graph:
 
 
 def with_seconds(graph: Graph, seconds: Mapping[int, float]) -> Graph:
-    """``graph`` with measured costs, by node index, in seconds; nodes that were not measured keep their estimate."""
-    return replace(graph, nodes=tuple(replace(n, seconds=seconds.get(n.index, n.seconds)) for n in graph.nodes))
+    """``graph`` with measured costs, by node index, in seconds; nodes that were not measured keep their
+    estimate.
+    """
+    return replace(
+        graph, nodes=tuple(replace(n, seconds=seconds.get(n.index, n.seconds)) for n in graph.nodes)
+    )
 
 
 def depth_first(graph: Graph) -> list[int]:
-    """A topological order that finishes one branch before it starts the next, so that few values are alive."""
+    """A topological order that finishes one branch before it starts the next, so that few values are
+    alive.
+    """
     order: list[int] = []
     done = [False] * len(graph.nodes)
     for end in range(len(graph.nodes)):
@@ -161,7 +182,9 @@ def depth_first(graph: Graph) -> list[int]:
 
 
 def shuffled(graph: Graph, stages: Sequence[int], generator: Random) -> list[int]:
-    """A random topological order in which ``stages`` stay contiguous; half of the steps follow the newest branch."""
+    """A random topological order in which ``stages`` stay contiguous; half of the steps follow the newest
+    branch.
+    """
     waiting = [len(before) for before in graph.predecessors]
     ready: dict[int, list[int]] = {}
     for position, count in enumerate(waiting):
@@ -182,12 +205,16 @@ def shuffled(graph: Graph, stages: Sequence[int], generator: Random) -> list[int
 
 
 def by_rank(graph: Graph, ranks: Sequence[int]) -> list[int]:
-    """A topological order sorted by ``ranks``, which must not fall along an edge; equal ranks keep their order."""
+    """A topological order sorted by ``ranks``, which must not fall along an edge; equal ranks keep their
+    order.
+    """
     return sorted(range(len(graph.nodes)), key=lambda position: (ranks[position], position))
 
 
 def rising(graph: Graph, wanted: Iterable[int | None]) -> list[int]:
-    """``wanted`` ranks made monotone: a node gets at least the rank of what it reads; None takes just that."""
+    """``wanted`` ranks made monotone: a node gets at least the rank of what it reads; None takes just
+    that.
+    """
     ranks: list[int] = []
     for own, before in zip(wanted, graph.predecessors, strict=True):
         floor = max((ranks[p] for p in before), default=0)

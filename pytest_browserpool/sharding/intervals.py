@@ -1,8 +1,9 @@
-"""The best contiguous stages of one topological order: dynamic programming over intervals, exact for its costs.
+"""The best contiguous stages of one topological order: dynamic programming over intervals, exact for its
+costs.
 
-For n places to cut there are n²/2 intervals, so the costs of all intervals that end at one node are kept as arrays
-over their starts and updated as the end moves on; that is what lets 5,000 nodes take a second. numpy is imported
-when the search starts, so that importing this package costs nothing.
+For n places to cut there are n²/2 intervals, so the costs of all intervals that end at one node are kept as
+arrays over their starts and updated as the end moves on; that is what lets 5,000 nodes take a second. numpy
+is imported when the search starts, so that importing this package costs nothing.
 """
 
 from __future__ import annotations
@@ -23,7 +24,9 @@ if TYPE_CHECKING:
     Array = NDArray[np.float64]
 
 COARSE_PLACES = 96
-"""Places of the first, rough search whose answer bounds the exact one: enough to come within a few percent."""
+"""Places of the first, rough search whose answer bounds the exact one: enough to come within a few
+percent.
+"""
 
 ASSIGNMENT_BUDGET = 400_000
 """Nodes × ways to extend a set of used hosts, about 2 s of search. Above it hosts are taken fastest first."""
@@ -46,12 +49,14 @@ class Stage:
 def best_stages(
     graph: Graph, hosts: Sequence[Host], shards: int, places: Sequence[int], ceiling: float = float("inf")
 ) -> list[Stage] | None:
-    """The ``shards`` contiguous stages, cut at ``places`` only, with the least bottleneck, up to ``ceiling`` seconds.
+    """The ``shards`` contiguous stages, cut at ``places`` only, with the least bottleneck, up to ``ceiling``
+    seconds.
 
     None where none is possible.
 
-    Of all with that bottleneck it is the one with the least total time. Each stage gets another host; there may be
-    more hosts than stages. ``places`` are positions 1 … n - 1. The time of a stage is ``plan.time_of``.
+    Of all with that bottleneck it is the one with the least total time. Each stage gets another host; there
+    may be more hosts than stages. ``places`` are positions 1 … n - 1. The time of a stage is
+    ``plan.time_of``.
     """
     if len(hosts) < shards or not graph.nodes:
         return None
@@ -91,8 +96,12 @@ class _Kinds:
         self.steps = list(self._extensions())
 
     def _in_order(self, hosts: Sequence[Host]) -> list[State]:
-        """Too many ways to use the hosts up: take them fastest first, the roomier one where two are as fast."""
-        order = sorted(range(len(hosts)), key=lambda i: (-hosts[i].speed, -(hosts[i].memory or 0), i))[: self.shards]
+        """Too many ways to use the hosts up: take them fastest first, the roomier one where two are as
+        fast.
+        """
+        order = sorted(range(len(hosts)), key=lambda i: (-hosts[i].speed, -(hosts[i].memory or 0), i))[
+            : self.shards
+        ]
         kind_of = {i: k for k, own in enumerate(self.members) for i in own}
         used: Counter[int] = Counter()
         states = [(0,) * len(self.members)]
@@ -102,7 +111,9 @@ class _Kinds:
         return states
 
     def _extensions(self) -> Iterator[tuple[State, int, State, float]]:
-        """Each state, each kind that may run its next stage, the state then, and the speed that is left then."""
+        """Each state, each kind that may run its next stage, the state then, and the speed that is left
+        then.
+        """
         known = set(self.states)
         for state in self.states:
             for kind in range(len(state)):
@@ -124,20 +135,29 @@ class _Kinds:
 
 
 class _Search:
-    """One pass over the nodes. ``ceiling`` bounds the time of each stage, and so how far back a stage may start."""
+    """One pass over the nodes. ``ceiling`` bounds the time of each stage, and so how far back a stage may
+    start.
+    """
 
     def __init__(
         self, graph: Graph, kinds: _Kinds, inner: Sequence[int], ceiling: float, *, least_total: bool = False
     ) -> None:
         import numpy as np
 
-        self.np, self.graph, self.kinds, self.ceiling, self.least_total = np, graph, kinds, ceiling, least_total
+        self.np, self.graph, self.kinds, self.ceiling, self.least_total = (
+            np,
+            graph,
+            kinds,
+            ceiling,
+            least_total,
+        )
         size = len(graph.nodes)
         self.places = [0, *inner, size]
         self.at_least = np.searchsorted(self.places, np.arange(size + 2)).tolist()
         self.before = np.concatenate([[0.0], np.cumsum([node.seconds for node in graph.nodes])])[self.places]
         count = len(self.places)
-        # all over the starts of intervals that end at the current node: bytes in, out, of parameters, of the largest node
+        # all over the starts of intervals that end at the current node: bytes in, out, of parameters, of the
+        # largest node
         self.received, self.sent = np.zeros(count), np.zeros(count)
         self.parameters, self.largest = np.zeros(count), np.zeros(count)
         self.last_read: dict[str, int] = {}
@@ -159,7 +179,10 @@ class _Search:
         compute = 0.0
         for position, node in enumerate(self.graph.nodes):
             compute += node.seconds
-            while self.before[self.low] < compute - self.ceiling * fastest * SLACK and self.places[self.low] < position:
+            while (
+                self.before[self.low] < compute - self.ceiling * fastest * SLACK
+                and self.places[self.low] < position
+            ):
                 self.low += 1
             self._take(position)
             place = self.at_least[position + 1]
@@ -215,7 +238,9 @@ class _Search:
                 self.came[following, place] = (first + start, kind, state)
 
     def _steps(self, place: int, left: float) -> list[tuple[int, int, State, int, State]]:
-        """Extensions that can still end below the ceiling: first and last start, state, kind of host, next state."""
+        """Extensions that can still end below the ceiling: first and last start, state, kind of host, next
+        state.
+        """
         steps = []
         at_end = place == len(self.places) - 1
         for state, kind, following, room in self.kinds.steps:
@@ -228,7 +253,9 @@ class _Search:
         return steps
 
     def _costs(self, low: int, high: int, compute: float) -> list[Array]:
-        """Seconds of the intervals from each of the starts ``low`` … ``high - 1`` to here, on each kind of host."""
+        """Seconds of the intervals from each of the starts ``low`` … ``high - 1`` to here, on each kind of
+        host.
+        """
         moved = self.received[low:high] + self.sent[low:high]
         memory = PARAMETER_COPIES * self.parameters[low:high] + self.largest[low:high] + moved
         work = compute - self.before[low:high]

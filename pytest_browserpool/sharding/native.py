@@ -1,7 +1,8 @@
-"""Run shards with native onnxruntime: are they together equal to the whole, what shapes and times do nodes really have.
+"""Run shards with native onnxruntime: are they together equal to the whole, what shapes and times do nodes
+really have.
 
-onnxruntime is imported when the first model runs; without it there is a ``ConfigurationError`` that says what to
-install.
+onnxruntime is imported when the first model runs; without it there is a ``ConfigurationError`` that says what
+to install.
 """
 
 from __future__ import annotations
@@ -26,8 +27,8 @@ if TYPE_CHECKING:
 
 RELATIVE = 1e-4
 ABSOLUTE = 1e-5
-"""How far shards may be from the whole when onnxruntime optimises both: fusions that a cut prevents round differently.
-Without optimisation there is no tolerance at all."""
+"""How far shards may be from the whole when onnxruntime optimises both: fusions that a cut prevents round
+differently. Without optimisation there is no tolerance at all."""
 
 _PROFILED, _KERNEL = "sharding_node_", "_kernel_time"
 
@@ -50,7 +51,8 @@ def onnxruntime() -> Any:
 def open_session(
     model: Path | bytes, *, optimise: bool = False, folder: Path | None = None, profile: Path | None = None
 ) -> Any:
-    """A CPU session; without ``optimise`` every node runs as it stands. ``folder`` has a model's data that is bytes.
+    """A CPU session; without ``optimise`` every node runs as it stands. ``folder`` has a model's data that is
+    bytes.
 
     Raises ``RunFailed`` where onnxruntime refuses the model.
     """
@@ -67,15 +69,19 @@ def open_session(
         return runtime.InferenceSession(
             model if isinstance(model, bytes) else str(model), options, providers=["CPUExecutionProvider"]
         )
-    except Exception as error:  # noqa: BLE001 - onnxruntime's exceptions share no base class
+    except Exception as error:
         place = "" if isinstance(model, bytes) else f" {Path(model).name}"
-        raise RunFailed(f"onnxruntime refuses{place}: {error}", remedy="check the model natively first") from error
+        raise RunFailed(
+            f"onnxruntime refuses{place}: {error}", remedy="check the model natively first"
+        ) from error
 
 
 class NativeShards:
     """The segments of a model as native sessions, run one after the other as the browsers will."""
 
-    def __init__(self, files: Sequence[SegmentFile], outputs: Sequence[str], *, optimise: bool = False) -> None:
+    def __init__(
+        self, files: Sequence[SegmentFile], outputs: Sequence[str], *, optimise: bool = False
+    ) -> None:
         self.files, self.wanted = tuple(sorted(files, key=lambda f: f.index)), tuple(outputs)
         self._sessions = [open_session(Path(f.path), optimise=optimise) for f in self.files]
 
@@ -96,27 +102,36 @@ class NativeCheck:
     identical: bool
     """Every bit of every output is the same."""
     worst: Mapping[str, float]
-    """Largest absolute difference of each output; infinite where shape, type or not-a-number places differ."""
+    """Largest absolute difference of each output; infinite where shape, type or not-a-number places
+    differ.
+    """
     beyond: tuple[str, ...]
     """Outputs that differ by more than is allowed."""
 
     def require(self) -> None:
-        """Raise ``ShardingError`` unless the shards are equal: bit for bit, or within tolerance where optimised."""
+        """Raise ``ShardingError`` unless the shards are equal: bit for bit, or within tolerance where
+        optimised.
+        """
         if self.beyond:
             name = max(self.beyond, key=self.worst.__getitem__)
             raise ShardingError(
-                f"the shards do not give what the whole model gives: output {name!r} is off by {self.worst[name]:.3g}",
+                "the shards do not give what the whole model gives:"
+                f" output {name!r} is off by {self.worst[name]:.3g}",
                 remedy="the model may use random numbers; otherwise report this with the model",
             )
 
 
-def check(source: Source, files: Sequence[SegmentFile], feeds: Tensors, *, optimise: bool = False) -> NativeCheck:
+def check(
+    source: Source, files: Sequence[SegmentFile], feeds: Tensors, *, optimise: bool = False
+) -> NativeCheck:
     """Run the whole model and its shards on ``feeds`` and compare all outputs.
 
     Bit for bit without ``optimise``; with it within ``RELATIVE`` and ``ABSOLUTE``.
     """
     outputs = source.graph.outputs
-    whole = dict(zip(outputs, whole_session(source, optimise=optimise).run(list(outputs), dict(feeds)), strict=True))
+    whole = dict(
+        zip(outputs, whole_session(source, optimise=optimise).run(list(outputs), dict(feeds)), strict=True)
+    )
     parts = NativeShards(files, outputs, optimise=optimise).run(feeds)
     return compare(whole, parts, optimised=optimise)
 
@@ -130,14 +145,22 @@ def compare(whole: Tensors, parts: Tensors, *, optimised: bool) -> NativeCheck:
     for name, expected in whole.items():
         actual = parts[name]
         same = expected.dtype == actual.dtype and expected.shape == actual.shape
-        exact = same and (np.array_equal(expected, actual) if expected.dtype == object else expected.tobytes() == actual.tobytes())
+        exact = same and (
+            np.array_equal(expected, actual)
+            if expected.dtype == object
+            else expected.tobytes() == actual.tobytes()
+        )
         identical &= exact
         if exact:
             worst[name] = 0.0
             continue
         close = False
         worst[name] = float("inf")
-        if same and expected.dtype != object and not (np.isnan(expected.astype(float)) ^ np.isnan(actual.astype(float))).any():
+        if (
+            same
+            and expected.dtype != object
+            and not (np.isnan(expected.astype(float)) ^ np.isnan(actual.astype(float))).any()
+        ):
             left, right = expected.astype(np.float64), actual.astype(np.float64)
             with np.errstate(invalid="ignore"):
                 worst[name] = float(np.nanmax(np.abs(left - right), initial=0.0))
@@ -155,7 +178,8 @@ def whole_session(source: Source, *, optimise: bool = False) -> Any:
 
 
 def observe(source: Source, feeds: Tensors | None = None) -> dict[str, onnx.TypeProto]:
-    """Type and shape of each tensor between nodes as one run has them; better than inference, which loses some.
+    """Type and shape of each tensor between nodes as one run has them; better than inference, which loses
+    some.
 
     The run keeps all of them in memory at once.
     """
@@ -171,7 +195,11 @@ def observe(source: Source, feeds: Tensors | None = None) -> dict[str, onnx.Type
     wanted = [*names, *source.graph.outputs]
     for name, value in zip(wanted, session.run(wanted, dict(feeds or feeds_for(source))), strict=True):
         if isinstance(value, np.ndarray):
-            kind = onnx.TensorProto.STRING if value.dtype == object else onnx.helper.np_dtype_to_tensor_dtype(value.dtype)
+            kind = (
+                onnx.TensorProto.STRING
+                if value.dtype == object
+                else onnx.helper.np_dtype_to_tensor_dtype(value.dtype)
+            )
             found[name] = onnx.helper.make_tensor_type_proto(kind, value.shape)
     return found
 
@@ -189,7 +217,8 @@ def read_observed(
 
 
 def measure(source: Source, folder: Path, feeds: Tensors | None = None) -> dict[int, float]:
-    """Median seconds of each node in native onnxruntime on this machine, by index, for ``graph.with_seconds``.
+    """Median seconds of each node in native onnxruntime on this machine, by index, for
+    ``graph.with_seconds``.
 
     ``folder`` takes the profile, which is removed again.
     """

@@ -1,9 +1,10 @@
-"""The true optimum over all acyclic partitions, by exhaustion below a bound: for small graphs and narrow ones.
+"""The true optimum over all acyclic partitions, by exhaustion below a bound: for small graphs and narrow
+ones.
 
-Any partition into stages that run one after the other is a chain of downsets (node sets closed under "is read by"),
-so dynamic programming over downsets finds the best one. Their number is the limit: a chain of n nodes has n + 1,
-n independent nodes have 2ⁿ; networks made of blocks one after the other stay near n. A known partition bounds the
-search: no stage may take longer, and the rest must fit into the hosts that are left.
+Any partition into stages that run one after the other is a chain of downsets (node sets closed under "is read
+by"), so dynamic programming over downsets finds the best one. Their number is the limit: a chain of n nodes
+has n + 1, n independent nodes have 2ⁿ; networks made of blocks one after the other stay near n. A known
+partition bounds the search: no stage may take longer, and the rest must fit into the hosts that are left.
 """
 
 from __future__ import annotations
@@ -26,17 +27,18 @@ SLACK = 1 + 1e-9
 INFINITE = float("inf")
 
 
-class Exhausted(Exception):
+class ExhaustedError(Exception):
     """The search would have to look at more than its budget."""
 
 
 def optimum(
     graph: Graph, hosts: Sequence[Host], shards: int, *, ceiling: float, downset_limit: int, budget: int
 ) -> tuple[Groups, list[int]] | None:
-    """The partition into ``shards`` stages with the least bottleneck, if there is one below ``ceiling`` seconds.
+    """The partition into ``shards`` stages with the least bottleneck, if there is one below ``ceiling``
+    seconds.
 
-    Returns groups for ``make_plan`` and the host number of each stage; None where no partition is that good. Raises
-    ``Exhausted`` above ``downset_limit`` sets or ``budget`` nodes looked at.
+    Returns groups for ``make_plan`` and the host number of each stage; None where no partition is that good.
+    Raises ``ExhaustedError`` above ``downset_limit`` sets or ``budget`` nodes looked at.
     """
     search = _Search(graph, downset_limit, budget)
     best: Quality | None = None
@@ -64,7 +66,9 @@ class _Search:
         self.loads: dict[int, Load] = {}
 
     def chain(self, hosts: Sequence[Host], ceiling: float) -> tuple[Quality, list[int]] | None:
-        """The best chain for ``hosts`` in this order. Total times only break ties of one state, so they are near least."""
+        """The best chain for ``hosts`` in this order. Total times only break ties of one state, so they are
+        near least.
+        """
         reached: dict[int, tuple[float, float, list[int]]] = {0: (0.0, 0.0, [0])}
         whole = self.graph.total_seconds
         for number, host in enumerate(hosts):
@@ -80,7 +84,11 @@ class _Search:
                         continue
                     seconds = self._load(end & ~start).time_on(host)
                     candidate = (max(worst, seconds), total + seconds, [*path, end])
-                    if seconds < INFINITE and seconds <= ceiling * SLACK and (end not in following or candidate[:2] < following[end][:2]):
+                    if (
+                        seconds < INFINITE
+                        and seconds <= ceiling * SLACK
+                        and (end not in following or candidate[:2] < following[end][:2])
+                    ):
                         following[end] = candidate
             reached = following
         if not reached:
@@ -94,12 +102,15 @@ class _Search:
             self.budget -= mask.bit_count()
             self.loads[mask] = load_of(self.graph, _positions(mask))
         if self.budget < 0:
-            raise Exhausted
+            raise ExhaustedError
         return self.loads[mask]
 
 
 def downsets(graph: Graph, limit: int) -> dict[int, float]:
-    """Each downset that may be cut off, as a bit mask, with its nodes' seconds. Raises ``Exhausted`` above ``limit``."""
+    """Each downset that may be cut off, as a bit mask, with the seconds of its nodes.
+
+    Raises ``ExhaustedError`` above ``limit`` sets.
+    """
     needs = [sum(1 << p for p in before) for before in graph.predecessors]
     found = {0: 0.0}
     ready: dict[int, set[int]] = {0: {p for p, need in enumerate(needs) if not need}}
@@ -116,7 +127,7 @@ def downsets(graph: Graph, limit: int) -> dict[int, float]:
                 ready[larger] = (ready[mask] - {node}) | opened
                 grown.append(larger)
             if len(found) > limit:
-                raise Exhausted
+                raise ExhaustedError
         frontier = grown
     return {mask: seconds for mask, seconds in found.items() if not _barred(graph, mask)}
 

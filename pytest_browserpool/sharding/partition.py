@@ -1,4 +1,6 @@
-"""Cut a graph into shards for given hosts: the strategies, their choice, and refusals that say what would work."""
+"""Cut a graph into shards for given hosts: the strategies, their choice, and refusals that say what would
+work.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,9 @@ from pytest_browserpool.sharding.plan import MIB, Considered, Host, Plan, load_o
 EXACT_DOWNSETS = 5_000
 EXACT_VISITS = 300_000
 EXACT_NODES = 200
-"""Limits of the exact search: about a second. Above ``EXACT_NODES`` it is not started without a bound from the others."""
+"""Limits of the exact search: about a second. Above ``EXACT_NODES`` it is not started without a bound from
+the others.
+"""
 
 MOST_ORDERS = 60
 ORDER_BUDGET = 4_000
@@ -34,17 +38,23 @@ def partition(graph: Graph, hosts: Sequence[Host], shards: int, strategy: str = 
     """Cut ``graph`` into ``shards`` and place them on ``hosts``, at least as many, with the least bottleneck.
 
     ``strategy``: ``layer_balanced`` (contiguous stages, the optimum of the order searched, then refined),
-    ``attention_feedforward`` (attention blocks on other shards than feed-forward blocks), ``component`` (cuts only
-    between named parts), ``auto`` (the best of the three as predicted). The bottleneck is the largest time of a
-    shard for one request: compute by its host's speed, bytes in and out by its transfer rate, a latency per command.
-    Raises ``ShardingError`` with the reason and the largest number of shards that works.
+    ``attention_feedforward`` (attention blocks on other shards than feed-forward blocks), ``component`` (cuts
+    only between named parts), ``auto`` (the best of the three as predicted). The bottleneck is the largest
+    time of a shard for one request: compute by its host's speed, bytes in and out by its transfer rate, a
+    latency per command. Raises ``ShardingError`` with the reason and the largest number of shards that works.
     """
     if strategy not in STRATEGIES:
-        raise ShardingError(f"unknown sharding strategy {strategy!r}", remedy=f"use one of {', '.join(STRATEGIES)}")
+        raise ShardingError(
+            f"unknown sharding strategy {strategy!r}", remedy=f"use one of {', '.join(STRATEGIES)}"
+        )
     if isinstance(shards, bool) or not isinstance(shards, int) or shards < 1:
-        raise ShardingError(f"shards={shards!r} is not a positive whole number", remedy="give shards=2 or more")
+        raise ShardingError(
+            f"shards={shards!r} is not a positive whole number", remedy="give shards=2 or more"
+        )
     if not graph.nodes:
-        raise ShardingError("the model has no node that depends on its inputs", remedy="run it without shards")
+        raise ShardingError(
+            "the model has no node that depends on its inputs", remedy="run it without shards"
+        )
     if len(hosts) < shards:
         raise ShardingError(
             f"shards={shards}, but only {len(hosts)} browser(s) can take one",
@@ -59,9 +69,9 @@ def partition(graph: Graph, hosts: Sequence[Host], shards: int, strategy: str = 
 def layer_balanced(graph: Graph, hosts: Sequence[Host], shards: int) -> Plan:
     """Contiguous stages of a topological order, the best cuts of the order found by dynamic programming.
 
-    Several orders are tried: the model's, depth first, then random ones that keep the best stages so far contiguous
-    and so cannot be worse; single nodes are moved over the borders in between. Where the graph is narrow enough the
-    result is then replaced by the optimum over all orders.
+    Several orders are tried: the model's, depth first, then random ones that keep the best stages so far
+    contiguous and so cannot be worse; single nodes are moved over the borders in between. Where the graph is
+    narrow enough the result is then replaced by the optimum over all orders.
     """
     own = list(range(len(graph.nodes)))
     best = _in_order(graph, own, hosts, shards, None)
@@ -77,7 +87,7 @@ def layer_balanced(graph: Graph, hosts: Sequence[Host], shards: int) -> Plan:
             exact = optimum.optimum(
                 graph, hosts, shards, ceiling=ceiling, downset_limit=EXACT_DOWNSETS, budget=EXACT_VISITS
             )
-        except optimum.Exhausted:
+        except optimum.ExhaustedError:
             exact = None
         else:
             if exact is not None:
@@ -99,11 +109,19 @@ def _other_orders(graph: Graph, hosts: Sequence[Host], shards: int, best: Plan, 
 
 
 def _in_order(
-    graph: Graph, order: Sequence[int], hosts: Sequence[Host], shards: int, known: tuple[Plan, list[int]] | None
+    graph: Graph,
+    order: Sequence[int],
+    hosts: Sequence[Host],
+    shards: int,
+    known: tuple[Plan, list[int]] | None,
 ) -> tuple[Plan, list[int]] | None:
-    """The best plan along one topological order, refined, with the stage of each node; ``known`` where that is better."""
+    """The best plan along one topological order, refined, with the stage of each node; ``known`` where that
+    is better.
+    """
     ordered = graph.reordered(order)
-    found = _cut(ordered, hosts, shards, _free_places(ordered), known[0].bottleneck_s if known else float("inf"))
+    found = _cut(
+        ordered, hosts, shards, _free_places(ordered), known[0].bottleneck_s if known else float("inf")
+    )
     if found is None:
         return known
     cut, chosen = found
@@ -117,7 +135,9 @@ def _in_order(
 
 
 def component(graph: Graph, hosts: Sequence[Host], shards: int) -> Plan:
-    """Cuts only between components (embedding, encoder, decoder, head), between their layers where that is too few."""
+    """Cuts only between components (embedding, encoder, decoder, head), between their layers where that is
+    too few.
+    """
     reason: ShardingError | None = None
     for layers in (False, True):
         ranks = rising(graph, scopes.scope_ranks(graph, layers=layers))
@@ -138,25 +158,35 @@ def component(graph: Graph, hosts: Sequence[Host], shards: int) -> Plan:
 
 
 def attention_feedforward(graph: Graph, hosts: Sequence[Host], shards: int) -> Plan:
-    """Attention blocks on some shards, everything else on the others; each shard runs several segments in turn."""
+    """Attention blocks on some shards, everything else on the others; each shard runs several segments in
+    turn.
+    """
     if shards == 1:
         return _whole(graph, hosts, "attention_feedforward")
     regions = blocks.attention_regions(graph)
     if not regions:
-        raise ShardingError("no attention block was found in the model's structure", remedy="use layer_balanced")
+        raise ShardingError(
+            "no attention block was found in the model's structure", remedy="use layer_balanced"
+        )
     phase = blocks.phases(graph, regions)
     attention = sorted({p for p in phase if p % 2})
     others = sorted({p for p in phase if p % 2 == 0})
     if not any(graph.nodes[i].weighted for i, p in enumerate(phase) if p and p % 2 == 0):
-        raise ShardingError("attention blocks were found, but no feed-forward block", remedy="use layer_balanced")
+        raise ShardingError(
+            "attention blocks were found, but no feed-forward block", remedy="use layer_balanced"
+        )
     if shards > len(attention) + len(others):
-        raise ShardingError(f"there are {len(attention)} attention blocks and {len(others)} groups between them")
+        raise ShardingError(
+            f"there are {len(attention)} attention blocks and {len(others)} groups between them"
+        )
     members = {p: [i for i, own in enumerate(phase) if own == p] for p in {*attention, *others}}
     plans: list[Plan] = []
     reason: ShardingError | None = None
     for first in range(max(1, shards - len(others)), min(len(attention), shards - 1) + 1):
         shard_of = dict(zip(attention, _chunks(graph, members, attention, first), strict=True))
-        shard_of |= {p: first + k for p, k in zip(others, _chunks(graph, members, others, shards - first), strict=True)}
+        shard_of |= {
+            p: first + k for p, k in zip(others, _chunks(graph, members, others, shards - first), strict=True)
+        }
         groups = _merged([(shard_of[p], members[p]) for p in sorted(members)])
         for chosen in _host_orders(graph, groups, hosts, shards):
             try:
@@ -169,7 +199,9 @@ def attention_feedforward(graph: Graph, hosts: Sequence[Host], shards: int) -> P
 
 
 def auto(graph: Graph, hosts: Sequence[Host], shards: int) -> Plan:
-    """The strategy with the least predicted bottleneck, then the least latency; ``considered`` tells of all."""
+    """The strategy with the least predicted bottleneck, then the least latency; ``considered`` tells of
+    all.
+    """
     considered: list[Considered] = []
     plans: list[Plan] = []
     for name in ("layer_balanced", "component", "attention_feedforward"):
@@ -205,7 +237,9 @@ def _whole(graph: Graph, hosts: Sequence[Host], strategy: str) -> Plan:
 
 
 def _free_places(graph: Graph) -> list[int]:
-    return [place for place, names in enumerate(graph.barriers()) if not names and 0 < place < len(graph.nodes)]
+    return [
+        place for place, names in enumerate(graph.barriers()) if not names and 0 < place < len(graph.nodes)
+    ]
 
 
 def _cut(
@@ -235,7 +269,9 @@ def _merged(groups: Groups) -> Groups:
 
 
 def _chunks(graph: Graph, members: dict[int, list[int]], units: Sequence[int], count: int) -> list[int]:
-    """A chunk number for each of ``units``: ``count`` contiguous, non-empty chunks with the least largest compute."""
+    """A chunk number for each of ``units``: ``count`` contiguous, non-empty chunks with the least largest
+    compute.
+    """
     costs = [sum(graph.nodes[i].seconds for i in members[unit]) for unit in units]
     total = [0.0, *itertools.accumulate(costs)]
     best: dict[tuple[int, int], tuple[float, int]] = {(0, 0): (0.0, 0)}
@@ -253,11 +289,17 @@ def _chunks(graph: Graph, members: dict[int, list[int]], units: Sequence[int], c
 
 
 def _host_orders(graph: Graph, groups: Groups, hosts: Sequence[Host], shards: int) -> list[list[Host]]:
-    """Hosts for the shards: each distinct order where there are few, else the faster host for the heavier shard."""
+    """Hosts for the shards: each distinct order where there are few, else the faster host for the heavier
+    shard.
+    """
     if len(hosts) <= PERMUTATION_LIMIT:
-        distinct = {tuple(h.kind for h in order): list(order) for order in itertools.permutations(hosts, shards)}
+        distinct = {
+            tuple(h.kind for h in order): list(order) for order in itertools.permutations(hosts, shards)
+        }
         return list(distinct.values())
-    work = [sum(graph.nodes[p].seconds for s, own in groups if s == shard for p in own) for shard in range(shards)]
+    work = [
+        sum(graph.nodes[p].seconds for s, own in groups if s == shard for p in own) for shard in range(shards)
+    ]
     ranking = sorted(range(shards), key=lambda shard: -work[shard])
     fastest = sorted(hosts, key=lambda host: (-host.speed, -(host.memory or 0)))[:shards]
     order = dict(zip(ranking, fastest, strict=True))
@@ -267,22 +309,31 @@ def _host_orders(graph: Graph, groups: Groups, hosts: Sequence[Host], shards: in
 def _why_not(
     graph: Graph, hosts: Sequence[Host], shards: int, places: Sequence[int], parts: str = ""
 ) -> ShardingError:
-    """The reason that no partition fits: too few places, an operator that every choice of hosts lacks, or memory."""
+    """The reason that no partition fits: too few places, an operator that every choice of hosts lacks, or
+    memory.
+    """
     if len(places) < shards - 1:
         reason = f"it can be cut in {len(places)} place(s) only" + (f": {parts}" if parts else "")
         stuck = next((graph.values[n] for names in graph.barriers() for n in names), None)
-        return ShardingError(reason + (f"; {stuck.name!r} is {stuck.barrier} and cannot pass" if stuck else ""))
+        return ShardingError(
+            reason + (f"; {stuck.name!r} is {stuck.barrier} and cannot pass" if stuck else "")
+        )
     roomy = [dataclasses.replace(host, memory=None) for host in hosts]
     if intervals.best_stages(graph, roomy, shards, places) is not None:
         largest = max(host.memory or 0 for host in hosts)
         least = min(load_of(graph, [p]).memory for p in range(len(graph.nodes)))
         whole = load_of(graph, list(range(len(graph.nodes)))).memory
         return ShardingError(
-            f"some browser is too small for its shard: the model needs about {whole / MIB:.1f} MiB in one piece,"
+            "some browser is too small for its shard:"
+            f" the model needs about {whole / MIB:.1f} MiB in one piece,"
             f" no node less than {least / MIB:.1f} MiB, and the roomiest browser has {largest / MIB:.1f} MiB"
         )
-    lacking = sorted(frozenset().union(*(n.ops for n in graph.nodes)) & frozenset().union(*(h.unsupported for h in hosts)))
-    return ShardingError(f"operators {', '.join(lacking)} are not supported by every browser, and no cut goes round them")
+    lacking = sorted(
+        frozenset().union(*(n.ops for n in graph.nodes)) & frozenset().union(*(h.unsupported for h in hosts))
+    )
+    return ShardingError(
+        f"operators {', '.join(lacking)} are not supported by every browser, and no cut goes round them"
+    )
 
 
 def _refusal(
@@ -298,4 +349,8 @@ def _refusal(
         break
     else:
         remedy = reason.remedy or "no number of shards works on these browsers"
-    return ShardingError(f"cannot cut the model into {shards} shards by {strategy}: {reason.what}", where=reason.where, remedy=remedy)
+    return ShardingError(
+        f"cannot cut the model into {shards} shards by {strategy}: {reason.what}",
+        where=reason.where,
+        remedy=remedy,
+    )

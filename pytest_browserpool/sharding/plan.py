@@ -12,7 +12,9 @@ from pytest_browserpool.values import Plain
 MIB = 1024 * 1024
 
 PARAMETER_COPIES = 2.0
-"""A page holds the model's bytes while onnxruntime-web makes its own copy, and wasm memory never shrinks again."""
+"""A page holds the model's bytes while onnxruntime-web makes its own copy, and wasm memory never shrinks
+again.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +47,9 @@ class Segment(Plain):
     """Order of execution: a segment reads only the caller's inputs and values of earlier segments."""
     shard: int
     nodes: tuple[int, ...]
-    """Indices in the model's node list. Constant nodes they need are not listed; each segment gets its own copy."""
+    """Indices in the model's node list. Constant nodes they need are not listed; each segment gets its own
+    copy.
+    """
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     seconds: float
@@ -81,7 +85,9 @@ class Considered(Plain):
 
 @dataclass(frozen=True, kw_only=True)
 class Plan(Plain):
-    """A partition. ``bottleneck_s`` is what one more request costs in a full pipeline, ``latency_s`` one request alone."""
+    """A partition. ``bottleneck_s`` is what one more request costs in a full pipeline, ``latency_s`` one
+    request alone.
+    """
 
     strategy: str
     shards: tuple[Shard, ...]
@@ -100,23 +106,29 @@ class Plan(Plain):
 
     def describe(self) -> str:
         """One line for each shard, for people."""
-        lines = [f"{self.strategy}: bottleneck {self.bottleneck_s * 1e3:.2f} ms, latency {self.latency_s * 1e3:.2f} ms"]
+        lines = [
+            f"{self.strategy}: bottleneck {self.bottleneck_s * 1e3:.2f} ms,"
+            f" latency {self.latency_s * 1e3:.2f} ms"
+        ]
         for shard in self.shards:
             parts = [self.segments[i] for i in shard.segments]
             lines.append(
                 f"  shard {shard.index} on {shard.host}: {sum(len(p.nodes) for p in parts)} nodes"
-                f" in {len(parts)} segment(s), {sum(p.parameter_bytes for p in parts) / MIB:.1f} MiB of parameters,"
+                f" in {len(parts)} segment(s),"
+                f" {sum(p.parameter_bytes for p in parts) / MIB:.1f} MiB of parameters,"
                 f" in {sum(p.bytes_in for p in parts)} B, out {sum(p.bytes_out for p in parts)} B,"
                 f" {shard.seconds * 1e3:.2f} ms"
             )
         return "\n".join(lines)
 
 
-def make_plan(graph: Graph, groups: Sequence[tuple[int, Sequence[int]]], hosts: Sequence[Host], strategy: str) -> Plan:
+def make_plan(
+    graph: Graph, groups: Sequence[tuple[int, Sequence[int]]], hosts: Sequence[Host], strategy: str
+) -> Plan:
     """Evaluate ``groups``, pairs of shard and node positions in order of execution, on ``hosts[shard]``.
 
-    Raises ``ShardingError`` where a group reads a value of a later one, a value that cannot pass crosses, a host
-    lacks an operator, or a shard does not fit into its host's memory.
+    Raises ``ShardingError`` where a group reads a value of a later one, a value that cannot pass crosses, a
+    host lacks an operator, or a shard does not fit into its host's memory.
     """
     home = {position: number for number, (_, positions) in enumerate(groups) for position in positions}
     segments = []
@@ -129,11 +141,18 @@ def make_plan(graph: Graph, groups: Sequence[tuple[int, Sequence[int]]], hosts: 
         memory = sum(s.memory for s in own)
         if host.memory is not None and memory > host.memory:
             raise ShardingError(
-                f"shard {index} needs {memory / MIB:.1f} MiB, host {host.name!r} has {host.memory / MIB:.1f} MiB",
+                f"shard {index} needs {memory / MIB:.1f} MiB,"
+                f" host {host.name!r} has {host.memory / MIB:.1f} MiB",
                 remedy="use more shards, or a browser with more memory",
             )
         shards.append(
-            Shard(index=index, host=host.name, segments=tuple(s.index for s in own), seconds=seconds, memory=memory)
+            Shard(
+                index=index,
+                host=host.name,
+                segments=tuple(s.index for s in own),
+                seconds=seconds,
+                memory=memory,
+            )
         )
     held = sum(s.parameter_bytes for s in segments)
     once = sum(graph.parameters[name] for name in {p for node in graph.nodes for p in node.parameters})
@@ -155,7 +174,9 @@ def time_of(seconds: float, moved: int, host: Host) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What a set of nodes asks of a host: seconds at speed 1, bytes over its borders, parameters, largest node."""
+    """What a set of nodes asks of a host: seconds at speed 1, bytes over its borders, parameters, largest
+    node.
+    """
 
     seconds: float
     reads: tuple[str, ...]
@@ -189,7 +210,9 @@ def load_of(graph: Graph, positions: Sequence[int]) -> Load:
         bytes_in=sum(graph.size(name) for name in reads),
         bytes_out=sum(graph.size(name) for name in sends),
         parameters=sum(graph.parameters[name] for name in {p for node in nodes for p in node.parameters}),
-        largest=max((sum(graph.values[n].size for n in {*node.inputs, *node.outputs}) for node in nodes), default=0),
+        largest=max(
+            (sum(graph.values[n].size for n in {*node.inputs, *node.outputs}) for node in nodes), default=0
+        ),
         ops=frozenset().union(*(node.ops for node in nodes)),
     )
 
@@ -210,7 +233,8 @@ def _segment(
     if lacking := load.ops & host.unsupported:
         node = next(graph.nodes[p] for p in positions if graph.nodes[p].ops & lacking)
         raise ShardingError(
-            f"node {node.name or node.index!r} needs {sorted(node.ops & lacking)}, which host {host.name!r} lacks",
+            f"node {node.name or node.index!r} needs {sorted(node.ops & lacking)},"
+            f" which host {host.name!r} lacks",
             remedy="allow a browser or backend that has the operator",
         )
     return Segment(
@@ -228,10 +252,14 @@ def _segment(
 
 
 def crossing(graph: Graph, positions: Sequence[int]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The values that the nodes at ``positions`` read from outside, and those of theirs that are read outside."""
+    """The values that the nodes at ``positions`` read from outside, and those of theirs that are read
+    outside.
+    """
     inside = set(positions)
     wanted = set(graph.outputs)
-    reads = dict.fromkeys(n for p in positions for n in graph.nodes[p].inputs if graph.producer[n] not in inside)
+    reads = dict.fromkeys(
+        n for p in positions for n in graph.nodes[p].inputs if graph.producer[n] not in inside
+    )
     sends = [
         name
         for p in positions
@@ -242,14 +270,22 @@ def crossing(graph: Graph, positions: Sequence[int]) -> tuple[tuple[str, ...], t
 
 
 def lower_bound(graph: Graph, hosts: Sequence[Host]) -> float:
-    """Seconds below which no bottleneck can be: perfect balance, the largest node, and the tensors of inputs and outputs.
+    """Seconds below which no bottleneck can be: perfect balance, the largest node, and the tensors of inputs
+    and outputs.
 
-    Balance: the work, with the one transfer in of each input and out of each output, over the sum of the speeds.
+    Balance: the work, with the one transfer in of each input and out of each output, over the sum of the
+    speeds.
     """
     speed = sum(h.speed for h in hosts)
     fastest, rate = max(h.speed for h in hosts), max(h.bytes_per_s for h in hosts)
     latency = min(h.latency_s for h in hosts)
-    outer = sum(graph.size(n) for n in graph.outputs) + sum(graph.size(n) for n in graph.inputs if graph.readers[n])
+    outer = sum(graph.size(n) for n in graph.outputs) + sum(
+        graph.size(n) for n in graph.inputs if graph.readers[n]
+    )
     largest = max((node.seconds for node in graph.nodes), default=0.0)
     balance = graph.total_seconds / speed + latency
-    return max(balance, largest / fastest + latency, (graph.total_seconds / fastest + outer / rate) / len(hosts) + latency)
+    return max(
+        balance,
+        largest / fastest + latency,
+        (graph.total_seconds / fastest + outer / rate) / len(hosts) + latency,
+    )

@@ -1,4 +1,6 @@
-"""From an ONNX model to the graph that the partitioner cuts: constants folded away, shapes inferred, nodes costed."""
+"""From an ONNX model to the graph that the partitioner cuts: constants folded away, shapes inferred, nodes
+costed.
+"""
 
 from __future__ import annotations
 
@@ -19,13 +21,28 @@ if TYPE_CHECKING:
 KNOWN_DOMAINS = frozenset({"", "ai.onnx", "ai.onnx.ml", "com.microsoft"})
 """Operator domains that onnxruntime-web has kernels for."""
 
-RANDOM = frozenset({"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial"})
+RANDOM = frozenset(
+    {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial"}
+)
 """Never constant: a copy in another shard would draw other numbers."""
 
 WEIGHTED = frozenset(
-    {"MatMul", "Gemm", "MatMulInteger", "QLinearMatMul", "MatMulNBits", "FusedMatMul", "MatMulIntegerToFloat", "Conv",
-     "QLinearConv", "ConvInteger", "DynamicQuantizeMatMul", "QAttention", "Attention"}
-)  # fmt: skip
+    [
+        "MatMul",
+        "Gemm",
+        "MatMulInteger",
+        "QLinearMatMul",
+        "MatMulNBits",
+        "FusedMatMul",
+        "MatMulIntegerToFloat",
+        "DynamicQuantizeMatMul",
+        "Conv",
+        "QLinearConv",
+        "ConvInteger",
+        "Attention",
+        "QAttention",
+    ]
+)
 """Operators that count as a projection where they read a parameter."""
 
 ATTRIBUTES = ("transA", "K", "kernel_shape")
@@ -40,7 +57,9 @@ class Source:
     graph: Graph
     types: Types
     constants: frozenset[int]
-    """Indices of nodes that depend on no input: each shard computes its own copy, onnxruntime folds them at load."""
+    """Indices of nodes that depend on no input: each shard computes its own copy, onnxruntime folds them at
+    load.
+    """
     order: tuple[int, ...]
     """All node indices in a topological order."""
     path: Path | None = None
@@ -70,8 +89,10 @@ def load_model(source: onnx.ModelProto | bytes | str | Path) -> tuple[onnx.Model
                 model, path = onnx.load(str(source), load_external_data=False), Path(source)
         except OSError as error:
             raise InvalidModel(f"cannot read {str(source)!r}: {error}", remedy="check the path") from error
-        except Exception as error:  # noqa: BLE001 - protobuf raises several types, of which onnx re-exports none
-            raise InvalidModel(f"not an ONNX model: {error}", remedy="check that the file is complete") from error
+        except Exception as error:
+            raise InvalidModel(
+                f"not an ONNX model: {error}", remedy="check that the file is complete"
+            ) from error
     if not model.graph.node:
         raise InvalidModel("the model has no nodes", remedy="check that the file is complete")
     return model, path
@@ -86,9 +107,9 @@ def read(
 ) -> Source:
     """Read a model and cost its graph at given shapes.
 
-    ``input_shapes`` fixes inputs with open dimensions, ``dimensions`` symbolic dimensions by name (both only say
-    for which sizes costs are estimated: the shards keep the model's own shapes); ``resident`` names inputs and
-    outputs that stay in the page; ``observed`` has types and shapes that were seen in a run
+    ``input_shapes`` fixes inputs with open dimensions, ``dimensions`` symbolic dimensions by name (both only
+    say for which sizes costs are estimated: the shards keep the model's own shapes); ``resident`` names
+    inputs and outputs that stay in the page; ``observed`` has types and shapes that were seen in a run
     (``native.observe``), which are better than inferred ones.
 
     Raises ``InvalidModel``, ``UnsupportedOperator`` for a domain that onnxruntime-web does not know, and
@@ -110,7 +131,8 @@ def read(
         values=values,
         inputs=given,
         outputs=_wanted(model, given, weights, constant),
-        parameters=weights | {name: types.size(name) for i in constant for name in model.graph.node[i].output if name},
+        parameters=weights
+        | {name: types.size(name) for i in constant for name in model.graph.node[i].output if name},
         resident=frozenset(resident),
     )
     return Source(model=model, graph=graph, types=types, constants=constant, order=tuple(order), path=path)
@@ -154,7 +176,7 @@ def _refuse_custom(model: onnx.ModelProto) -> None:
             raise UnsupportedOperator(
                 f"operator {operator(node)!r} is a custom one that onnxruntime-web does not have",
                 where=f"node {node.name!r}" if node.name else None,
-                remedy="export the model with standard operators or with the operator as a model-local function",
+                remedy="export it with standard operators, or with this one as a model-local function",
             )
 
 
@@ -206,7 +228,9 @@ def _topological(model: onnx.ModelProto) -> list[int]:
             else:
                 later.append(index)
         if len(later) == len(rest):
-            raise InvalidModel("the model's nodes form a circle", remedy="check the model with onnx.checker.check_model")
+            raise InvalidModel(
+                "the model's nodes form a circle", remedy="check the model with onnx.checker.check_model"
+            )
         rest = later
     return order
 
@@ -249,20 +273,28 @@ def _node(model: onnx.ModelProto, index: int, types: Types, cone: Mapping[str, t
         ops=frozenset(operator(n) for n in _all_nodes([node])),
         name=node.name,
         scope=" ".join(name for name in node.input if name in cone),
-        weighted=projection or (node.op_type in ("MatMul", "MatMulInteger") and any(n in cone for n in node.input[:2])),
+        weighted=projection
+        or (node.op_type in ("MatMul", "MatMulInteger") and any(n in cone for n in node.input[:2])),
     )
 
 
 def _seconds(node: onnx.NodeProto, types: Types) -> float:
-    """Estimated time; a body counts once for If (the dearest branch) and ``types.trips`` times for Loop and Scan."""
+    """Estimated time; a body counts once for If (the dearest branch) and ``types.trips`` times for Loop and
+    Scan.
+    """
     import onnx
 
     if bodies := subgraphs(node):
         each = [sum(_seconds(inner, types) for inner in body.node) for body in bodies]
         return max(each) if node.op_type == "If" else sum(each) * types.trips(node)
-    attributes: dict[str, Any] = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute if a.name in ATTRIBUTES}
+    attributes: dict[str, Any] = {
+        a.name: onnx.helper.get_attribute_value(a) for a in node.attribute if a.name in ATTRIBUTES
+    }
     work = costs.flops(
-        operator(node), [types.shape(n) for n in node.input], [types.shape(n) for n in node.output], attributes
+        operator(node),
+        [types.shape(n) for n in node.input],
+        [types.shape(n) for n in node.output],
+        attributes,
     )
     sizes = ([types.size(name) for name in names if name] for names in (node.input, node.output))
     return costs.seconds(operator(node), work, costs.moved(operator(node), *sizes))

@@ -8,14 +8,16 @@ from pytest_browserpool.sharding.graph import GIVEN, Graph
 from pytest_browserpool.sharding.plan import Host, load_of
 
 VISITS = 150_000
-"""Nodes looked at before the search stops, about half a second: its gains are mostly in the first few moves."""
+"""Nodes looked at before the search stops, about half a second: its gains are mostly in the first few
+moves.
+"""
 
 
 def refine(graph: Graph, stage_of: Sequence[int], hosts: Sequence[Host]) -> list[int]:
     """A stage for each node that is no worse than ``stage_of``: (bottleneck, total time) never rises.
 
-    ``hosts[k]`` runs stage ``k``. Edges keep leading to the same or a later stage, no stage becomes empty, and
-    values that cannot pass stay inside one.
+    ``hosts[k]`` runs stage ``k``. Edges keep leading to the same or a later stage, no stage becomes empty,
+    and values that cannot pass stay inside one.
     """
     stages = list(stage_of)
     members = [{p for p, s in enumerate(stages) if s == k} for k in range(len(hosts))]
@@ -32,7 +34,9 @@ def refine(graph: Graph, stage_of: Sequence[int], hosts: Sequence[Host]) -> list
             trial[source] = load_of(graph, sorted(members[source] - {node})).time_on(hosts[source])
             trial[target] = load_of(graph, sorted(members[target] | {node})).time_on(hosts[target])
             after = (max(trial), sum(trial))
-            if after[0] < before[0] * (1 - 1e-9) or (after[0] <= before[0] and after[1] < before[1] * (1 - 1e-9)):
+            if after[0] < before[0] * (1 - 1e-9) or (
+                after[0] <= before[0] and after[1] < before[1] * (1 - 1e-9)
+            ):
                 stages[node] = target
                 members[source].remove(node)
                 members[target].add(node)
@@ -62,7 +66,9 @@ def _moves(
 def _may_move(graph: Graph, stages: Sequence[int], node: int, target: int) -> bool:
     for name in graph.nodes[node].inputs:
         producer = graph.producer[name]
-        if producer != GIVEN and (stages[producer] > target or (graph.values[name].barrier and stages[producer] != target)):
+        if producer != GIVEN and (
+            stages[producer] > target or (graph.values[name].barrier and stages[producer] != target)
+        ):
             return False
     for name in graph.nodes[node].outputs:
         barrier = graph.values[name].barrier

@@ -1,4 +1,6 @@
-"""Components by name: which part of a model (embedding, encoder, decoder, head) a node's names say it belongs to."""
+"""Components by name: which part of a model (embedding, encoder, decoder, head) a node's names say it belongs
+to.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,9 @@ def component_of(scope: str) -> str | None:
     """
     text = scope.lower()
     layer = _LAYER.search(text)
-    end = layer.start() if layer else len(text)  # what stands inside a layer belongs to it, whatever it is called
+    end = (
+        layer.start() if layer else len(text)
+    )  # what stands inside a layer belongs to it, whatever it is called
     if not layer and _HEAD.search(text):
         return "head"
     if _EMBEDDING.search(text[:end]):
@@ -48,7 +52,9 @@ def layer_of(scope: str) -> int:
 
 
 def scope_ranks(graph: Graph, *, layers: bool) -> list[int | None]:
-    """Where each node stands in the model by its names: its component and, with ``layers``, its layer within."""
+    """Where each node stands in the model by its names: its component and, with ``layers``, its layer
+    within.
+    """
     ranks: list[int | None] = []
     for node in graph.nodes:
         said = next(((c, text) for text in (node.name, node.scope) if (c := component_of(text))), None)

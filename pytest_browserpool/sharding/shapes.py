@@ -1,4 +1,6 @@
-"""Types and sizes of a model's values, inferred by onnx without its weights; open dimensions fixed from outside."""
+"""Types and sizes of a model's values, inferred by onnx without its weights; open dimensions fixed from
+outside.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,9 @@ if TYPE_CHECKING:
     import onnx
 
 UNKNOWN_DIMENSION = 16
-"""What a dimension counts that depends on data (the output of NonZero, a loop's trips): only costs look at it."""
+"""What a dimension counts that depends on data (the output of NonZero, a loop's trips): only costs look at
+it.
+"""
 
 STRING_BYTES = 16
 """A string's length on the wire is not in its type; a word and its length is a fair guess."""
@@ -42,17 +46,25 @@ class Types:
         return Types(declared={**self.declared, **missing}, fixed={**self.fixed, **observed})
 
     def shape(self, name: str) -> tuple[int, ...] | None:
-        """Dimensions at the fixed shapes, unknown ones as ``UNKNOWN_DIMENSION``; None where even the rank is unknown."""
+        """Dimensions at the fixed shapes, unknown ones as ``UNKNOWN_DIMENSION``; None where even the rank is
+        unknown.
+        """
         if name not in self.shapes:
             kind = self.fixed.get(name)
-            known = kind is not None and kind.WhichOneof("value") == "tensor_type" and kind.tensor_type.HasField("shape")
+            known = (
+                kind is not None
+                and kind.WhichOneof("value") == "tensor_type"
+                and kind.tensor_type.HasField("shape")
+            )
             dims = kind.tensor_type.shape.dim if kind is not None and known else ()
             sizes = tuple(d.dim_value if d.HasField("dim_value") else UNKNOWN_DIMENSION for d in dims)
             self.shapes[name] = sizes if known else None
         return self.shapes[name]
 
     def size(self, name: str) -> int:
-        """Bytes at the fixed shapes; a tensor of unknown rank counts as one of ``UNKNOWN_DIMENSION`` elements."""
+        """Bytes at the fixed shapes; a tensor of unknown rank counts as one of ``UNKNOWN_DIMENSION``
+        elements.
+        """
         kind = self.fixed.get(name)
         if kind is None or kind.WhichOneof("value") != "tensor_type":
             return 0
@@ -94,8 +106,8 @@ def infer_types(
 ) -> Types:
     """Infer types twice: as the model declares them, and with every input's shape fixed.
 
-    Raises ``InputError`` for a shape of an input that does not exist or has another rank, ``ShardingError`` where an
-    input keeps an open dimension.
+    Raises ``InputError`` for a shape of an input that does not exist or has another rank, ``ShardingError``
+    where an input keeps an open dimension.
     """
     light = _without_weights(model)
     declared = _known_types(_inferred(light))
@@ -129,7 +141,9 @@ def _without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
         if prod(tensor.dims) <= SMALL and tensor.data_location != onnx.TensorProto.EXTERNAL:
             light.graph.initializer.append(tensor)
         elif tensor.name not in named:
-            light.graph.input.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims)))
+            light.graph.input.append(
+                onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims))
+            )
     for sparse in source.sparse_initializer:
         light.graph.input.append(
             onnx.helper.make_tensor_value_info(sparse.values.name, sparse.values.data_type, list(sparse.dims))
@@ -143,11 +157,15 @@ def _inferred(model: onnx.ModelProto) -> onnx.ModelProto:
     try:
         return onnx.shape_inference.infer_shapes(model, data_prop=True)
     except onnx.shape_inference.InferenceError as error:
-        raise InvalidModel(f"shapes do not fit together: {error}", remedy="check the model and input_shapes") from error
+        raise InvalidModel(
+            f"shapes do not fit together: {error}", remedy="check the model and input_shapes"
+        ) from error
 
 
 def _known_types(model: onnx.ModelProto) -> dict[str, onnx.TypeProto]:
-    """Types by name, those inside bodies included; a body's names differ from the outer ones by the format's rules."""
+    """Types by name, those inside bodies included; a body's names differ from the outer ones by the format's
+    rules.
+    """
     found: dict[str, onnx.TypeProto] = {}
 
     def collect(graph: onnx.GraphProto) -> None:
@@ -166,17 +184,22 @@ def _known_types(model: onnx.ModelProto) -> dict[str, onnx.TypeProto]:
     return found
 
 
-def _fix_inputs(model: onnx.ModelProto, input_shapes: Mapping[str, Sequence[int]], dimensions: Mapping[str, int]) -> None:
+def _fix_inputs(
+    model: onnx.ModelProto, input_shapes: Mapping[str, Sequence[int]], dimensions: Mapping[str, int]
+) -> None:
     weights = {t.name for t in model.graph.initializer}
     inputs = {i.name: i for i in model.graph.input if i.name not in weights}
     if unknown := sorted(set(input_shapes) - set(inputs)):
-        raise InputError(f"input_shapes names {unknown[0]!r}", remedy=f"the model's inputs are {', '.join(inputs)}")
+        raise InputError(
+            f"input_shapes names {unknown[0]!r}", remedy=f"the model's inputs are {', '.join(inputs)}"
+        )
     symbols = dict(dimensions)
     for name, shape in input_shapes.items():
         tensor = inputs[name].type.tensor_type
         if tensor.HasField("shape") and len(tensor.shape.dim) != len(shape):
             raise InputError(
-                f"input_shapes[{name!r}] = {tuple(shape)} has {len(shape)} dimensions, the model's has {len(tensor.shape.dim)}",
+                f"input_shapes[{name!r}] = {tuple(shape)} has {len(shape)} dimensions,"
+                f" the model's has {len(tensor.shape.dim)}",
                 remedy="give one size for each dimension",
             )
         if tensor.HasField("shape"):
@@ -193,7 +216,8 @@ def _fix_inputs(model: onnx.ModelProto, input_shapes: Mapping[str, Sequence[int]
                 dim.dim_value = symbols[dim.dim_param]
             if not dim.HasField("dim_value") or dim.dim_value < 0:
                 raise ShardingError(
-                    f"dimension {position} of input {name!r} is open ({dim.dim_param or dim.dim_value or '?'})",
+                    f"dimension {position} of input {name!r} is open"
+                    f" ({dim.dim_param or dim.dim_value or '?'})",
                     remedy=f"give its size, such as input_shapes={{{name!r}: {_example(info)}}}",
                 )
 

@@ -1,4 +1,6 @@
-"""Write each segment of a plan as an ONNX model of its own, by file, without holding external data in memory."""
+"""Write each segment of a plan as an ONNX model of its own, by file, without holding external data in
+memory.
+"""
 
 from __future__ import annotations
 
@@ -40,11 +42,13 @@ class SegmentFile(Plain):
 
 
 def write_segments(source: Source, plan: Plan, folder: Path) -> tuple[SegmentFile, ...]:
-    """Write ``plan``'s segments into ``folder`` as ``segment-000.onnx`` … and, for external data, ``….onnx.data``.
+    """Write ``plan``'s segments into ``folder`` as ``segment-000.onnx`` … and, for external data,
+    ``….onnx.data``.
 
-    Each has the model's opset, metadata and the functions it uses, its own copies of the weights and constant nodes
-    it needs, and as inputs and outputs the tensors that cross, with the types and symbolic shapes of the whole.
-    Raises ``ShardingError`` where a crossing value has no tensor type, ``InvalidModel`` where external data is missing.
+    Each has the model's opset, metadata and the functions it uses, its own copies of the weights and constant
+    nodes it needs, and as inputs and outputs the tensors that cross, with the types and symbolic shapes of
+    the whole. Raises ``ShardingError`` where a crossing value has no tensor type, ``InvalidModel`` where
+    external data is missing.
     """
     folder.mkdir(parents=True, exist_ok=True)
     return tuple(_write(source, segment, folder) for segment in plan.segments)
@@ -68,7 +72,9 @@ def segment_model(source: Source, segment: Segment) -> onnx.ModelProto:
     names = {name for node in graph.node for name in (*reads(node), *node.output) if name}
     graph.initializer.extend(t for t in whole.graph.initializer if t.name in names)
     graph.sparse_initializer.extend(s for s in whole.graph.sparse_initializer if s.values.name in names)
-    graph.quantization_annotation.extend(q for q in whole.graph.quantization_annotation if q.tensor_name in names)
+    graph.quantization_annotation.extend(
+        q for q in whole.graph.quantization_annotation if q.tensor_name in names
+    )
     graph.input.extend(_declaration(source, name) for name in segment.inputs)
     graph.output.extend(_declaration(source, name) for name in segment.outputs)
     border = {*segment.inputs, *segment.outputs}
@@ -95,7 +101,9 @@ def _declaration(source: Source, name: str) -> onnx.ValueInfoProto:
 
     barrier = source.types.barrier(name)
     if barrier:
-        raise ShardingError(f"{name!r} is {barrier} and cannot pass between browsers", remedy="use fewer shards")
+        raise ShardingError(
+            f"{name!r} is {barrier} and cannot pass between browsers", remedy="use fewer shards"
+        )
     return onnx.ValueInfoProto(name=name, type=source.types.declared[name])
 
 
@@ -126,7 +134,7 @@ def _write(source: Source, segment: Segment, folder: Path) -> SegmentFile:
         _copy_data(external, source.folder, data)
     try:
         serialised = model.SerializeToString()
-    except Exception as error:  # noqa: BLE001 - protobuf's EncodeError is not exported by onnx
+    except Exception as error:
         raise InvalidModel(
             f"segment {segment.index} cannot be written: {error}", remedy="save the model with external data"
         ) from error
@@ -180,7 +188,8 @@ def _inside(folder: Path | None, location: str, name: str) -> Path:
     origin = (folder / location).resolve()
     if not location or not origin.is_relative_to(folder.resolve()):
         raise InvalidModel(
-            f"tensor {name!r} has its data in {location!r}, outside the model's folder", remedy="put the data beside the model"
+            f"tensor {name!r} has its data in {location!r}, outside the model's folder",
+            remedy="put the data beside the model",
         )
     return origin
 
@@ -197,9 +206,12 @@ def _copy_range(origin: Path, offset: int, count: int, out: object, name: str) -
                 chunk = file.read(min(CHUNK, left))
                 if not chunk:
                     raise InvalidModel(
-                        f"{origin.name!r} ends {left} bytes before tensor {name!r} does", remedy="fetch the data file again"
+                        f"{origin.name!r} ends {left} bytes before tensor {name!r} does",
+                        remedy="fetch the data file again",
                     )
                 sink.write(chunk)
                 left -= len(chunk)
     except OSError as error:
-        raise InvalidModel(f"cannot read the data of tensor {name!r}: {error}", remedy="put the data beside the model") from error
+        raise InvalidModel(
+            f"cannot read the data of tensor {name!r}: {error}", remedy="put the data beside the model"
+        ) from error

@@ -23,7 +23,9 @@ def real_model(tmp_path: Path) -> Callable[[str], tuple[Path, Shapes]]:
             return resnet50(), {}
         source, shapes = REAL[name]
         try:
-            found = resolve(source, test_file=None, rootdir=tmp_path, lock=LockFile(tmp_path / "browserpool.lock"))
+            found = resolve(
+                source, test_file=None, rootdir=tmp_path, lock=LockFile(tmp_path / "browserpool.lock")
+            )
         except SourceError as error:
             pytest.skip(f"the model cannot be had: {error.what}")
         return found.path, dict(shapes)

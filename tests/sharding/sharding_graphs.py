@@ -1,4 +1,6 @@
-"""Graphs for the sharding tests: pure random ones, small ONNX models with every awkward feature, and real models."""
+"""Graphs for the sharding tests: pure random ones, small ONNX models with every awkward feature, and real
+models.
+"""
 
 from __future__ import annotations
 
@@ -57,7 +59,9 @@ def resnet50() -> Path:
 
 @st.composite
 def graphs(draw: st.DrawFn, most: int = 9) -> Graph:
-    """Small random graphs: branches, skips, several inputs and outputs, shared parameters, values that cannot pass."""
+    """Small random graphs: branches, skips, several inputs and outputs, shared parameters, values that cannot
+    pass.
+    """
     count = draw(st.integers(1, most))
     values = {name: Value(name, draw(st.integers(0, 2000))) for name in ("x", "y")}
     made = ["x", "y"]
@@ -77,7 +81,11 @@ def graphs(draw: st.DrawFn, most: int = 9) -> Graph:
     ends = [name for name in made[2:] if name not in read]
     extra = draw(st.lists(st.sampled_from(made[2:]), max_size=2))
     return Graph(
-        tuple(nodes), values, ("x", "y"), tuple(dict.fromkeys([*ends, *extra])), {"w0": 500, "w1": 1500, "w2": 4000}
+        tuple(nodes),
+        values,
+        ("x", "y"),
+        tuple(dict.fromkeys([*ends, *extra])),
+        {"w0": 500, "w1": 1500, "w2": 4000},
     )
 
 
@@ -97,7 +105,9 @@ def chain(count: int, size: int = 100) -> Graph:
     """``count`` nodes of one second each, one after the other."""
     values = {name: Value(name, size) for name in ("x", *(f"v{i}" for i in range(count)))}
     names = ["x", *(f"v{i}" for i in range(count))]
-    nodes = tuple(Node(i, "Add", (names[i],), (names[i + 1],), (), 1.0, frozenset({"Add"})) for i in range(count))
+    nodes = tuple(
+        Node(i, "Add", (names[i],), (names[i + 1],), (), 1.0, frozenset({"Add"})) for i in range(count)
+    )
     return Graph(nodes, values, ("x",), (names[-1],))
 
 
@@ -116,11 +126,15 @@ def tensor(name: str, shape: Any, kind: int = TensorProto.FLOAT) -> onnx.ValueIn
 def weights(name: str, *shape: int) -> onnx.TensorProto:
     """Fixed random weights; each name has its own."""
     generator = np.random.default_rng(sum(name.encode()))
-    return numpy_helper.from_array((generator.standard_normal(shape) / shape[0] ** 0.5).astype(np.float32), name)
+    return numpy_helper.from_array(
+        (generator.standard_normal(shape) / shape[0] ** 0.5).astype(np.float32), name
+    )
 
 
 def two_in_three_out() -> onnx.ModelProto:
-    """Two inputs, three outputs, a skip over everything, one output in the middle, weights that two nodes share."""
+    """Two inputs, three outputs, a skip over everything, one output in the middle, weights that two nodes
+    share.
+    """
     nodes = [
         helper.make_node("MatMul", ["a", "w"], ["a1"]),
         helper.make_node("MatMul", ["b", "w"], ["b1"]),
@@ -146,11 +160,15 @@ def two_in_three_out() -> onnx.ModelProto:
 
 
 def control_flow() -> onnx.ModelProto:
-    """An If whose branches capture an outer value and a weight, then a Loop that captures one too, then plain nodes."""
+    """An If whose branches capture an outer value and a weight, then a Loop that captures one too, then plain
+    nodes.
+    """
     then = helper.make_graph(
         [helper.make_node("MatMul", ["x1", "w"], ["then_out"])], "then", [], [tensor("then_out", [4, 8])]
     )
-    other = helper.make_graph([helper.make_node("Neg", ["x1"], ["else_out"])], "else", [], [tensor("else_out", [4, 8])])
+    other = helper.make_graph(
+        [helper.make_node("Neg", ["x1"], ["else_out"])], "else", [], [tensor("else_out", [4, 8])]
+    )
     body = helper.make_graph(
         [
             helper.make_node("Identity", ["go"], ["go_on"]),
@@ -192,7 +210,9 @@ def with_sequence() -> onnx.ModelProto:
 def with_function() -> onnx.ModelProto:
     """Two calls of a model-local function that calls another one."""
     opset = [helper.make_opsetid("", 17), helper.make_opsetid("mine", 1)]
-    inner = helper.make_function("mine", "Twice", ["a"], ["b"], [helper.make_node("Add", ["a", "a"], ["b"])], opset)
+    inner = helper.make_function(
+        "mine", "Twice", ["a"], ["b"], [helper.make_node("Add", ["a", "a"], ["b"])], opset
+    )
     outer = helper.make_function(
         "mine",
         "Block",
@@ -211,7 +231,9 @@ def with_function() -> onnx.ModelProto:
 
 
 def transformer(blocks: int, *, named: bool = True) -> onnx.ModelProto:
-    """A pre-norm transformer of width 16 with tied embeddings; unnamed it can only be understood by its structure."""
+    """A pre-norm transformer of width 16 with tied embeddings; unnamed it can only be understood by its
+    structure.
+    """
     nodes: list[onnx.NodeProto] = []
     constants = [weights("embed", 32, 16)]
     shapes = {"heads": [0, 0, 2, 8], "merged": [0, 0, 16]}
@@ -236,7 +258,9 @@ def transformer(blocks: int, *, named: bool = True) -> onnx.ModelProto:
         normed = norm(state, f"n{k}", scope)
         parts = {}
         for part, perm in (("q", [0, 2, 1, 3]), ("k", [0, 2, 3, 1]), ("v", [0, 2, 1, 3])):
-            split = add("Reshape", project(normed, f"{part}{k}", scope), "heads", to=f"{part}s{k}", scope=scope)
+            split = add(
+                "Reshape", project(normed, f"{part}{k}", scope), "heads", to=f"{part}s{k}", scope=scope
+            )
             parts[part] = add("Transpose", split, to=f"{part}t{k}", scope=scope, perm=perm)
         scores = add("MatMul", parts["q"], parts["k"], to=f"scores{k}", scope=scope)
         soft = add("Softmax", scores, to=f"soft{k}", scope=scope)

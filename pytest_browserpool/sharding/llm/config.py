@@ -31,7 +31,9 @@ class LlamaConfig:
     @property
     def past(self) -> tuple[str, ...]:
         """Names of the inputs that carry the KV cache, [1, kv_heads, past, head_size] each."""
-        return tuple(f"past_key_values.{block}.{part}" for block in range(self.blocks) for part in ("key", "value"))
+        return tuple(
+            f"past_key_values.{block}.{part}" for block in range(self.blocks) for part in ("key", "value")
+        )
 
     @property
     def present(self) -> tuple[str, ...]:

@@ -1,11 +1,19 @@
-"""Greedy generation with a KV cache over anything that runs the model: a browser, shards, native onnxruntime."""
+"""Greedy generation with a KV cache over anything that runs the model: a browser, shards, native
+onnxruntime.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from pytest_browserpool.sharding.llm.config import ATTENTION_MASK, INPUT_IDS, LOGITS, POSITION_IDS, LlamaConfig
+from pytest_browserpool.sharding.llm.config import (
+    ATTENTION_MASK,
+    INPUT_IDS,
+    LOGITS,
+    POSITION_IDS,
+    LlamaConfig,
+)
 
 if TYPE_CHECKING:
     import numpy as np

@@ -1,4 +1,6 @@
-"""Read a Llama model's sizes, weights and vocabulary from a GGUF file; needs the package ``gguf`` (extra ``llm``)."""
+"""Read a Llama model's sizes, weights and vocabulary from a GGUF file; needs the package ``gguf`` (extra
+``llm``).
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,9 @@ MOST_POSITIONS = 2048
 
 
 class GgufLlama:
-    """A GGUF file of the ``llama`` architecture. Raises ``InvalidModel`` for another, ``ConfigurationError`` without gguf."""
+    """A GGUF file of the ``llama`` architecture. Raises ``InvalidModel`` for another, ``ConfigurationError``
+    without gguf.
+    """
 
     def __init__(self, path: Path) -> None:
         try:
@@ -30,10 +34,14 @@ class GgufLlama:
         self._gguf, self.path = gguf, path
         self._reader = gguf.GGUFReader(path)
         if (found := self.field("general.architecture")) != "llama":
-            raise InvalidModel(f"{path.name} has architecture {found!r}", remedy="give a GGUF file of a Llama model")
+            raise InvalidModel(
+                f"{path.name} has architecture {found!r}", remedy="give a GGUF file of a Llama model"
+            )
         self._tensors = {tensor.name: tensor for tensor in self._reader.tensors}
         if "output.weight" in self._tensors:
-            raise InvalidModel(f"{path.name} has an output matrix of its own", remedy="give a model with tied embeddings")
+            raise InvalidModel(
+                f"{path.name} has an output matrix of its own", remedy="give a model with tied embeddings"
+            )
         self.config = LlamaConfig(
             blocks=int(self.field("llama.block_count")),
             width=int(self.field("llama.embedding_length")),
@@ -63,8 +71,8 @@ class GgufLlama:
         if name not in self._tensors:
             raise InvalidModel(f"{self.path.name} has no tensor {name!r}", remedy="fetch the file again")
         tensor = self._tensors[name]
-        weights = self._gguf.quants.dequantize(tensor.data, tensor.tensor_type).astype(np.float32)
-        weights = weights.reshape(tuple(int(size) for size in reversed(tensor.shape)))
+        flat = self._gguf.quants.dequantize(tensor.data, tensor.tensor_type).astype(np.float32)
+        weights: NDArray[np.float32] = flat.reshape(tuple(int(size) for size in reversed(tensor.shape)))
         for part, heads in (("attn_q", self.config.heads), ("attn_k", self.config.kv_heads)):
             if f".{part}." in name:
                 split = weights.reshape(heads, self.config.head_size // 2, 2, weights.shape[1])

@@ -6,7 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pytest_browserpool.sharding.llm.config import ATTENTION_MASK, INPUT_IDS, LOGITS, POSITION_IDS, LlamaConfig
+from pytest_browserpool.sharding.llm.config import (
+    ATTENTION_MASK,
+    INPUT_IDS,
+    LOGITS,
+    POSITION_IDS,
+    LlamaConfig,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -32,7 +38,8 @@ def build(config: LlamaConfig, weights: Weights, path: Path) -> None:
 
     Inputs: ``input_ids`` and ``position_ids`` i64 [1, new], ``attention_mask`` i64 [1, past + new],
     ``past_key_values.N.key`` and ``.value`` f32 [1, kv_heads, past, head_size]. Outputs: ``logits`` f32
-    [1, vocabulary] of the last new token, and ``present.N.key`` and ``.value``. ``weights`` gives GGUF's tensor names.
+    [1, vocabulary] of the last new token, and ``present.N.key`` and ``.value``. ``weights`` gives GGUF's
+    tensor names.
     """
     import onnx
 
@@ -42,7 +49,9 @@ def build(config: LlamaConfig, weights: Weights, path: Path) -> None:
         graph = onnx.helper.make_graph(
             builder.nodes, "llama", builder.inputs(), builder.outputs(), initializer=builder.initialisers
         )
-    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
+    model = onnx.helper.make_model(
+        graph, opset_imports=[onnx.helper.make_opsetid("", OPSET)], ir_version=IR_VERSION
+    )
     path.write_bytes(model.SerializeToString())
 
 
@@ -57,7 +66,9 @@ class _Builder:
 
     # what the graph is made of
 
-    def add(self, op: str, *inputs: str, name: str = "", count: int = 1, to: str = "", **attributes: object) -> str:
+    def add(
+        self, op: str, *inputs: str, name: str = "", count: int = 1, to: str = "", **attributes: object
+    ) -> str:
         """A node in the current scope; returns its (first) output."""
         import onnx
 
@@ -145,7 +156,9 @@ class _Builder:
         self.add("Gemm", last, table, to=LOGITS, transB=1)
 
     def _rotary(self) -> tuple[str, str]:
-        """Cosine and sine of each new position, [1, 1, new, head_size / 2], from tables: the same bits in every browser."""
+        """Cosine and sine of each new position, [1, 1, new, head_size / 2], from tables: the same bits in
+        every browser.
+        """
         import numpy as np
 
         half = self.config.head_size // 2
@@ -154,7 +167,9 @@ class _Builder:
         one = self.constant([1], "axis_1", "int64")
         found = []
         for name, table in (("cos", np.cos(angles)), ("sin", np.sin(angles))):
-            rows = self.add("Gather", self.constant(table, f"rotary.{name}", "float32"), POSITION_IDS, name=name, axis=0)
+            rows = self.add(
+                "Gather", self.constant(table, f"rotary.{name}", "float32"), POSITION_IDS, name=name, axis=0
+            )
             found.append(self.add("Unsqueeze", rows, one, name=name))
         return found[0], found[1]
 
@@ -166,8 +181,12 @@ class _Builder:
         queries = self.add("Unsqueeze", POSITION_IDS, self.constant([2], "axis_2", "int64"))
         past = self.add("LessOrEqual", keys, queries)
         real = self.add("Greater", ATTENTION_MASK, self.constant(0, "zero", "int64"))
-        seen = self.add("And", past, self.add("Unsqueeze", real, self.constant([1], "axis_1", "int64"), name="real"))
-        mask = self.add("Where", seen, self.constant(0.0, "seen", "float32"), self.constant(MASKED, "masked", "float32"))
+        seen = self.add(
+            "And", past, self.add("Unsqueeze", real, self.constant([1], "axis_1", "int64"), name="real")
+        )
+        mask = self.add(
+            "Where", seen, self.constant(0.0, "seen", "float32"), self.constant(MASKED, "masked", "float32")
+        )
         return self.add("Unsqueeze", mask, self.constant([1], "axis_1", "int64"), name="heads")
 
     def _norm(self, state: str, weight: str) -> str:
@@ -179,12 +198,16 @@ class _Builder:
     def _block(self, block: int, state: str, cosine: str, sine: str, mask: str) -> str:
         layer, tensor = f"model.layers.{block}", f"blk.{block}"
         self.scope = f"/model/layers.{block}/input_layernorm"
-        normed = self._norm(state, self.weight(f"{tensor}.attn_norm.weight", f"{layer}.input_layernorm.weight"))
+        normed = self._norm(
+            state, self.weight(f"{tensor}.attn_norm.weight", f"{layer}.input_layernorm.weight")
+        )
         self.scope = f"/model/layers.{block}/self_attn"
         mixed = self._attention(block, normed, cosine, sine, mask)
         state = self.add("Add", state, mixed, name="residual")
         self.scope = f"/model/layers.{block}/post_attention_layernorm"
-        normed = self._norm(state, self.weight(f"{tensor}.ffn_norm.weight", f"{layer}.post_attention_layernorm.weight"))
+        normed = self._norm(
+            state, self.weight(f"{tensor}.ffn_norm.weight", f"{layer}.post_attention_layernorm.weight")
+        )
         self.scope = f"/model/layers.{block}/mlp"
         gate = self._project(normed, f"{tensor}.ffn_gate.weight", f"{layer}.mlp.gate_proj")
         up = self._project(normed, f"{tensor}.ffn_up.weight", f"{layer}.mlp.up_proj")
@@ -197,24 +220,36 @@ class _Builder:
         return self.add("MatMul", state, weight, name=name.rpartition(".")[2])
 
     def _attention(self, block: int, state: str, cosine: str, sine: str, mask: str) -> str:
-        """Grouped-query attention; a group's queries are stacked, so that keys and values are never repeated."""
+        """Grouped-query attention; a group's queries are stacked, so that keys and values are never
+        repeated.
+        """
         c, layer, tensor = self.config, f"model.layers.{block}.self_attn", f"blk.{block}"
         query = self._heads(self._project(state, f"{tensor}.attn_q.weight", f"{layer}.q_proj"), c.heads, "q")
         key = self._heads(self._project(state, f"{tensor}.attn_k.weight", f"{layer}.k_proj"), c.kv_heads, "k")
-        value = self._heads(self._project(state, f"{tensor}.attn_v.weight", f"{layer}.v_proj"), c.kv_heads, "v")
+        value = self._heads(
+            self._project(state, f"{tensor}.attn_v.weight", f"{layer}.v_proj"), c.kv_heads, "v"
+        )
         query, key = self._rotate(query, cosine, sine, "q"), self._rotate(key, cosine, sine, "k")
         past, present = c.past[2 * block : 2 * block + 2], c.present[2 * block : 2 * block + 2]
         key = self.add("Concat", past[0], key, name="k", to=present[0], axis=2)
         value = self.add("Concat", past[1], value, name="v", to=present[1], axis=2)
         grouped = self.constant([1, c.kv_heads, -1, c.head_size], "grouped", "int64")
         query = self.add("Reshape", query, grouped, name="grouped")
-        scores = self.add("MatMul", query, self.add("Transpose", key, name="kt", perm=[0, 1, 3, 2]), name="scores")
+        scores = self.add(
+            "MatMul", query, self.add("Transpose", key, name="kt", perm=[0, 1, 3, 2]), name="scores"
+        )
         scores = self.add("Mul", scores, self.constant(c.head_size**-0.5, "scale", "float32"), name="scaled")
-        scores = self.add("Reshape", scores, self.constant([1, c.heads, -1, 0], "by_head", "int64"), name="by_head")
+        scores = self.add(
+            "Reshape", scores, self.constant([1, c.heads, -1, 0], "by_head", "int64"), name="by_head"
+        )
         scores = self.add("Softmax", self.add("Add", scores, mask, name="masked"), axis=-1)
-        scores = self.add("Reshape", scores, self.constant([1, c.kv_heads, -1, 0], "by_group", "int64"), name="by_group")
+        scores = self.add(
+            "Reshape", scores, self.constant([1, c.kv_heads, -1, 0], "by_group", "int64"), name="by_group"
+        )
         mixed = self.add("MatMul", scores, value, name="mix")
-        mixed = self.add("Reshape", mixed, self.constant([1, c.heads, -1, c.head_size], "split", "int64"), name="split")
+        mixed = self.add(
+            "Reshape", mixed, self.constant([1, c.heads, -1, c.head_size], "split", "int64"), name="split"
+        )
         mixed = self.add("Transpose", mixed, name="merge", perm=[0, 2, 1, 3])
         mixed = self.add("Reshape", mixed, self.constant([1, -1, c.width], "merged", "int64"), name="merged")
         return self._project(mixed, f"{tensor}.attn_output.weight", f"{layer}.o_proj")
@@ -222,7 +257,9 @@ class _Builder:
     def _heads(self, state: str, heads: int, name: str) -> str:
         """[1, new, heads · size] as [1, heads, new, size]."""
         shape = self.constant([1, -1, heads, self.config.head_size], f"{heads}_heads", "int64")
-        return self.add("Transpose", self.add("Reshape", state, shape, name=name), name=name, perm=[0, 2, 1, 3])
+        return self.add(
+            "Transpose", self.add("Reshape", state, shape, name=name), name=name, perm=[0, 2, 1, 3]
+        )
 
     def _rotate(self, state: str, cosine: str, sine: str, name: str) -> str:
         """Rotary embedding on halves (Su et al., 2021): (a, b) becomes (a·cos − b·sin, b·cos + a·sin)."""
@@ -231,7 +268,10 @@ class _Builder:
         bounds = [self.constant([v], f"bound_{v}", "int64") for v in (0, half, self.config.head_size)]
         a = self.add("Slice", state, bounds[0], bounds[1], axis, name=f"{name}_a")
         b = self.add("Slice", state, bounds[1], bounds[2], axis, name=f"{name}_b")
-        parts = [self.add("Mul", x, y, name=f"{name}_{n}") for n, x, y in (("ac", a, cosine), ("bs", b, sine), ("bc", b, cosine), ("as", a, sine))]
+        parts = [
+            self.add("Mul", x, y, name=f"{name}_{n}")
+            for n, x, y in (("ac", a, cosine), ("bs", b, sine), ("bc", b, cosine), ("as", a, sine))
+        ]
         first = self.add("Sub", parts[0], parts[1], name=f"{name}_first")
         second = self.add("Add", parts[2], parts[3], name=f"{name}_second")
         return self.add("Concat", first, second, name=f"{name}_rotated", axis=-1)

