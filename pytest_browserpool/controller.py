@@ -19,6 +19,7 @@ from pytest_browserpool.config import did_you_mean
 from pytest_browserpool.ledger import Ledger
 from pytest_browserpool.link import Message
 from pytest_browserpool.placement import events
+from pytest_browserpool.report.crashed import close_crashed_row
 from pytest_browserpool.values import ModelNeeds, NodeCapabilities
 
 if TYPE_CHECKING:
@@ -31,6 +32,11 @@ PLUGIN = "browserpool-controller"
 
 TICK = 1.0
 """Seconds between ticks: short beside a heartbeat's time-out, nothing beside a test."""
+
+STARTUP = 60.0
+"""Seconds beyond the heartbeat's time-out for a node's first sign of life: Python and all plugins start in
+one to two
+seconds, thirty times that on a machine that is overrun."""
 
 OURS_REPLACES = ("load", "worksteal")
 """xdist's schedulers that balance load; the others keep tests together as the user asked, and stay."""
@@ -121,8 +127,10 @@ class Controller:
         finally:
             self._report_what_is_left()
 
-    @pytest.hookimpl(trylast=True)
+    @pytest.hookimpl
     def pytest_sessionfinish(self, exitstatus: int) -> None:
+        """After the node's side of this process, which was registered later, and before pytest-html
+        writes."""
         self._stop.set()
         if self._timer is not None:
             self._timer.join(timeout=5.0)
@@ -149,7 +157,7 @@ class Controller:
         settings = settings_for(node.gateway.spec, self.settings, self.words)
         plain = link.worker_input(channel, settings, self.words, node.gateway.id, self.run_id)
         node.workerinput[link.INPUT] = plain | {"own_loop": self.schedules}
-        self._heard[node] = time.monotonic()
+        self._heard[node] = time.monotonic() + STARTUP
         channel.setcallback(lambda message: self._receive(node, message))
 
     def _receive(self, node: Any, message: Message) -> None:
@@ -172,7 +180,7 @@ class Controller:
             self.ledger.losses[test].append(
                 f"{name}: {reason}" + (f" after {', '.join(phases)}" if phases else "")
             )
-            self._say(f"{name} was lost while it ran {test}")
+            self._say(f"{name} was lost while it ran {test}: {reason}")
         self.ledger.node_down(name, reason, lost=bool(error), test=test or "")
 
     def _say(self, line: str) -> None:
@@ -216,8 +224,6 @@ class Controller:
     def pytest_handlecrashitem(self, report: pytest.TestReport) -> None:
         """Under xdist's own schedulers: make the report of a crash one that the reporters understand."""
         if not self.schedules:
-            from pytest_browserpool.report.crashed import close_crashed_row
-
             close_crashed_row(report)
 
     # -- messages --------------------------------------------------------------------------------------------
@@ -262,7 +268,7 @@ class Controller:
                 if now - heard > self.settings.heartbeat_timeout:
                     self._heard.pop(node, None)
                     self._down[node.gateway.id] = (
-                        f"silent for {self.settings.heartbeat_timeout:g} s; ended by us"
+                        f"ended by us, silent for {self.settings.heartbeat_timeout:g} s"
                     )
                     link.cut(node.gateway)
             self.dsession.queue.put(("browserpool_tick", {}))
@@ -302,8 +308,13 @@ class Controller:
         lines = "\n".join(f"  {loss}" for loss in self.ledger.losses[test])
         text = f"lost with {len(nodes)} nodes, and not tried again:\n{lines}"
         reports = outcomes.failed(test, text, node=node)
-        self.config.hook.pytest_handlecrashitem(crashitem=test, report=reports[1], sched=self.scheduler)
-        self.publish(reports)
+        crash = reports[1]
+        self.config.hook.pytest_handlecrashitem(crashitem=test, report=crash, sched=self.scheduler)
+        if crash.failed:
+            self.publish(reports)
+        else:  # another plugin had it marked pending again, and made this a "rerun"
+            close_crashed_row(crash)
+            self.publish([crash])
 
     def publish(self, reports: Sequence[pytest.TestReport]) -> None:
         """Report a test that no node reports, as if one had; counts for ``--maxfail``."""

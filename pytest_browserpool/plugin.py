@@ -130,6 +130,7 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
         prefer_one_file(config)
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", MARKER_LINE)
     if not is_active(config):
@@ -246,8 +247,6 @@ def read_settings(config: pytest.Config) -> Settings:
     Raises:
         ConfigurationError: names the option, its value and what would be right.
     """
-    import dataclasses
-
     from pytest_browserpool.config import Settings, custom_browsers
 
     root = config.rootpath

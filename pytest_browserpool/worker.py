@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from _pytest.outcomes import Failed
 
 from pytest_browserpool import markers
 from pytest_browserpool.errors import BrowserPoolError, NoBrowser
@@ -261,16 +262,20 @@ class NodeSide:
         if use is not None:
             item.stash[USE_KEY] = use.to_plain()
 
-    @pytest.hookimpl(trylast=True)
-    def pytest_sessionfinish(self) -> None:
-        self.close()
+    @pytest.hookimpl
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        """Fixtures that an interrupt left open first: they may use the browsers that are closed then."""
+        try:
+            session._setupstate.teardown_exact(None)
+        finally:
+            self.close()
 
     def pytest_unconfigure(self) -> None:
         self._stop.set()
         self.close()
 
 
-class Refused(pytest.fail.Exception):
+class Refused(Failed):
     """No browser here can run the test. Reported as a failure, wherever it is found out."""
 
 

@@ -1,4 +1,5 @@
-"""Our scheduler under xdist on suites that need no browser: each outcome once, fixtures right, stops at once."""
+"""Our scheduler under xdist on suites that need no browser: each outcome once, fixtures right, stops at
+once."""
 
 from __future__ import annotations
 
@@ -120,7 +121,8 @@ def test_fixtures_of_every_scope_are_torn_down_in_order(run: Runner) -> None:
 
 
 def assert_nested(lines: list[str]) -> None:
-    """Each teardown answers the latest set-up that is still open, nothing stays open, and sessions begin once."""
+    """Each teardown answers the latest set-up that is still open, nothing stays open, and sessions begin
+    once."""
     stack: list[str] = []
     for line in lines:
         if line.startswith("+"):
