@@ -1,4 +1,4 @@
-"""The tolerances against ONNX's own operator cases: native onnxruntime is right, so nothing may be refused."""
+"""The tolerances against ONNX's own operator cases: onnxruntime is right there, so nothing may be refused."""
 
 from __future__ import annotations
 
