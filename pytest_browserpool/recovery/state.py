@@ -426,21 +426,13 @@ class Transaction:
         self._changed[table, row.key] = row
 
     def _check(self) -> None:
-        """The rules between rows, for what changed; the rest was sound before."""
-        browsers_changed = any(table == "browsers" for table, _ in self._changed)
-        for model in self._suspects(ModelState, browsers_changed):
-            browser = self._read("browsers", model.instance)
-            if model.status != "released" and getattr(browser, "status", "") not in ("ready", "retiring"):
-                raise StateError(f"model {model.key!r} is {model.status} in a browser that is not ready")
-        for operation in self._suspects(OperationState, browsers_changed):
-            if operation.status != "running" or not operation.instance:
-                continue
-            browser = self._read("browsers", operation.instance)
-            if getattr(browser, "status", "gone") == "gone":
-                raise StateError(f"operation {operation.key!r} runs in {operation.instance!r}, which is gone")
-
-    def _suspects(self, kind: type[R], everything: bool) -> list[R]:
-        """The rows that may break a rule: all when a browser changed, else only what changed itself."""
-        if everything:
-            return self._all(kind)
-        return [row for row in self._changed.values() if isinstance(row, kind)]
+        """The rules between rows, for those that changed: a browser that goes changes all that depends on it."""
+        for row in self._changed.values():
+            if isinstance(row, ModelState) and row.status != "released":
+                browser = self._read("browsers", row.instance)
+                if getattr(browser, "status", "") not in ("ready", "retiring"):
+                    raise StateError(f"model {row.key!r} is {row.status} in a browser that is not ready")
+            if isinstance(row, OperationState) and row.status == "running" and row.instance:
+                browser = self._read("browsers", row.instance)
+                if getattr(browser, "status", "gone") == "gone":
+                    raise StateError(f"operation {row.key!r} runs in {row.instance!r}, which is gone")

@@ -73,6 +73,17 @@ def test_an_operation_that_was_retried_counts_once() -> None:
     assert state.totals.done + state.totals.failed == 1
 
 
+def test_one_further_attempt_is_a_retry_and_a_first_one_is_none() -> None:
+    state = with_a_browser()
+    with state.transaction(2.0) as t:
+        for operation in ("once", "twice"):
+            t.started(operation, "run", "c1")
+        t.tried_again("twice", "c1")
+        for operation in ("once", "twice"):
+            t.finished(operation, ok=True)
+    assert state.totals == Totals(done=2, retried=1, attempts=3)
+
+
 def test_an_operation_without_faults_counts_without_a_row() -> None:
     state = with_a_browser()
     with state.transaction(2.0) as t:
