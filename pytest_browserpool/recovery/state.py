@@ -426,7 +426,7 @@ class Transaction:
         self._changed[table, row.key] = row
 
     def _check(self) -> None:
-        """The rules between rows, for those that changed: a browser that goes changes all that depends on it."""
+        """The rules between rows, for those that changed: a browser that goes changes what depends on it."""
         for row in self._changed.values():
             if isinstance(row, ModelState) and row.status != "released":
                 browser = self._read("browsers", row.instance)
