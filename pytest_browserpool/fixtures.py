@@ -45,6 +45,8 @@ class Model:
 
     def __init__(self, node: Node, resident: Resident) -> None:
         self._node, self._resident = node, resident
+        self.last_inputs: dict[str, NDArray[Any]] | None = None
+        """The arrays of the latest call as they were sent; ``assert_close`` takes dynamic shapes from them."""
 
     def __call__(self, inputs: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
         """Runs the model once.
@@ -58,6 +60,7 @@ class Model:
     def run(self, inputs: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
         """What a call does."""
         arrays = checked(inputs, self._resident.info, where=self._resident.content.label)
+        self.last_inputs = arrays
         return dict(self._node.run(self._resident, arrays).outputs)
 
     def benchmark(self, inputs: Mapping[str, Any], runs: int = 10) -> list[float]:

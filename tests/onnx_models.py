@@ -66,9 +66,10 @@ def endless() -> bytes:
 
 
 def huge() -> bytes:
-    """Fills a tensor whose size the caller gives: with a large one, more memory than a page has."""
-    node = helper.make_node("ConstantOfShape", ["shape"], ["y"])
-    return build(helper.make_graph([node], "huge", [value("shape", ("rank",), T.INT64)], [value("y", None)]))
+    """Fills two tensors whose sizes the caller gives: together they can be more than a page's 4 GiB of wasm memory."""
+    nodes = [helper.make_node("ConstantOfShape", [n], [f"y_{n}"]) for n in ("first", "second")]
+    inputs = [value(n, ("rank",), T.INT64) for n in ("first", "second")]
+    return build(helper.make_graph(nodes, "huge", inputs, [value(f"y_{n.name}", None) for n in inputs]))
 
 
 def unknown_operator() -> bytes:

@@ -17,6 +17,9 @@ from pytest_browserpool.errors import ConnectionLost, Fault, PageHung
 KEPT_LINES = 500
 """Console lines kept per page: enough for a failing test, bounded for a page that logs for hours."""
 
+EXPLANATION_SECONDS = 0.25
+"""Seconds that a closed socket waits for a better reason: Chromium reports a crash 0.02 – 0.11 s after the fact."""
+
 
 class PageError(Exception):
     """The page answered that the command failed; its text is onnxruntime-web's. Interpreted by the caller."""
@@ -77,6 +80,7 @@ class PageChannel:
             elif message.type is WSMsgType.ERROR:
                 break
         code = socket.close_code
+        await asyncio.sleep(EXPLANATION_SECONDS)
         self.fail(ConnectionLost(f"the WebSocket of page {self.page_id} closed (code {code})"))
 
     def _receive(self, data: bytes) -> None:

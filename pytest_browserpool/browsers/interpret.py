@@ -19,7 +19,7 @@ _PATTERNS: tuple[tuple[str, type[BrowserPoolError], str | None], ...] = (
     (r"mapAsync.*(abort|unmapped)|Buffer.*destroyed", errors.DeviceLost, None),
     (r"requestAdapter|Failed to get GPU adapter|no available adapters", errors.DeviceLost, None),
     (
-        r"bad_alloc|out of memory|OutOfMemory|Array buffer allocation failed|invalid array length|WebAssembly\.Memory.*grow"
+        r"bad_alloc|out of memory|OutOfMemory|Array buffer allocation failed|Invalid (array buffer|array|typed array) length|out-of-range index|WebAssembly\.Memory.*grow"
         r"|failed to allocate|allocation (size )?overflow|Failed to allocate memory",
         errors.OutOfMemory,
         "a smaller model or batch, fewer models per browser, or min_memory= in the marker",

@@ -25,10 +25,12 @@ _numbers = itertools.count(1)
 
 @dataclass(frozen=True)
 class SessionKey:
-    """What makes two sessions the same: content, backend, options, and for WebNN the input shapes."""
+    """What makes two sessions the same: content, backend, build, options, and for WebNN the input shapes."""
 
     sha256: str
     backend: str
+    bundle: str = "all"
+    """``all`` (JSEP, WebNN, wasm) or ``native`` (the native WebGPU provider): one per page."""
     options: str = "{}"
     """Canonical JSON of onnxruntime-web's session options."""
     shapes: tuple[tuple[str, tuple[int, ...]], ...] = ()

@@ -23,7 +23,7 @@ from pytest_browserpool.browsers.page import RuntimePage, Session, SessionKey
 from pytest_browserpool.browsers.processes import Workdir
 from pytest_browserpool.browsers.serve import Server
 from pytest_browserpool.config import Settings
-from pytest_browserpool.errors import CapabilityError, Fault, NoBrowser, PageHung
+from pytest_browserpool.errors import BrowserCrashed, CapabilityError, Fault, NoBrowser, PageHung
 
 Emit = Callable[[str, Mapping[str, Any]], None]
 """``emit(name, fields)``: something happened that history or scheduler want to know."""
@@ -172,6 +172,18 @@ class Pool:
             self.instances.remove(instance)
         await self._close(instance, reason)
 
+    async def end(self, name: str, reason: str) -> None:
+        """Ends the browser of this name, whoever holds it."""
+        for instance in [i for i in self.instances if i.name == name]:
+            instance.lose(BrowserCrashed(f"{name} was ended: {reason}"))
+            await self._retire(instance, reason)
+
+    async def drop_lost(self, name: str) -> None:
+        """Closes the pages of this browser that must not be used again."""
+        for instance in [i for i in self.instances if i.name == name]:
+            for page in [p for p in instance.pages.values() if p.lost is not None]:
+                await instance.drop(page)
+
     async def retire_idle(self, name: str) -> None:
         """Closes the browser of this name unless something holds it."""
         for instance in [i for i in self.instances if i.name == name and not i.leases]:
@@ -187,7 +199,7 @@ class Pool:
 
     # -- sessions ---------------------------------------------------------------------------------------------------
 
-    async def load(self, browser: str, bundle: str, key: SessionKey, model: ModelContent) -> Loaded:
+    async def load(self, browser: str, key: SessionKey, model: ModelContent) -> Loaded:
         """A session of ``model`` in ``browser``: the warm one, or a new one.
 
         Raises:
@@ -202,7 +214,7 @@ class Pool:
             return Loaded(instance, *found, warm=True, launch_ms=launch_ms, load_ms=0.0)
         started = time.perf_counter()
         async with self._using(instance):
-            page = await instance.page(bundle)
+            page = await instance.page(key.bundle)
             if len(page.sessions) >= SESSIONS_PER_PAGE:
                 await self._release(page, min(page.sessions.values(), key=lambda s: s.last_used), instance)
             session = await self._guarded(

@@ -23,16 +23,20 @@ OWNER = "owner.pid"
 
 
 def marked(token: str) -> list[psutil.Process]:
-    """Every living process whose environment has the mark ``token`` or one below it (``token/…``)."""
-    found = []
+    """Every living process whose environment has the mark ``token`` or one below it (``token/…``), and its children.
+
+    The children are asked for because Chromium writes its title over the environment of those that its zygote forks.
+    """
+    found: dict[int, psutil.Process] = {}
     for process in psutil.process_iter():
         try:
             mark = process.environ().get(MARK, "")
+            if mark == token or mark.startswith(token + "/"):
+                found[process.pid] = process
+                found.update((child.pid, child) for child in process.children(recursive=True))
         except (psutil.Error, OSError):
             continue
-        if mark == token or mark.startswith(token + "/"):
-            found.append(process)
-    return found
+    return list(found.values())
 
 
 def kill(token: str) -> int:

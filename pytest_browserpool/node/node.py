@@ -31,6 +31,7 @@ from pytest_browserpool.models.lock import LockFile
 from pytest_browserpool.models.sources import ModelFile, describe, resolve
 from pytest_browserpool.node.facade import Bridge, Facade
 from pytest_browserpool.node.lease import Lease
+from pytest_browserpool.node.recovering import Recovery
 from pytest_browserpool.node.reporting import Reporter
 from pytest_browserpool.node.resident import Refusals, Reply, Resident
 from pytest_browserpool.node.use import ModelUse, RunningTest, TestUse
@@ -44,6 +45,9 @@ __tracebackhide__ = hide_from_traceback
 GRACE = 20.0
 """Seconds beyond an operation's own deadlines before the caller gives up on the loop itself: they add up (a hung page
 is closed, its browser asked, perhaps killed), and a hang must still end."""
+
+RECOVERY_SECONDS = 60.0
+"""The longest recovery (priorities 3 to 5); an attempt that needs more gets more (recovery.limits.default_limit)."""
 
 SETTLE_SECONDS = 5.0
 """Between checks of memory: each reads a file per process of every browser."""
@@ -67,6 +71,7 @@ class Node:
         self._capabilities: NodeCapabilities | None = None
         self._installed: tuple[catalogue.InstalledBrowser, ...] | None = None
         self._refusals: Refusals = {}
+        self._recovery = Recovery(settings, self.report, lambda: self.pool, lambda: self.test)
         self._models: dict[str, tuple[ModelContent, ModelInfo]] = {}
         self._residents: list[Resident] = []
         self._settled = time.monotonic()
@@ -248,14 +253,14 @@ class Node:
         def refused(candidate: Candidate, error: BrowserPoolError) -> None:
             self.report.refused(candidate.browser, candidate.backend, use.key, error)
 
-        return Resident(pool, needs, content, info, found, use, self._refusals, self._static, refused)
+        return Resident(pool, needs, content, info, found, use, self._refusals, self._static, refused, self._recovery)
 
     def _ensure(self, resident: Resident) -> None:
-        budget = (self.settings.load_timeout + self.settings.launch_timeout + 30) * 2
+        budget = self._budget(resident)
         started = time.time()
         clock = time.perf_counter()
         try:
-            self.call(lambda: resident.ensure(None), budget)
+            self.call(resident.place, budget)
         except BrowserPoolError as error:
             self.report.operation(self.test, resident, "load", started, (time.perf_counter() - clock) * 1000, error=error)
             raise
@@ -263,6 +268,11 @@ class Node:
         self.report.operation(
             self.test, resident, "load", started, (time.perf_counter() - clock) * 1000, warm=resident.use.warm
         )
+
+    def _budget(self, resident: Resident) -> float:
+        """Seconds that an operation may take with everything that recovery may do: what bounds it are inner deadlines."""
+        attempt = resident.needs.timeout + self.settings.load_timeout + self.settings.launch_timeout
+        return attempt + max(RECOVERY_SECONDS, attempt)
 
     def _tell_adapter(self, resident: Resident) -> None:
         found = self.capabilities().browser(resident.use.browser)
@@ -280,9 +290,7 @@ class Node:
     def run(self, resident: Resident, inputs: Mapping[str, Any]) -> Reply:
         """One call of a loaded model."""
         started = time.time()
-        budget = resident.needs.timeout
-        if resident.loaded is None:
-            budget += (self.settings.load_timeout + self.settings.launch_timeout) * 2
+        budget = self._budget(resident)
         try:
             reply: Reply = self.call(lambda: resident.run(inputs), budget)
         except BrowserPoolError as error:

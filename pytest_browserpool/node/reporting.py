@@ -10,8 +10,9 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from pytest_browserpool import records
+from pytest_browserpool.browsers.choice import Candidate
 from pytest_browserpool.browsers.pool import ModelContent
-from pytest_browserpool.errors import BrowserPoolError
+from pytest_browserpool.errors import BrowserPoolError, Fault
 from pytest_browserpool.node.use import RunningTest
 from pytest_browserpool.values import ModelNeeds, Plain
 
@@ -175,6 +176,34 @@ class Reporter:
         self.row("operations_log", record)
         if loaded is not None and use.adapter:
             self.adapter(loaded.instance.identity, use.adapter)
+
+    def fault(
+        self,
+        test: RunningTest | None,
+        resident: Resident,
+        fault: Fault,
+        *,
+        strategy: str,
+        attempts: str,
+        outcome: str,
+        recovery_ms: float | None = None,
+        seat: Candidate | None = None,
+    ) -> None:
+        """A fault and what was done about it."""
+        record = records.FaultRecord(
+            run_id="",
+            node=self._node,
+            at=time.time(),
+            kind=fault.kind,
+            nodeid=test.nodeid if test else "",
+            browser=seat.browser if seat else resident.use.browser,
+            detail=fault.what[:1000],
+            strategy=strategy,
+            attempts=attempts,
+            outcome=outcome,
+            recovery_ms=recovery_ms,
+        )
+        self.row("faults", record)
 
     def run(
         self, test: RunningTest | None, resident: Resident, started: float, reply: Reply, inputs: Mapping[str, Any]

@@ -4,21 +4,34 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from numpy.typing import NDArray
 
 from pytest_browserpool.browsers.choice import Candidate
 from pytest_browserpool.browsers.page import SessionKey
 from pytest_browserpool.browsers.pool import Loaded, ModelContent, Pool
-from pytest_browserpool.errors import BackendRefused, BrowserPoolError, CapabilityError, UnsupportedOperator
+from pytest_browserpool.config import did_you_mean
+from pytest_browserpool.errors import (
+    BackendRefused,
+    BrowserPoolError,
+    CapabilityError,
+    Fault,
+    MarkerError,
+    PageHung,
+    UnsupportedOperator,
+)
 from pytest_browserpool.models.inspect import ModelInfo, resolve_shapes
 from pytest_browserpool.node.use import ModelUse
 from pytest_browserpool.values import ModelNeeds
 
+if TYPE_CHECKING:
+    from pytest_browserpool.node.recovering import Recovery
+
+T = TypeVar("T")
 Shapes = tuple[tuple[str, tuple[int, ...]], ...]
 Static = Callable[[ModelContent, Mapping[str, Sequence[int]]], Path]
 """``static(model, shapes)``: the file of the same graph with its shapes fixed."""
@@ -26,7 +39,9 @@ Static = Callable[[ModelContent, Mapping[str, Sequence[int]]], Path]
 Refusals = dict[tuple[str, str, str, Shapes], BrowserPoolError]
 """(sha256, browser, backend, shapes) → why this model does not run there; known for the life of the node."""
 
-BUNDLES = ("all", "jsep", "native")
+BUNDLES = {"jsep": "all", "native": "native"}
+"""``session_options={"bundle": …}`` → the page's bundle. JSEP is quicker on software adapters and exact where the native
+WebGPU provider was off by 1e-2 (Silero VAD); the native one covers more operators."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +68,9 @@ class Resident:
         refusals: Refusals,
         static: Static,
         on_refused: Callable[[Candidate, BrowserPoolError], None],
+        recovery: Recovery,
     ) -> None:
+        self.recovery = recovery
         self.needs, self.content, self.info, self.use = needs, content, info, use
         self.loaded: Loaded | None = None
         self.pinned: Any = None
@@ -63,7 +80,8 @@ class Resident:
         self._static = static
         self._on_refused = on_refused
         options = dict(needs.session_options or {})
-        self._bundle = "native" if options.pop("bundle", "all") == "native" else "all"
+        self._bundle = _bundle(options.pop("bundle", "jsep"))
+        self._shapes: Mapping[str, tuple[int, ...]] | None = None
         self._options = json.dumps(options, sort_keys=True)
 
     @property
@@ -80,6 +98,29 @@ class Resident:
             return None
         return given
 
+    async def place(self) -> Loaded:
+        """A session before the first call, recovered where infrastructure fails."""
+        return await self._recovering(lambda: self.ensure(None))
+
+    @property
+    def current(self) -> Candidate | None:
+        """Where it runs, or ran until a fault."""
+        return Candidate(self.use.browser, self.use.backend) if self.use.browser else None
+
+    @property
+    def candidates(self) -> tuple[Candidate, ...]:
+        """What is left to try, best first."""
+        return tuple(self._candidates)
+
+    async def move(self, candidate: Candidate) -> None:
+        """A session on that candidate, whatever the order; for recovery.
+
+        Raises:
+            BackendRefused: the model does not run there.
+        """
+        self.loaded = None
+        await self._try(candidate, self._fixed(candidate, self._shapes))
+
     async def ensure(self, shapes: Mapping[str, tuple[int, ...]] | None) -> Loaded:
         """A session that can take inputs of ``shapes`` (None: of ``input_shapes=`` or any).
 
@@ -88,6 +129,7 @@ class Resident:
             Fault: infrastructure, for recovery to deal with.
         """
         tried: list[tuple[Candidate, BrowserPoolError]] = []
+        self._shapes = shapes or self._shapes
         while self._candidates:
             candidate = self._candidates[0]
             fixed = self._fixed(candidate, shapes)
@@ -117,12 +159,12 @@ class Resident:
         return tuple(sorted((name, tuple(dims)) for name, dims in known.items()))
 
     async def _try(self, candidate: Candidate, fixed: Shapes) -> Loaded:
-        key = SessionKey(self.content.sha256, candidate.backend, self._options, fixed)
+        key = SessionKey(self.content.sha256, candidate.backend, self._bundle, self._options, fixed)
         content = self.content
         if fixed:
             path = self._static(content, dict(fixed))
             content = ModelContent(content.sha256, path, content.label, content.size, content.external)
-        loaded = await self._pool.load(candidate.browser, self._bundle, key, content)
+        loaded = await self._pool.load(candidate.browser, key, content)
         placement = loaded.session.placement
         provider = "webnn" if candidate.backend.startswith("webnn") else candidate.backend
         if not placement.get(provider):
@@ -167,11 +209,28 @@ class Resident:
         )
 
     async def run(self, inputs: Mapping[str, NDArray[Any]]) -> Reply:
-        """One call, with a session made first where the inputs' shapes need one.
+        """One call, recovered where infrastructure fails: a failed attempt leaves nothing behind in a stateless model."""
+        return await self._recovering(lambda: self._attempt(inputs))
+
+    async def _recovering(self, attempt: Callable[[], Awaitable[T]]) -> T:
+        began = time.monotonic()
+        try:
+            return await attempt()
+        except Fault as fault:
+            if isinstance(fault, PageHung) and self.needs.recovery is None:
+                # The marker's timeout is the test's own limit: a model that does not end would not end elsewhere, and
+                # trying would multiply the time. A test that wants it tried says recovery=.
+                self.recovery.not_tried(self, fault)
+                raise
+            return await self.recovery.recover(self, fault, began, attempt)
+
+    async def _attempt(self, inputs: Mapping[str, NDArray[Any]]) -> Reply:
+        """One attempt of a call, with a session made first where the inputs' shapes need one.
 
         A backend that turns out on its first run to lack an operator is refused like one that says so at once.
         """
         shapes = {name: tuple(array.shape) for name, array in inputs.items()}
+        self._shapes = shapes
         while True:
             loaded = await self._session_for(shapes)
             first = loaded.session.runs == 0
@@ -195,7 +254,10 @@ class Resident:
 
     async def _session_for(self, shapes: Mapping[str, tuple[int, ...]]) -> Loaded:
         loaded = self.loaded
-        if loaded is not None and loaded.page.lost is None and loaded.session.key in loaded.page.sessions:
+        if loaded is not None and loaded.page.lost is not None:
+            self.loaded = None
+            raise loaded.page.lost  # lost since the last call: on the record like any other fault
+        if loaded is not None and loaded.session.key in loaded.page.sessions:
             wanted = loaded.session.key.shapes
             if not wanted or all(shapes.get(name) == dims for name, dims in wanted):
                 return loaded
@@ -219,3 +281,12 @@ class Resident:
 
 def _words(placement: Mapping[str, int]) -> str:
     return ", ".join(f"{count} on {name}" for name, count in placement.items()) or "nothing"
+
+
+def _bundle(word: Any) -> str:
+    if word not in BUNDLES:
+        raise MarkerError(
+            f"session_options['bundle'] is {word!r}{did_you_mean(str(word), BUNDLES)}",
+            remedy=f"one of {', '.join(BUNDLES)}",
+        )
+    return BUNDLES[word]

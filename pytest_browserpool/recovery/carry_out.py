@@ -7,13 +7,15 @@ import random
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Generic, Protocol, TypeVar
 
 from pytest_browserpool.errors import BrowserPoolError, CapabilityError, Fault, PageHung
 from pytest_browserpool.recovery import signals as s
 from pytest_browserpool.recovery.breaker import Breakers
 from pytest_browserpool.recovery.choice import Plan
 from pytest_browserpool.recovery.machine import Machine
+
+T = TypeVar("T")
 
 
 class Unavailable(Exception):  # noqa: N818 - an answer of the carrier, not an error that a user sees
@@ -50,7 +52,7 @@ class Story:
     error: BrowserPoolError | None = None
 
 
-async def recover[T](
+async def recover(
     fault: Fault,
     *,
     seat: str,
@@ -75,7 +77,7 @@ async def recover[T](
     return await _Recovery(seat, began_at, plan, carrier, attempt, breakers, told, clock).run(fault)
 
 
-class _Recovery[T]:
+class _Recovery(Generic[T]):
     def __init__(
         self,
         seat: str,
@@ -93,74 +95,73 @@ class _Recovery[T]:
         self._machine.handle(s.Begin(at=began_at, key=seat))
         self._started = clock()
         self._last: Fault | None = None
+        self._results: list[T] = []
 
     async def run(self, fault: Fault) -> T:
         try:
             waiting = self._faulted(fault)
-            while True:
-                step = waiting.pop(0)
-                match step:
-                    case s.Wait():
-                        await asyncio.sleep(step.seconds)
-                        waiting = self._machine.handle(s.Waited(at=self._clock(), blocked=self._blocked()))
-                    case s.DropPage():
-                        await self._carrier.drop_page(step.key, step.reason)
-                    case s.RetireBrowser():
-                        await self._carrier.retire(step.key, step.reason)
-                    case s.GiveUp():
-                        raise self._given_up(step)
-                    case s.Order():
-                        done, result, waiting = await self._order(step)
-                        if done is not None:
-                            return done.value
-                        del result
-                    case _:
-                        raise AssertionError(f"{step!r} has no place in a whole model's recovery")
+            while waiting:
+                waiting = [*await self._step(waiting[0]), *waiting[1:]]
         except BaseException as error:
             self._tell(error if isinstance(error, BrowserPoolError) else None)
             raise
+        self._tell(None)
+        return self._results[-1]
 
-    async def _order(self, order: s.Order) -> tuple[_Done[T] | None, None, list[s.Instruction]]:
-        browser = self._plan.candidate(order.key).browser
-        breaker = self._breakers.of(browser)
-        ticket = breaker.acquire(self._clock(), forced=True)
+    async def _step(self, step: s.Instruction) -> list[s.Instruction]:
+        """Carries out one instruction; what the machine says next."""
+        match step:
+            case s.Wait():
+                await asyncio.sleep(step.seconds)
+                return self._machine.handle(s.Waited(at=self._clock(), blocked=self._blocked()))
+            case s.DropPage():
+                await self._carrier.drop_page(step.key, step.reason)
+                return []
+            case s.RetireBrowser():
+                await self._carrier.retire(step.key, step.reason)
+                return []
+            case s.GiveUp():
+                raise self._given_up(step)
+            case s.Order():
+                return await self._order(step)
+            case _:
+                raise AssertionError(f"{step!r} has no place in the recovery of a whole model")
+
+    async def _order(self, order: s.Order) -> list[s.Instruction]:
+        breaker = self._breakers.of(self._plan.candidate(order.key).browser)
+        ticket = breaker.acquire(self._clock(), forced=True)  # the machine has refused blocked ones already
         assert ticket is not None
         try:
             async with asyncio.timeout(order.seconds):
-                await self._carrier.prepare(order)
+                try:
+                    await self._carrier.prepare(order)
+                except (Unavailable, CapabilityError) as reason:
+                    breaker.abandon(self._clock(), ticket)
+                    event = s.Unavailable(at=self._clock(), reason=str(reason), blocked=self._blocked())
+                    return self._machine.handle(event)
                 self._machine.handle(s.Started(at=self._clock(), attempt=order.attempt))
-                value = await self._attempt()
-        except (Unavailable, CapabilityError) as reason:
-            breaker.abandon(self._clock(), ticket)
-            event = s.Unavailable(at=self._clock(), reason=str(reason), blocked=self._blocked())
-            return None, None, self._machine.handle(event)
+                result = await self._attempt()
         except Fault as fault:
             breaker.failure(self._clock(), ticket)
-            return None, None, self._faulted(fault, order.attempt)
+            return self._faulted(fault, order.attempt)
         except TimeoutError:
             breaker.failure(self._clock(), ticket)
-            hung = PageHung(
-                f"attempt {order.attempt} did not end within {order.seconds:.1f} s", where=order.key
-            )
-            return None, None, self._faulted(hung, order.attempt)
+            hung = PageHung(f"attempt {order.attempt} did not end within {order.seconds:.1f} s", where=order.key)
+            return self._faulted(hung, order.attempt)
         except BrowserPoolError as error:
             breaker.abandon(self._clock(), ticket)
             self._machine.handle(s.NotAFault(at=self._clock(), error=type(error).__name__))
             raise
         breaker.success(self._clock(), ticket)
         self._machine.handle(s.Succeeded(at=self._clock()))
-        self._tell(None)
-        return _Done(value), None, []
+        self._results.append(result)
+        return []
 
     def _faulted(self, fault: Fault, attempt: int = 1) -> list[s.Instruction]:
         self._last = fault
-        event = s.Faulted(
-            at=self._clock(),
-            fault=type(fault),
-            attempt=attempt,
-            detail=fault.what[:500],
-            blocked=self._blocked(),
-        )
+        blocked = self._blocked()
+        detail = fault.what[:500]
+        event = s.Faulted(at=self._clock(), fault=type(fault), attempt=attempt, detail=detail, blocked=blocked)
         return self._machine.handle(event)
 
     def _blocked(self) -> frozenset[str]:
@@ -171,21 +172,17 @@ class _Recovery[T]:
         assert last is not None
         if self._machine.recoveries == 0:
             return last
-        tried = "\n    ".join(
-            f"{a.number}. {a.action} in {a.key}: {a.outcome or 'under way'}"
-            + (f" ({a.detail.splitlines()[0]})" if a.detail else "")
-            for a in step.history
-        )
+        tried = "\n    ".join(_line(a) for a in step.history)
         text = f"{last.what}\n  tried, until {step.reason}:\n    {tried}"
         return type(last)(text, where=last.where, remedy=last.remedy)
 
     def _tell(self, error: BrowserPoolError | None) -> None:
         machine = self._machine
-        outcome = machine.outcome or "cancelled"
         seconds = self._clock() - self._started
+        outcome = machine.outcome or "cancelled"
         self._told(Story(outcome, machine.story, seconds, machine.recoveries, machine.degraded, error))
 
 
-@dataclass(frozen=True)
-class _Done[T]:
-    value: T
+def _line(attempt: s.Attempt) -> str:
+    detail = f" ({attempt.detail.splitlines()[0]})" if attempt.detail else ""
+    return f"{attempt.number}. {attempt.action} in {attempt.key}: {attempt.outcome or 'under way'}{detail}"

@@ -1,0 +1,247 @@
+"""What breaks onnxruntime-web in pages that live long, each trap sprung for real, and what the pool does about it."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import onnx_models as make
+import pytest
+
+from pytest_browserpool.errors import DeviceLost, Fault, PageHung, SessionRefused
+
+X = {"x": np.zeros((4, 4), np.float32)}
+
+
+def sound(bench, kind, backend="wasm"):
+    """The browser answers right after all that."""
+    model = bench.load(make.affine(7.0), kind, backend)
+    assert model({"x": np.ones((4, 4), np.float32)})["y"].item(0) == 8
+    return model
+
+
+def test_the_second_test_of_a_model_neither_launches_nor_loads(bench, kind):
+    bench.load(make.affine(), kind)(X)
+    pool = bench.node.pool
+    launches, loads = pool.launches, pool.loads
+    bench.node.end_test()
+    bench.node.begin_test("second")
+    model = bench.load(make.affine(), kind)
+    model(X)
+    assert model.warm
+    assert model.load_time_ms == 0
+    assert (pool.launches, pool.loads) == (launches, loads)
+
+
+def test_an_endless_loop_fails_its_own_test_in_time_and_the_next_runs(bench, kind):
+    model = bench.load(make.endless(), kind, timeout=3.0)
+    started = time.monotonic()
+    with pytest.raises(PageHung, match=r"within 3 s"):
+        model({"x": np.ones(1, np.float32)})
+    assert time.monotonic() - started < 3 + 12  # the page's end, its browser asked, perhaps replaced
+    sound(bench, kind)
+
+
+def test_two_calls_never_overlap_in_a_page(bench, kind):
+    """Two threads run WebGPU sessions of one page at once: overlapping, onnxruntime-web fails for good."""
+    import threading
+
+    first = bench.load(make.affine(2.0), kind, "webgpu")
+    second = bench.load(make.affine(3.0), kind, "webgpu")
+    assert bench.page_of(first) is bench.page_of(second)
+    wrong: list[object] = []
+
+    def hammer(model, scale):
+        for i in range(20):
+            y = model({"x": np.full((4, 4), i, np.float32)})["y"]
+            if not np.allclose(y, scale * i + 1):
+                wrong.append((scale, i, y))
+
+    threads = [threading.Thread(target=hammer, args=a) for a in ((first, 2.0), (second, 3.0), (first, 2.0))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert not any(t.is_alive() for t in threads)
+    assert not wrong
+
+
+def test_a_poisoned_page_is_replaced(bench, tmp_path):
+    """In the native WebGPU build a create that throws early leaves "another … session is being created" for ever."""
+    native = {"session_options": {"bundle": "native"}}
+    model = bench.load(make.affine(), "chromium", "webgpu", **native)
+    assert model(X)["y"].item(0) == 1
+    assert model.placement == {"webgpu": 2}
+    page = bench.page_of(model)
+    content = list(make.with_external_data(tmp_path).read_bytes())
+    said = bench.evaluate(
+        model,
+        f"""window.browserpool.models.ort.InferenceSession.create(new Uint8Array({content}), {{executionProviders: ["webgpu"],
+            externalData: [{{path: "external.bin", data: "/no/such/file"}}]}}).then(() => "made", String)""",
+    )
+    assert "failed to load external data" in said
+    with pytest.raises(SessionRefused, match="another WebGPU EP"):
+        page_create(bench, page)
+    after = bench.load(make.affine(12.0), "chromium", "webgpu", **native)
+    assert after({"x": np.ones((4, 4), np.float32)})["y"].item(0) == 13
+    assert bench.page_of(after) is not page
+
+
+def page_create(bench, page):
+    """Another create in that very page, past the pool."""
+    from pytest_browserpool.browsers.page import ANCHOR, SessionKey
+
+    return bench.node.call(lambda: page.create(SessionKey("f" * 64, "webgpu"), ANCHOR, (), label="second", timeout=20), 30)
+
+
+@pytest.mark.parametrize("kind", ["chromium", "headless-shell"])
+def test_a_lost_device_is_never_retried_in_its_page(bench, kind):
+    model = bench.load(make.affine(), kind, "webgpu")
+    model(X)
+    page = bench.page_of(model)
+    bench.evaluate(model, "window.browserpool.models.watched.destroy()")
+    time.sleep(0.3)
+    assert isinstance(page.lost, DeviceLost)
+    assert model({"x": np.ones((4, 4), np.float32)})["y"].item(0) == 3
+    assert bench.page_of(model) is not page
+    assert model.recoveries == 1
+    fault = faults(bench)[-1]
+    assert (fault["kind"], fault["outcome"]) == ("device_lost", "recovered")
+
+
+def faults(bench):
+    bench.node.report.flush()
+    return [m["row"] for m in bench.told if m["kind"] == "record" and m["table"] == "faults"]
+
+
+def kill(bench, model, role):
+    """SIGKILLs the browser's processes of that role ("" for all of them)."""
+    processes = model._resident.loaded.instance.process.process_tree()
+    victims = [p for p in processes if role in " ".join(p.cmdline())]
+    assert victims
+    for process in victims:
+        process.kill()
+
+
+def test_a_killed_gpu_process_is_a_lost_device(bench):
+    model = bench.load(make.affine(), "chromium", "webgpu")
+    model(X)
+    kill(bench, model, "--type=gpu-process")
+    time.sleep(0.5)
+    assert model(X)["y"].item(0) == 1
+    assert faults(bench)[-1]["kind"] == "device_lost"
+    assert model.recoveries == 1
+
+
+def test_a_killed_renderer_is_noticed_at_once(bench):
+    model = bench.load(make.affine(), "chromium")
+    page = bench.page_of(model)
+    kill(bench, model, "--type=renderer")
+    started = time.monotonic()
+    assert model(X)["y"].item(0) == 1
+    assert time.monotonic() - started < 10
+    assert bench.page_of(model) is not page
+    assert faults(bench)[-1]["kind"] == "page_crashed"
+
+
+def test_a_killed_browser_is_replaced(bench, kind):
+    model = bench.load(make.affine(), kind)
+    before = model._resident.loaded.instance
+    kill(bench, model, "")
+    assert model(X)["y"].item(0) == 1
+    assert model._resident.loaded.instance is not before
+    assert model.recoveries == 1
+    assert faults(bench)[-1]["outcome"] == "recovered"
+
+
+def test_without_recovery_the_fault_is_the_test_s(bench):
+    model = bench.load(make.affine(), "chromium", recovery="none")
+    kill(bench, model, "")
+    with pytest.raises(Fault):
+        model(X)
+    assert model.recoveries == 0
+    sound(bench, "chromium")
+
+
+def test_a_cut_websocket_is_a_lost_connection(bench, kind):
+    model = bench.load(make.affine(), kind)
+    bench.evaluate(model, "void setTimeout(() => window.browserpool.socket.close(), 50)")
+    time.sleep(1)
+    assert model(X)["y"].item(0) == 1
+    assert faults(bench)[-1]["kind"] == "connection_lost"
+    assert model.recoveries == 1
+
+
+def test_an_anchor_keeps_compiled_pipelines_alive(fresh_bench):
+    """Without a session kept open, releasing the last one would throw the compiled shaders away."""
+    bench = fresh_bench()
+    model = bench.load(make.affine(), "chromium", "webgpu")
+    model(X)
+    page = bench.page_of(model)
+    first = model.timings[0]
+    names = bench.evaluate(model, "[...window.browserpool.models.sessions.keys()].join()")
+    assert "anchor" in names
+    bench.node.call(lambda: bench.node.pool.release(model._resident.loaded), 20)
+    again = bench.load(make.affine(), "chromium", "webgpu")
+    again(X)
+    assert bench.page_of(again) is page
+    assert not again.warm
+    print(f"first run {first:.0f} ms, first run of the session made again {again.timings[0]:.0f} ms")
+
+
+def test_a_released_session_is_gone_from_the_page(bench):
+    model = bench.load(make.affine(13.0), "chromium")
+    name = model._resident.loaded.session.name
+    assert bench.evaluate(model, f"window.browserpool.models.sessions.has({name!r})")
+    bench.node.call(lambda: bench.node.pool.release(model._resident.loaded), 20)
+    assert not bench.evaluate(model, f"window.browserpool.models.sessions.has({name!r})")
+
+
+def test_a_page_is_recycled_by_count(fresh_bench):
+    bench = fresh_bench(page_max_loads=3)
+    pages = set()
+    for salt in range(8):
+        bench.node.begin_test(f"load {salt}")
+        model = bench.load(make.affine(salt=float(salt)), "chromium")
+        assert model(X)["y"].item(0) == salt
+        pages.add(id(bench.page_of(model).channel))
+        bench.node.end_test()
+        bench.node.call(bench.node.pool.settle, 20)
+    assert bench.node.pool.launches == 1
+    assert len(pages) == 3  # 3 + 3 + 2 loads
+
+
+def test_a_browser_is_recycled_by_memory(fresh_bench):
+    bench = fresh_bench(page_max_memory_gib=0.001)
+    bench.load(make.affine(), "chromium")(X)
+    bench.node.end_test()
+    bench.node.call(bench.node.pool.settle, 20)
+    assert bench.node.pool.evictions == 1
+    assert not bench.node.pool.instances
+    bench.node.begin_test("after")
+    sound(bench, "chromium")
+
+
+def test_the_least_recently_used_browser_makes_room(fresh_bench):
+    bench = fresh_bench(max_browsers=1)
+    bench.load(make.affine(), "chromium")(X)
+    bench.node.end_test()
+    bench.node.begin_test("other")
+    bench.load(make.affine(), "headless-shell")(X)
+    assert [i.name for i in bench.node.pool.instances] == ["headless-shell"]
+    closed = [m["row"] for m in bench.told if m["kind"] == "record" and m["table"] == "browsers" and m["row"]["closed_at"]]
+    bench.node.report.flush()
+    closed = [m["row"] for m in bench.told if m["kind"] == "record" and m["table"] == "browsers" and m["row"]["closed_at"]]
+    assert [(r["name"], r["close_reason"]) for r in closed] == [("chromium", "least recently used")]
+
+
+def test_the_sessions_of_a_page_are_bounded(fresh_bench, monkeypatch):
+    from pytest_browserpool.browsers import pool
+
+    monkeypatch.setattr(pool, "SESSIONS_PER_PAGE", 2)
+    bench = fresh_bench()
+    for salt in range(4):
+        bench.load(make.affine(salt=float(salt)), "chromium")(X)
+    instance = bench.node.pool.instances[0]
+    assert len(instance.sessions()) == 2
+    assert {s.key.backend for s in instance.sessions()} == {"wasm"}
