@@ -150,7 +150,11 @@ def test_rerunfailures_may_ask_for_more(run: Runner) -> None:
 
 def test_under_xdists_own_scheduler_a_crash_is_in_the_html_report(run: Runner) -> None:
     run.suite(
-        test_kill="import os, signal\ndef test_kills(): os.kill(os.getpid(), signal.SIGKILL)\ndef test_fine(): pass"
+        test_kill="""
+        import os, signal
+        def test_kills(): os.kill(os.getpid(), signal.SIGKILL)
+        def test_fine(): pass
+    """
     )
     done = run("-n", "2", "--browserpool-scheduler", "off")
     assert done.terminal == {"passed": 1, "failed": 1}
