@@ -180,22 +180,23 @@ def attention_feedforward(graph: Graph, hosts: Sequence[Host], shards: int) -> P
             f"there are {len(attention)} attention blocks and {len(others)} groups between them"
         )
     members = {p: [i for i, own in enumerate(phase) if own == p] for p in {*attention, *others}}
-    plans: list[Plan] = []
+    best: tuple[tuple[float, float], Groups, list[Host]] | None = None
     reason: ShardingError | None = None
     for first in range(max(1, shards - len(others)), min(len(attention), shards - 1) + 1):
         shard_of = dict(zip(attention, _chunks(graph, members, attention, first), strict=True))
-        shard_of |= {
-            p: first + k for p, k in zip(others, _chunks(graph, members, others, shards - first), strict=True)
-        }
+        rest = _chunks(graph, members, others, shards - first)
+        shard_of |= {p: first + k for p, k in zip(others, rest, strict=True)}
         groups = _merged([(shard_of[p], members[p]) for p in sorted(members)])
-        for chosen in _host_orders(graph, groups, hosts, shards):
-            try:
-                plans.append(make_plan(graph, groups, chosen, "attention_feedforward"))
-            except ShardingError as failure:
-                reason = failure
-    if not plans:
+        try:
+            quality, chosen = _best_hosts(graph, groups, hosts, shards)
+        except ShardingError as failure:
+            reason = failure
+            continue
+        if best is None or quality < best[0]:
+            best = (quality, groups, chosen)
+    if best is None:
         raise reason or ShardingError("no host order fits")
-    return min(plans, key=_quality)
+    return make_plan(graph, best[1], best[2], "attention_feedforward")
 
 
 def auto(graph: Graph, hosts: Sequence[Host], shards: int) -> Plan:
@@ -288,22 +289,39 @@ def _chunks(graph: Graph, members: dict[int, list[int]], units: Sequence[int], c
     return chunk
 
 
-def _host_orders(graph: Graph, groups: Groups, hosts: Sequence[Host], shards: int) -> list[list[Host]]:
-    """Hosts for the shards: each distinct order where there are few, else the faster host for the heavier
-    shard.
+def _best_hosts(
+    graph: Graph, groups: Groups, hosts: Sequence[Host], shards: int
+) -> tuple[tuple[float, float], list[Host]]:
+    """The order of hosts with the least bottleneck, then the least total; where there are many hosts, the
+    faster one for the heavier shard. Raises the ``ShardingError`` of ``make_plan`` where none fits.
     """
+    loads = [(shard, load_of(graph, positions)) for shard, positions in groups]
+
+    def time_of_shard(shard: int, host: Host) -> float:
+        own = [load for number, load in loads if number == shard]
+        if host.memory is not None and sum(load.memory for load in own) > host.memory:
+            return float("inf")
+        return sum(load.time_on(host) for load in own)
+
     if len(hosts) <= PERMUTATION_LIMIT:
-        distinct = {
+        orders = {
             tuple(h.kind for h in order): list(order) for order in itertools.permutations(hosts, shards)
         }
-        return list(distinct.values())
-    work = [
-        sum(graph.nodes[p].seconds for s, own in groups if s == shard for p in own) for shard in range(shards)
-    ]
-    ranking = sorted(range(shards), key=lambda shard: -work[shard])
-    fastest = sorted(hosts, key=lambda host: (-host.speed, -(host.memory or 0)))[:shards]
-    order = dict(zip(ranking, fastest, strict=True))
-    return [[order[shard] for shard in range(shards)]]
+        candidates = list(orders.values())
+    else:
+        work = [sum(load.seconds for number, load in loads if number == shard) for shard in range(shards)]
+        fastest = sorted(hosts, key=lambda host: (-host.speed, -(host.memory or 0)))[:shards]
+        by_work = sorted(range(shards), key=lambda shard: -work[shard])
+        order = dict(zip(by_work, fastest, strict=True))
+        candidates = [[order[shard] for shard in range(shards)]]
+    rated = []
+    for candidate in candidates:
+        times = [time_of_shard(shard, host) for shard, host in enumerate(candidate)]
+        rated.append(((max(times), sum(times)), candidate))
+    best = min(rated, key=lambda rating: rating[0])
+    if best[0][0] == float("inf"):
+        make_plan(graph, groups, best[1], "attention_feedforward")  # says what does not fit
+    return best
 
 
 def _why_not(

@@ -1,0 +1,207 @@
+"""From file to checked shards: random models, kept results, damage; what importing the pure part costs."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from onnx import helper, numpy_helper
+from sharding_graphs import model, tensor, transformer, two_in_three_out
+
+from pytest_browserpool.errors import ShardingError
+from pytest_browserpool.sharding.native import NativeShards, feeds_for, whole_session
+from pytest_browserpool.sharding.plan import Host
+from pytest_browserpool.sharding.prepare import MANIFEST, prepare, read_for_sharding
+from pytest_browserpool.sharding.read import read
+
+HOSTS = [Host(name=f"browser{i}", speed=1 + i / 2) for i in range(6)]
+
+
+@st.composite
+def models(draw: st.DrawFn) -> onnx.ModelProto:
+    """Random models: one or two inputs, products and pointwise operators, branches, constants, several
+    outputs.
+    """
+    inputs = ["x", "y"][: draw(st.integers(1, 2))]
+    made, nodes, constants = list(inputs), [], []
+    for index in range(draw(st.integers(2, 10))):
+        op = draw(
+            st.sampled_from(
+                ("Add", "Mul", "MatMul", "Tanh", "Relu", "Softmax", "Split", "Concat", "Constant+")
+            )
+        )
+        first, second = (draw(st.sampled_from(made[-5:])) for _ in range(2))
+        name = f"v{index}"
+        if op == "MatMul":
+            weights = np.random.default_rng(index).standard_normal((6, 6)).astype(np.float32)
+            shared = draw(st.sampled_from(("w", f"w{index}")))
+            if shared not in {c.name for c in constants}:
+                constants.append(numpy_helper.from_array(weights, shared))
+            nodes.append(helper.make_node("MatMul", [first, shared], [name]))
+        elif op == "Split":
+            nodes.append(helper.make_node("Split", [first], [f"{name}a", f"{name}b"], axis=1))
+            nodes.append(helper.make_node("Concat", [f"{name}b", f"{name}a"], [name], axis=1))
+        elif op == "Concat":
+            nodes.append(helper.make_node("Concat", [first, second], [f"{name}c"], axis=0))
+            nodes.append(helper.make_node("Split", [f"{name}c"], [name, f"{name}r"], axis=0))
+        elif op == "Constant+":
+            value = numpy_helper.from_array(np.float32([[index]]))
+            nodes.append(helper.make_node("Constant", [], [f"{name}k"], value=value))
+            nodes.append(helper.make_node("Add", [first, f"{name}k"], [name]))
+        else:
+            nodes.append(helper.make_node(op, [first, second] if op in ("Add", "Mul") else [first], [name]))
+        made.append(name)
+    read_names = {name for node in nodes for name in node.input}
+    ends = [n for n in made if n not in read_names and n not in inputs]
+    extra = draw(st.sampled_from(made[len(inputs) :]))
+    outputs = [tensor(n, [4, 6]) for n in dict.fromkeys([*ends, extra])]
+    return model(helper.make_graph(nodes, "random", [tensor(n, [4, 6]) for n in inputs], outputs, constants))
+
+
+@settings(deadline=None, max_examples=25, suppress_health_check=list(HealthCheck))
+@given(models(), st.integers(2, 4), st.sampled_from(("layer_balanced", "auto")))
+def test_random_models_are_equal_in_shards(
+    tmp_path_factory: pytest.TempPathFactory, made: onnx.ModelProto, shards: int, strategy: str
+) -> None:
+    folder = tmp_path_factory.mktemp("random")
+    source = read(made)
+    if len(source.graph.nodes) < shards:
+        with pytest.raises(ShardingError, match="largest number"):
+            prepare(source, shards=shards, hosts=HOSTS[:4], folder=folder, strategy=strategy)
+        return
+    sharded = prepare(source, shards=shards, hosts=HOSTS[:4], folder=folder, strategy=strategy)
+    feeds = feeds_for(source, seed=1)
+    parts = NativeShards(sharded.files, sharded.outputs).run(feeds)
+    whole = whole_session(source).run(list(sharded.outputs), feeds)
+    assert [parts[n].tobytes() for n in sharded.outputs] == [w.tobytes() for w in whole]
+
+
+def saved(folder: Path) -> Path:
+    onnx.save(two_in_three_out(), folder / "model.onnx")
+    return folder / "model.onnx"
+
+
+def visible(folder: Path) -> list[str]:
+    """What lies there besides lock files."""
+    return sorted(p.name for p in folder.iterdir() if not p.name.endswith(".lock"))
+
+
+def test_the_same_cut_is_written_and_checked_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = read_for_sharding(saved(tmp_path), {"a": (3, 16)})
+    first = prepare(source, shards=3, hosts=HOSTS[:3], folder=tmp_path / "kept")
+    stamps = [os.stat(f.path).st_mtime_ns for f in first.files]
+    again = prepare(source, shards=3, hosts=HOSTS[:3], folder=tmp_path / "kept")
+    assert again == first
+    assert [os.stat(f.path).st_mtime_ns for f in again.files] == stamps
+    assert visible(tmp_path / "kept") == [Path(first.files[0].path).parent.name]
+    other = prepare(source, shards=2, hosts=HOSTS[:3], folder=tmp_path / "kept")
+    assert Path(other.files[0].path).parent != Path(first.files[0].path).parent
+
+
+def test_damaged_shards_are_written_again(tmp_path: Path) -> None:
+    source = read_for_sharding(saved(tmp_path), {"a": (3, 16)})
+    first = prepare(source, shards=2, hosts=HOSTS[:2], folder=tmp_path / "kept")
+    path = Path(first.files[1].path)
+    for damage in (
+        lambda: path.write_bytes(path.read_bytes()[:-1]),
+        path.unlink,
+        (path.parent / MANIFEST).unlink,
+    ):
+        damage()
+        again = prepare(source, shards=2, hosts=HOSTS[:2], folder=tmp_path / "kept")
+        assert again == first
+        onnx.checker.check_model(str(path))
+
+
+def test_other_weights_are_another_model(tmp_path: Path) -> None:
+    path = saved(tmp_path)
+    folders = set()
+    for scale in (1.0, 2.0):
+        made = onnx.load(path)
+        made.graph.initializer[0].CopyFrom(
+            numpy_helper.from_array(np.full((16, 16), scale, np.float32), made.graph.initializer[0].name)
+        )
+        onnx.save(made, path, save_as_external_data=True, location=f"{scale}.data", size_threshold=0)
+        Path(tmp_path / f"{scale}.data").replace(tmp_path / "same.data")
+        again = onnx.load(path, load_external_data=False)
+        for t in again.graph.initializer:
+            next(e for e in t.external_data if e.key == "location").value = "same.data"
+        path.write_bytes(again.SerializeToString())
+        source = read_for_sharding(path, {"a": (3, 16)})
+        sharded = prepare(source, shards=2, hosts=HOSTS[:2], folder=tmp_path / "kept")
+        folders.add(Path(sharded.files[0].path).parent)
+    assert len(folders) == 2
+
+
+def test_a_model_that_draws_numbers_is_refused(tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("Tanh", ["x"], ["a"]),
+        helper.make_node("Neg", ["a"], ["b"]),
+        helper.make_node("RandomNormalLike", ["b"], ["r"]),  # onnxruntime's seed is the node's place
+        helper.make_node("Add", ["b", "r"], ["y"]),
+    ]
+    source = read(model(helper.make_graph(nodes, "noise", [tensor("x", [4, 6])], [tensor("y", [4, 6])])))
+    with pytest.raises(ShardingError, match=r"output 'y' is off by(.|\n)*random"):
+        prepare(source, shards=2, hosts=HOSTS[:2], folder=tmp_path)
+    assert visible(tmp_path) == []
+
+
+def test_a_real_model_from_file_to_shards(
+    real_model: Callable[[str], tuple[Path, Any]], tmp_path: Path
+) -> None:
+    path, shapes = real_model("angle")
+    source = read_for_sharding(path, shapes)
+    sharded = prepare(source, shards=3, hosts=HOSTS[:3], folder=tmp_path, strategy="auto")
+    assert [c.strategy for c in sharded.plan.considered] == [
+        "layer_balanced",
+        "component",
+        "attention_feedforward",
+    ]
+    assert sharded.plan.bottleneck_s < 1.2 * sharded.plan.lower_bound_s
+
+
+def test_attention_feedforward_with_many_unequal_hosts_is_quick(tmp_path: Path) -> None:
+    import time
+
+    source = read(transformer(12), {"tokens": (2, 5)})
+    start = time.process_time()
+    sharded = prepare(source, shards=5, hosts=HOSTS[:5], folder=tmp_path, strategy="attention_feedforward")
+    assert (
+        time.process_time() - start < 10
+    )  # it takes half a second; 120 orders of hosts as whole plans took a minute
+    assert len(sharded.plan.shards) == 5
+
+
+def test_importing_the_pure_part_imports_nothing_heavy() -> None:
+    modules = ("graph", "plan", "partition", "intervals", "optimum", "refine", "scopes", "blocks", "costs")
+    names = [f"pytest_browserpool.sharding.{name}" for name in modules]
+    code = f"import json, sys, {', '.join(names)}; print(json.dumps(sorted(sys.modules)))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
+    )
+    heavy = {"numpy", "scipy", "onnx", "onnxruntime", "pytest", "xdist", "playwright", "duckdb", "aiohttp"}
+    assert not heavy & set(json.loads(done.stdout))
+
+
+def test_importing_the_edges_imports_nothing_heavy_either() -> None:
+    names = [
+        f"pytest_browserpool.sharding.{name}" for name in ("read", "shapes", "split", "native", "prepare")
+    ]
+    names += [
+        f"pytest_browserpool.sharding.llm.{name}" for name in ("llama", "generate", "smollm2", "tokens")
+    ]
+    code = f"import json, sys, {', '.join(names)}; print(json.dumps(sorted(sys.modules)))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert not {"numpy", "onnx", "onnxruntime", "gguf", "tokenizers"} & set(json.loads(done.stdout))
