@@ -91,8 +91,8 @@ def test_a_convolution_over_one_axis_may_leave_out_dilations_on_wasm(model):
 @pytest.mark.xfail(
     strict=True,
     raises=RunFailed,
-    reason="onnxruntime-web 1.30, webgpu: Conv over one axis without a dilations attribute is refused when it "
-    "runs, though ONNX gives it a default",
+    reason="onnxruntime-web 1.30, webgpu: Conv over one axis without a dilations attribute is refused when "
+    "it runs, though ONNX gives it a default",
 )
 @pytest.mark.model(convolution, backends=["webgpu"], timeout=120)
 def test_a_convolution_over_one_axis_may_leave_out_dilations_on_webgpu(model):
