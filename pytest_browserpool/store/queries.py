@@ -152,7 +152,8 @@ def rows_of_run(con: DuckDBPyConnection, run_id: str) -> RunRows:
             sql = f"SELECT * FROM models WHERE sha256 IN ({used})"
         else:
             sql = f"SELECT * FROM {table} WHERE run_id = ?"
-        records += [cls.from_plain(row) for row in _rows(con, sql, [run_id])]
+        # a table has its record's fields: no need of from_plain, which looks at every field's type
+        records += [cls(**row) for row in _rows(con, sql, [run_id])]
     try:
         return run_rows(records)
     except ValueError as error:

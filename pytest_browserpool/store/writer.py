@@ -25,9 +25,12 @@ dropped, and said.
 """
 
 COPY_INTERVAL = 60.0
-"""Seconds between renewals of the copies at commit points: a copy reads the whole file (0.5 s for a
-million operations);
-the end of a run always makes one."""
+"""Seconds between renewals of the copies at commit points, at least; the end of a run always makes one."""
+
+COPY_SHARE = 50
+"""A copy that took n seconds is not renewed at a commit point for 50 n: a copy reads and writes the whole
+history, which
+is seconds for a million operations, and must stay below 2 % of the run."""
 
 LOCK_DEADLINE = 10.0
 """Seconds that a flush waits for other writers and readers before its rows go to a spool file."""
@@ -63,6 +66,8 @@ class _Queue:
     good: bool = True
     """Whether the last flush left nothing behind outside the history."""
     closing: bool = False
+    ended: bool = False
+    """Whether the thread is gone: nobody may wait for it any more."""
 
 
 class HistoryWriter:
@@ -100,7 +105,7 @@ class HistoryWriter:
         self._queue = _Queue()
         self._held: list[Batch] = []
         self._unsecured: list[Batch] = []
-        self._copied_at: float | None = None
+        self._next_copy: float | None = None
         self._number = 0
         self._said: set[str] = set()
         self._prefix = f"{re.sub(r'[^A-Za-z0-9.-]', '-', run_id)}-{time.time_ns():x}"
@@ -127,8 +132,8 @@ class HistoryWriter:
             self._queue.asked += 1
             mine = self._queue.asked
             self._queue.changed.notify_all()
-            done = self._queue.changed.wait_for(lambda: self._queue.answered >= mine, timeout)
-            return done and self._queue.good
+            self._queue.changed.wait_for(lambda: self._queue.answered >= mine or self._queue.ended, timeout)
+            return self._queue.answered >= mine and self._queue.good
 
     def close(self, timeout: float = 60.0) -> None:
         """Flush, renew the copies, and end the thread; waits at most ``timeout`` seconds. Later calls do
@@ -148,6 +153,14 @@ class HistoryWriter:
     # -- the thread ----------------------------------------------------------------------------------------
 
     def _work(self) -> None:
+        try:
+            self._flush_until_closed()
+        finally:
+            with self._queue.changed:
+                self._queue.ended = True
+                self._queue.changed.notify_all()
+
+    def _flush_until_closed(self) -> None:
         while True:
             with self._queue.changed:
                 self._queue.changed.wait_for(
@@ -184,6 +197,7 @@ class HistoryWriter:
         from pytest_browserpool.store.connect import Trouble, trouble
         from pytest_browserpool.store.flush import flush
 
+        started = self._monotonic()
         targets = integrity.copies_of(self.path, self._copies) if copies else []
         try:
             done = flush(
@@ -195,16 +209,17 @@ class HistoryWriter:
             done = flush(
                 self.path, self._held, unsecured=self._unsecured, copies=targets, deadline=self._lock_deadline
             )
-        self._account(done)
+        self._account(done, self._monotonic() - started)
         return True
 
-    def _account(self, done: Flushed) -> None:
+    def _account(self, done: Flushed, took: float) -> None:
         self.stats.stored += done.rows
         self.stats.merged += done.merged
         for note in done.notes:
             self._warn(note)
         if done.copied:
-            self._unsecured, self._copied_at = [], self._monotonic()
+            self._unsecured = []
+            self._next_copy = self._monotonic() + max(self._copy_interval, COPY_SHARE * took)
         elif self._copies > 1:
             self._unsecured += self._held
         self._held = []
@@ -271,9 +286,7 @@ class HistoryWriter:
     def _copies_due(self, *, committing: bool, closing: bool) -> bool:
         if self._copies < 2 or not committing or not (self._held or self._unsecured):
             return False
-        return (
-            closing or self._copied_at is None or self._monotonic() - self._copied_at >= self._copy_interval
-        )
+        return closing or self._next_copy is None or self._monotonic() >= self._next_copy
 
     def _warn(self, line: str, once: str | None = None) -> None:
         if once is not None:

@@ -12,6 +12,8 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import duckdb
@@ -281,3 +283,59 @@ def test_the_writer_can_be_closed_twice_and_asked_after(db: Path) -> None:
     assert not writer.commit()
     with pytest.raises(Exception, match="there is no history"), connect.reading(db) as con:
         queries.latest_runs(con)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of two MiB: one is full with an empty history and its copy."""
+    place = tmp_path / "small"
+    place.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(place)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if mounted.returncode != 0:
+        pytest.skip(f"a small file system cannot be mounted here: {mounted.stderr.strip()}")
+    yield place
+    subprocess.run(["umount", "-l", str(place)], check=True)
+
+
+def test_a_full_disk_costs_only_what_did_not_fit(small_disk: Path) -> None:
+    db = small_disk / "history.duckdb"
+    writer = HistoryWriter(db, "run-1", interval=0.05, lock_deadline=0.5)
+    writer.start()
+    writer.add(samples.run())
+    assert writer.commit()
+    filler = small_disk / "filler"
+    with suppress(OSError), filler.open("wb", buffering=0) as file:
+        while True:
+            file.write(b"x" * 4096)
+    rows = [samples.operation(n, error=random.Random(n).randbytes(200).hex()) for n in range(3000)]
+    writer.add(*rows)
+    assert not writer.commit()
+    assert writer.warnings
+    assert writer.stats.lost == 0  # still in memory
+    filler.unlink()
+    subprocess.run(["mount", "-o", "remount,size=64m", str(small_disk)], check=True)
+    assert writer.commit(), writer.warnings
+    writer.close()
+    assert writer.stats.lost == 0
+    assert count(db, "operations_log") == 3000
+    assert count(db, "runs") == 1
+    assert integrity.examine(db).ok
+
+
+def test_a_disk_that_stays_full_loses_the_rows_loudly_and_keeps_what_was_there(small_disk: Path) -> None:
+    db = small_disk / "history.duckdb"
+    writer = HistoryWriter(db, "run-1", interval=0.05, lock_deadline=0.5)
+    writer.start()
+    writer.add(samples.run())
+    assert writer.commit()
+    writer.add(*(samples.operation(n, error=random.Random(n).randbytes(500).hex()) for n in range(3000)))
+    writer.close()
+    assert writer.stats.lost == 3000
+    assert any("3000 rows of this run's history are LOST" in line for line in writer.warnings)
+    assert count(db, "runs") == 1
+    assert integrity.examine(db).ok
