@@ -18,8 +18,6 @@ from pytest_browserpool.placement.events import (
     LoadObserved,
     NodeLost,
     NodeUp,
-    Prewarm,
-    Run,
     RunObserved,
     SessionGone,
     Shutdown,
@@ -35,19 +33,13 @@ from pytest_browserpool.placement.history import History, Session
 from pytest_browserpool.placement.migration import Migrations
 from pytest_browserpool.placement.policy import EngineConfig
 from pytest_browserpool.placement.search import Search
-from pytest_browserpool.placement.state import Batch, Kind, NodePlan, Test
-from pytest_browserpool.placement.stealing import VICTIMS, Finishes, more_urgent, steal_for
+from pytest_browserpool.placement.sending import Sender
+from pytest_browserpool.placement.state import Kind, NodePlan, Test
 
 OVERDUE = 0.25
 """A test that takes longer than expected is expected to take this share of what it took so far on top."""
-URGENT_LOOKS = 32
-"""Nodes whose plans are searched for more urgent work before less urgent work is begun."""
 JOIN_ROUNDS = 24
 """Times that a joining node may take part of a group off the node that ends last: a constant."""
-PREWARM_LEAD = 2.0
-"""A set-up is announced when the work before it takes at most twice as long: early enough to hide wholly in
-spite of wrong estimates, late enough not to hold memory for long, and not to be overtaken by a change of
-plan."""
 REFRESH_SHARE = 0.25
 """Ledgers are summed anew once this share of their number of batches has been measured since: amortised,
 constant."""
@@ -67,21 +59,20 @@ class PlacementEngine:
         self.book = Book(self.config, history)
         self.explainer = Explainer(self.book, history)
         self.migrations = Migrations()
-        self.finishes = Finishes()
         self.rng = random.Random(self.config.seed)
+        self.sender = Sender(self.book, self.config, self.explainer, self.migrations, self.rng)
+        self.finishes = self.sender.finishes
         self.now = 0.0
         self.collected = False
         self.begun = False
-        self._idle: dict[str, NodePlan] = {}
-        self._out: list[Command] = []
 
     # -- the two entries -------------------------------------------------------------------------------------
 
     def handle(self, event: Event) -> list[Command]:
         """Take in one event; the commands that follow."""
-        self.now = max(self.now, event.at)
+        self.now = self.sender.now = max(self.now, event.at)
         self._route(event)
-        out, self._out = self._out, []
+        out, self.sender.out = self.sender.out, []
         return out
 
     def improve(self, iterations: int) -> list[Command]:
@@ -96,10 +87,10 @@ class PlacementEngine:
             self.finishes.note(self.book.nodes[name])
         if not self.begun:
             self.migrations.settle(self.book.tests.values())
-        for node in list(self._idle.values()):
+        for node in list(self.sender.idle.values()):
             if node.batches:
-                self._dispatch(node)
-        out, self._out = self._out, []
+                self.sender.serve(node)
+        out, self.sender.out = self.sender.out, []
         return out
 
     def _route(self, event: Event) -> None:
@@ -135,20 +126,20 @@ class PlacementEngine:
         if name in self.book.nodes:
             self._node_lost(NodeLost(at=event.at, node=name, reason="came up again", replaced=True))
         node = self.book.add_node(event.capabilities, self.now, event.lacks)
-        self._idle[name] = node
+        self.sender.idle[name] = node
         if not self.collected:
             return
         if not self.book.remaining:
-            self._out.append(Shutdown(node=name))
+            self.sender.out.append(Shutdown(node=name))
             return
         self._place_waiting()
         if not self.begun:
             self._replan()
         else:
             for _ in range(JOIN_ROUNDS):
-                if not self._steal(node):
+                if not self.sender.steal(node):
                     break
-        self._dispatch_idle()
+        self.sender.serve_idle()
         self._report_unrunnable()
 
     def _node_lost(self, event: NodeLost) -> None:
@@ -157,7 +148,7 @@ class PlacementEngine:
             return
         if event.replaced:
             self.book.more = (self.book.more or 0) + 1 if self.book.more is not None else None
-        self._idle.pop(node.id, None)
+        self.sender.idle.pop(node.id, None)
         orphans = self.book.remove_node(node)
         test = node.running
         if test is not None:
@@ -165,14 +156,14 @@ class PlacementEngine:
             test.lost_on = (*test.lost_on, node.id)
             test.node = test.home = None
             if len(test.lost_on) >= self.config.max_attempts:
-                self._out.append(Abandoned(test=test.nodeid, nodes=test.lost_on))
+                self.sender.out.append(Abandoned(test=test.nodeid, nodes=test.lost_on))
                 self._done(test)
             else:
                 self.book.waiting[test.kind.priority] += 1
                 orphans.append(test)
         self._place(orphans)
         self._report_unrunnable()
-        self._dispatch_idle()
+        self.sender.serve_idle()
         self._shutdown_if_done()
 
     # -- tests -----------------------------------------------------------------------------------------------
@@ -184,8 +175,9 @@ class PlacementEngine:
         for test in tests:
             self.book.waiting[test.kind.priority] += 1
         self._place(tests)
+        self._first_search()
         self._report_unrunnable()
-        self._dispatch_idle()
+        self.sender.serve_idle()
         self._shutdown_if_done()
 
     def _started(self, event: TestStarted) -> None:
@@ -202,7 +194,7 @@ class PlacementEngine:
         test, session = node.running, node.session
         node.running = node.session = None
         node.busy_until = self.now
-        self._idle[node.id] = node
+        self.sender.idle[node.id] = node
         if session is not None:
             self.explainer.outcome(session, event.ok)
         self.migrations.finished(test, self.now)
@@ -211,10 +203,10 @@ class PlacementEngine:
         self._done(test)
         self._refresh()
         if not node.batches:
-            self._steal(node)
-        self._dispatch(node)
+            self.sender.steal(node)
+        self.sender.serve(node)
         if keyed:
-            self._dispatch_idle()
+            self.sender.serve_idle()
         self.finishes.note(node)
         self._shutdown_if_done()
 
@@ -229,7 +221,7 @@ class PlacementEngine:
 
     def _shutdown_if_done(self) -> None:
         if self.collected and not self.book.remaining:
-            self._out.extend(Shutdown(node=name) for name in self.book.nodes)
+            self.sender.out.extend(Shutdown(node=name) for name in self.book.nodes)
 
     # -- measurements ----------------------------------------------------------------------------------------
 
@@ -276,15 +268,15 @@ class PlacementEngine:
                     moved.extend(tests)
         self._place(moved)
         self._report_unrunnable()
-        self._dispatch_idle()
+        self.sender.serve_idle()
         self._shutdown_if_done()
 
     def _tick(self) -> None:
         self._refresh(force=True)
-        for node in list(self._idle.values()):
-            if not node.batches and not self._steal(node):
+        for node in list(self.sender.idle.values()):
+            if not node.batches and not self.sender.steal(node):
                 break
-            self._dispatch(node)
+            self.sender.serve(node)
 
     def _refresh(self, *, force: bool = False) -> None:
         """Bring the ledgers up to date where that is due, and look for tests that are overdue."""
@@ -333,6 +325,12 @@ class PlacementEngine:
     def _replan(self) -> None:
         tests = self.book.withdraw(list(self.book.nodes.values()))
         self._place(t for group in tests.values() for t in group)
+        self._first_search()
+
+    def _first_search(self) -> None:
+        """Improve the plan before the first tests are sent."""
+        Search(list(self.book.nodes.values()), self.rng, self.now).run(self.config.first_iterations)
+        self.finishes.rebuild(self.book.nodes.values())
 
     def _report_unrunnable(self) -> None:
         if self.book.more is None or self.book.more > 0 or not self.collected:
@@ -340,108 +338,8 @@ class PlacementEngine:
         for index, tests in list(self.book.unplaced.items()):
             reasons = self.book.reasons(self.book.kinds[index])
             for test in tests:
-                self._out.append(Unrunnable(test=test.nodeid, reasons=reasons))
+                self.sender.out.append(Unrunnable(test=test.nodeid, reasons=reasons))
                 self.book.waiting[test.kind.priority] -= 1
                 self._done(test)
             del self.book.unplaced[index]
         self._shutdown_if_done()
-
-    # -- sending ---------------------------------------------------------------------------------------------
-
-    def _dispatch_idle(self) -> None:
-        for node in list(self._idle.values()):
-            if not node.batches:
-                self._steal(node)
-            self._dispatch(node)
-
-    def _steal(self, node: NodePlan) -> bool:
-        victims = self.finishes.last(self.book.nodes, VICTIMS)
-        stolen = steal_for(node, victims, self.now, self.rng, self.book.is_free)
-        if stolen is None:
-            return False
-        self.finishes.note(stolen[0])
-        self.finishes.note(node)
-        return True
-
-    def _dispatch(self, node: NodePlan) -> None:
-        """Send the idle ``node`` its next test, if there is one that may start."""
-        if node.id not in self._idle:
-            return
-        batch = next((b for b in reversed(node.ordered()) if self.book.is_free(b.kind)), None)
-        urgent = self._more_urgent(node, batch.kind.priority if batch else 99)
-        if urgent is not None:
-            batch = urgent
-        if batch is None:
-            return
-        if len(batch.kind.options[node.profile]) > 1 and any(node.setup_now(batch.session)):
-            batch = self._reconsider(node, batch)
-        self._send(node, batch, batch.tests[-1])
-
-    def _more_urgent(self, node: NodePlan, priority: int) -> Batch | None:
-        if not any(n > 0 and p < priority for p, n in self.book.waiting.items()):
-            return None
-        nodes = list(self.book.nodes.values())
-        if len(nodes) > URGENT_LOOKS:
-            nodes = self.rng.sample(nodes, URGENT_LOOKS)
-        found = more_urgent(node, priority, nodes, self.now, self.book.is_free)
-        if found is None:
-            return None
-        other, batch, test, session = found
-        other.take(batch, [test])
-        node.put(batch.kind, session, [test])
-        self.finishes.note(other)
-        return node.batches[batch.kind.index, session]
-
-    def _reconsider(self, node: NodePlan, batch: Batch) -> Batch:
-        """Before a set-up is paid: is another browser of this node as good, by the score?"""
-        session = self.explainer.prefer(node, batch, self.config.near_tie)
-        if session == batch.session:
-            return batch
-        tests = list(batch.tests)
-        node.take(batch, tests)
-        node.put(batch.kind, session, tests)
-        return node.batches[batch.kind.index, session]
-
-    def _send(self, node: NodePlan, batch: Batch, test: Test) -> None:
-        session, kind = batch.session, batch.kind
-        decision = self.explainer.decision(node, session, test, self.now) if self.config.explain else None
-        expected = sum(node.setup_now(session)) + test.scale * node.unit(session)
-        node.take(batch, [test])
-        if session[0]:
-            node.warm_up(session[0], session)
-        del self._idle[node.id]
-        node.running, node.session = test, session
-        node.started, node.expected_s = self.now, expected
-        node.busy_until = self.now + expected
-        self.book.waiting[kind.priority] -= 1
-        if kind.key is not None:
-            self.book.held[kind.key[0]] += 1
-        self.migrations.sent(test, node, self.book.nodes, self.now)
-        test.node = node.id
-        self._out.append(
-            Run(
-                node=node.id,
-                test=test.nodeid,
-                browser=session[0] or None,
-                backend=session[1] or None,
-                decision=decision,
-            )
-        )
-        self.finishes.note(node)
-        if self.config.prewarm:
-            self._prewarm(node)
-
-    def _prewarm(self, node: NodePlan) -> None:
-        """Name the next set-up that the node will pay, once it is near enough to hide behind what runs before
-        it."""
-        ahead = node.expected_s
-        for batch in reversed(node.ordered()):
-            session = batch.session
-            if session[0] and session not in node.warm:
-                if session == node.prewarmed or ahead > PREWARM_LEAD * sum(node.setup_now(session)):
-                    return
-                node.prewarmed = session
-                test = batch.tests[-1].nodeid
-                self._out.append(Prewarm(node=node.id, browser=session[0], backend=session[1], test=test))
-                return
-            ahead += batch.work * node.unit(session)

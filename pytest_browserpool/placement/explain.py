@@ -69,7 +69,11 @@ class Explainer:
         """The session for ``batch`` on ``node``: least seconds, and among near-ties the highest score."""
         options = batch.kind.options[node.profile]
         work = batch.work
-        costs = {s: sum(node.setup_now(s)) + work * node.unit(s) for s in options}
+        shared = node.used.get(batch.session, 0) > len(batch.tests)
+        costs = {s: node.setup(s) + work * node.unit(s) for s in options}
+        if not shared:
+            # nobody else needs what the plan would set up: leaving it saves that
+            costs[batch.session] += sum(node.setup_now(batch.session))
         limit = min(costs.values()) * (1 + near)
         close = [s for s in options if costs[s] <= limit]
         if len(close) == 1:

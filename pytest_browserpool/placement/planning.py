@@ -60,7 +60,7 @@ class Bin:
 def plan(kinds: Sequence[Kind], tests: dict[int, list[Test]], nodes: Sequence[NodePlan], now: float) -> None:
     """Put ``tests`` (kind index → its unplaced tests) on ``nodes``. Every kind must have a node that can run
     it."""
-    todo = [k for k in kinds if tests.get(k.index)]
+    todo, tests = _families([k for k in kinds if tests.get(k.index)], tests)
     if not todo or not nodes:
         return
     works = {k.index: sum(t.scale for t in tests[k.index]) for k in todo}
@@ -87,7 +87,21 @@ def plan(kinds: Sequence[Kind], tests: dict[int, list[Test]], nodes: Sequence[No
         best = _pack(order, works, longest, able, nodes, high, now, force=True)
     assert best is not None
     for kind in todo:
-        _deal(kind, tests[kind.index], best[kind.index])
+        _deal(tests[kind.index], best[kind.index])
+
+
+def _families(kinds: list[Kind], tests: dict[int, list[Test]]) -> tuple[list[Kind], dict[int, list[Test]]]:
+    """Kinds that can run in the same sessions everywhere, whatever their priority, are packed as one: the
+    most urgent stands for all of them."""
+    families: dict[tuple[object, ...], list[Kind]] = {}
+    for kind in kinds:
+        families.setdefault(tuple(sorted(kind.options.items())), []).append(kind)
+    heads, together = [], {}
+    for family in families.values():
+        head = min(family, key=lambda k: (k.priority, k.index))
+        heads.append(head)
+        together[head.index] = [t for k in family for t in tests[k.index]]
+    return heads, together
 
 
 def _able(kinds: Iterable[Kind], nodes: Sequence[NodePlan]) -> dict[int, list[int]]:
@@ -208,19 +222,16 @@ def _place(
     return shares
 
 
-def _deal(kind: Kind, tests: list[Test], shares: list[Share]) -> None:
+def _deal(tests: list[Test], shares: list[Share]) -> None:
     """Hand out real tests to the shares, the longest first, each to the share with the most room left in
     seconds."""
-    if len(shares) == 1:
-        shares[0].node.put(kind, shares[0].session, tests)
-        return
     heap = [(-share.work * share.node.unit(share.session), i) for i, share in enumerate(shares)]
     heapq.heapify(heap)
-    dealt: list[list[Test]] = [[] for _ in shares]
+    dealt: list[dict[int, list[Test]]] = [{} for _ in shares]
     for test in sorted(tests, reverse=True):
         room, i = heap[0]
-        dealt[i].append(test)
+        dealt[i].setdefault(test.kind.index, []).append(test)
         heapq.heapreplace(heap, (room + test.scale * shares[i].node.unit(shares[i].session), i))
     for share, chosen in zip(shares, dealt, strict=True):
-        if chosen:
-            share.node.put(kind, share.session, chosen)
+        for group in chosen.values():
+            share.node.put(group[0].kind, share.session, group)

@@ -51,6 +51,9 @@ class EngineConfig:
     near_tie: float = 0.05
     """Candidates whose expected completion differs by less than 5 % are told apart by the capability score:
     below that, estimates are noise."""
+    first_iterations: int = 4000
+    """Search iterations on the first plan, before the first test is sent: about 40 ms, and what is sent stays
+    sent."""
     explain: bool = True
     """Keep a ``Decision`` with every ``Run``."""
     prewarm: bool = True

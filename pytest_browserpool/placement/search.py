@@ -92,6 +92,8 @@ class Search:
         if a is b:
             return session != batch.session and self.transfer(a, b, batch, list(batch.tests), session, end)
         draw = self.rng.random()
+        if draw < 0.15 and a.used[batch.session] > len(batch.tests):
+            return self.together(a, b, batch.session, end)
         if draw < 0.3:
             return self.transfer(a, b, batch, list(batch.tests), session, end)
         if draw < 0.55:
@@ -137,6 +139,31 @@ class Search:
         wanted = (test.scale * a.unit(batch.session) - gap) / a.unit(home)
         at = min(bisect_left(other.tests, wanted, key=lambda t: t.scale), len(other.tests) - 1)
         return self.exchange(a, b, (batch, [test], session), (other, [other.tests[at]], home), end)
+
+    def together(self, a: NodePlan, b: NodePlan, session: Session, end: float) -> bool:
+        """Move everything that shares ``session`` on ``a``, of whatever kind: only then is its set-up
+        saved."""
+        moves: list[tuple[Batch, list[Test], Session]] = []
+        for batch in a.batches.values():
+            if batch.session == session:
+                options = batch.kind.options[b.profile]
+                if not options:
+                    return False
+                moves.append((batch, list(batch.tests), session if session in options else options[0]))
+        before = (self.finish(a), self.finish(b))
+        for batch, tests, to in moves:
+            a.discharge(batch.session, batch.work, len(tests))
+            b.charge(to, batch.work, len(tests))
+        good = self.better(before, (self.finish(a), self.finish(b)), end)
+        for batch, tests, to in moves:
+            b.discharge(to, batch.work, len(tests))
+            a.charge(batch.session, batch.work, len(tests))
+        if good:
+            for batch, tests, to in moves:
+                a.take(batch, tests)
+                b.put(batch.kind, to, tests)
+            self.note(a, b)
+        return good
 
     # -- trying and doing ------------------------------------------------------------------------------------
 

@@ -17,6 +17,9 @@ from pytest_browserpool.placement.state import Batch, Kind, NodePlan, Test
 
 VICTIMS = 6
 """Nodes that a dry node looks at: those that end last. More adds cost to each event and rarely finds more."""
+URGENT_PRICE = 2.0
+"""A more urgent test is drawn to an idle node if it ends sooner there by more than this many times the set-up
+that nobody would have had to pay otherwise."""
 LOOKS = 12
 """Batches looked at per victim."""
 
@@ -113,9 +116,8 @@ def more_urgent(
             if not allowed(batch.kind):
                 continue
             for session in batch.kind.options[node.profile]:
-                price = sum(node.setup_now(session)) - (
-                    0.0 if node.setup(session) else sum(node.setup_now(session))
-                )
+                # planned or warm here: its set-up is paid for anyway, only sooner
+                price = URGENT_PRICE * node.setup(session)
                 here = sum(node.setup_now(session)) + test.scale * node.unit(session)
                 gain = wait - here - price
                 if gain > SPLIT_EPSILON_S and (

@@ -75,7 +75,7 @@ class OurRun:
                 self._join(node)
         began = time.perf_counter()
         commands = self.engine.handle(
-            TestsCollected(at=0.0, tests=tuple(_needs(self.workload, t) for t in self.workload.tests))
+            TestsCollected(at=0.0, tests=tuple(needs_of(self.workload, t) for t in self.workload.tests))
         )
         self.planning_s += time.perf_counter() - began
         self._carry_out(commands)
@@ -235,7 +235,7 @@ def capabilities(node: SimNode) -> NodeCapabilities:
     )
 
 
-def _needs(workload: Workload, test: SimTest) -> TestNeeds:
+def needs_of(workload: Workload, test: SimTest) -> TestNeeds:
     model = workload.models[test.model]
     return TestNeeds(
         nodeid=test.id,

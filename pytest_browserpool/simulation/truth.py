@@ -75,7 +75,7 @@ class Truth:
         self.nodes = {n.id: n for n in workload.nodes}
         self.speed = {n.id: n.speed for n in workload.nodes}
         self.warm: dict[str, set[tuple[str, ...]]] = {n.id: set() for n in workload.nodes}
-        self.prewarmed: dict[str, tuple[float, str, str, str]] = {}
+        self.prewarmed: dict[tuple[str, str, str, str], float] = {}
         self.trace: list[Ran] = []
         self.launches = 0
         self.loads = 0
@@ -98,8 +98,8 @@ class Truth:
         return launch, load
 
     def prewarm(self, node: str, browser: str, backend: str, model: str, now: float) -> None:
-        """The node was told what comes next; what that hides is seen when the next test begins."""
-        self.prewarmed[node] = (now, browser, backend, model)
+        """The node was told what comes; what that hides is seen when the session's first test begins."""
+        self.prewarmed.setdefault((node, browser, backend, model), now)
 
     def begin(self, test: SimTest, node: SimNode, browser: str, backend: str, now: float) -> Began:
         """``test`` begins on ``node``: pay for what is cold."""
@@ -110,9 +110,9 @@ class Truth:
         warm.add((browser,))
         warm.add((browser, backend, test.model))
         hidden = 0.0
-        told = self.prewarmed.pop(node.id, None)
-        if told is not None and told[1:] == (browser, backend, test.model):
-            hidden = min(self.workload.overlap * (launch + load), now - told[0])
+        told = self.prewarmed.pop((node.id, browser, backend, test.model), None)
+        if told is not None:
+            hidden = min(self.workload.overlap * (launch + load), now - told)
         return Began(
             launch=launch,
             load=load,
@@ -124,7 +124,7 @@ class Truth:
     def lose(self, node: str) -> None:
         """The node is gone with all that was warm."""
         self.warm[node].clear()
-        self.prewarmed.pop(node, None)
+        self.prewarmed = {key: told for key, told in self.prewarmed.items() if key[0] != node}
 
     def slow(self, node: str, factor: float) -> None:
         self.speed[node] *= factor

@@ -1,0 +1,197 @@
+"""The scheduler beside xdist's own, on the zoo: ``python benchmarks/scheduler.py [--seeds N] [--scale]``.
+
+Everything is simulated on a virtual clock with the real engine and xdist's real classes; docs/scheduling.md
+defines each figure. All schedulers run in one process on the same workloads, noise and seeds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import math
+import statistics
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from offline import reference
+
+from pytest_browserpool.simulation import zoo
+from pytest_browserpool.simulation.figures import simulate
+from pytest_browserpool.simulation.workload import Workload
+
+VARIANTS = {
+    "warm": ("warm", 0.0),
+    "warm, noise 0.3": ("warm", 0.3),
+    "cold": ("cold", 0.0),
+    "cold, noise 0.3": ("cold", 0.3),
+}
+"""History and sigma of the noise. ``bad_estimates`` keeps its own noise and runs where there is some."""
+OURS, PEERS = "browserpool", ("load", "worksteal")
+
+
+@dataclasses.dataclass
+class Row:
+    """One workload, seed and variant."""
+
+    name: str
+    seed: int
+    bound: float
+    reference: float | None
+    makespan: dict[str, float]
+    claims: dict[str, dict[str, float]]
+    decision_us: dict[str, dict[str, float]]
+    planning_s: float
+    failed: dict[str, int]
+
+
+def measure(
+    name: str, seed: int, history: str, sigma: float, references: dict[tuple[object, ...], float | None]
+) -> Row:
+    base = zoo.workload(name, seed)
+    sigma = base.noise_sigma if base.noise_sigma and sigma else sigma
+    workload = dataclasses.replace(base, history=history, noise_sigma=sigma)
+    results = simulate(workload, (OURS, *PEERS), seed, spare=True)["schedulers"]
+    key = (name, seed, sigma)
+    if key not in references:
+        references[key] = reference(workload, seed)
+    best = references[key]
+    if best is not None and not results[OURS]["failed"]:
+        # what was done online could have been done offline
+        best = references[key] = min(best, results[OURS]["makespan"])
+    return Row(
+        name=name,
+        seed=seed,
+        bound=results[OURS]["lower_bound"],
+        reference=best,
+        makespan={k: r["makespan"] for k, r in results.items()},
+        claims={k: claims(workload, r) for k, r in results.items()},
+        decision_us={k: r["decision_us"] for k, r in results.items()},
+        planning_s=results[OURS]["planning_s"],
+        failed={k: len(r["failed"]) for k, r in results.items()},
+    )
+
+
+def claims(workload: Workload, result: dict[str, Any]) -> dict[str, float]:
+    """The figures behind the claims, as docs/scheduling.md defines them."""
+    trace = result["trace"]
+    run = sum(r["end"] - r["start"] - r["setup"] for r in trace)
+    paid = sum(r["setup"] for r in trace)
+    warm = sum(r["setup"] <= 1e-9 for r in trace)
+    return {
+        "load spread": result["load_spread"],
+        "browser utilization": run / (run + paid) if run else 0.0,
+        "needless migrations": float(result["migrations"] - result["useful_migrations"]),
+        "matching": warm / len(trace) if trace else 0.0,
+        "peak load": result["peak_load"],
+    }
+
+
+def geometric(values: Iterable[float]) -> float:
+    logs = [math.log(v) for v in values]
+    return math.exp(statistics.fmean(logs)) if logs else math.nan
+
+
+def worst(values: Iterable[float], share: float = 0.05) -> float:
+    """The value that the worst ``share`` of the cases reach or exceed."""
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, math.ceil(len(ordered) * (1 - share)))] if ordered else math.nan
+
+
+def show(title: str, rows: list[Row]) -> None:
+    by_name: dict[str, list[Row]] = defaultdict(list)
+    for row in rows:
+        by_name[row.name].append(row)
+    print(f"\n{title}")
+    print(
+        f"  {'workload':15} {'/bound':>7} {'/ref':>6} {'worst':>6} {'xdist best/ours':>15} {'least':>6} {'failed':>9}"
+    )
+    for name, group in by_name.items():
+        refs = [r.makespan[OURS] / r.reference for r in group if r.reference]
+        gains = [min(r.makespan[p] for p in PEERS) / r.makespan[OURS] for r in group]
+        failed = "/".join(str(sum(r.failed[k] for r in group)) for k in (OURS, *PEERS))
+        print(
+            f"  {name:15} {geometric(r.makespan[OURS] / r.bound for r in group):7.3f} {geometric(refs):6.3f} "
+            f"{worst(refs):6.3f} {geometric(gains):15.2f} {min(gains):6.2f} {failed:>9}"
+        )
+    refs = [r.makespan[OURS] / r.reference for r in rows if r.reference]
+    print(
+        f"  all: geometric mean to the reference {geometric(refs):.3f}, worst 5 % {worst(refs):.3f}, "
+        f"to the bound {geometric(r.makespan[OURS] / r.bound for r in rows):.3f}"
+    )
+    us = [r.decision_us[OURS] for r in rows]
+    print(
+        f"  decisions: median of p50 {statistics.median(u['p50'] for u in us):.0f} µs, of p99 "
+        f"{statistics.median(u['p99'] for u in us):.0f} µs; planning {statistics.fmean(r.planning_s for r in rows):.2f} s a run"
+    )
+
+
+GOALS = {
+    "load spread": ("lower", 0.30),
+    "browser utilization": ("higher", 0.20),
+    "needless migrations": ("lower", 0.40),
+    "matching": ("higher", 0.35),
+    "peak load": ("lower", 0.20),
+}
+
+
+def show_claims(title: str, rows: list[Row]) -> None:
+    print(f"\nclaims against worksteal, {title} (means over workloads and seeds)")
+    for claim, (direction, goal) in GOALS.items():
+        ours = statistics.fmean(r.claims[OURS][claim] for r in rows)
+        theirs = statistics.fmean(r.claims["worksteal"][claim] for r in rows)
+        change = (ours / theirs - 1) if theirs else math.nan
+        reached = change <= -goal if direction == "lower" else change >= goal
+        print(
+            f"  {claim:20} {ours:9.3f} beside {theirs:9.3f}: {change:+7.1%}, goal {goal:.0%} {direction}: "
+            f"{'reached' if reached else 'NOT reached'}"
+        )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seeds", type=int, default=30)
+    parser.add_argument("--only", default="", help="workloads, separated by commas")
+    parser.add_argument("--variant", default="", help="one of the variants")
+    parser.add_argument(
+        "--scale", action="store_true", help="cost of decisions as tests and nodes grow, instead"
+    )
+    parser.add_argument("--largest", type=int, default=100_000, help="with --scale: most tests")
+    parser.add_argument("--json", dest="path", help="write all rows there")
+    arguments = parser.parse_args()
+    if arguments.scale:
+        import scale
+
+        scale.main(arguments.largest)
+        return
+    began = time.perf_counter()
+    references: dict[tuple[object, ...], float | None] = {}
+    everything: dict[str, list[Row]] = {}
+    for title, (history, sigma) in VARIANTS.items():
+        if arguments.variant and title != arguments.variant:
+            continue
+        names = arguments.only.split(",") if arguments.only else list(zoo.ZOO)
+        rows = [
+            measure(name, seed, history, sigma, references)
+            for name in names
+            if sigma or name != "bad_estimates"
+            for seed in range(arguments.seeds)
+        ]
+        everything[title] = rows
+        show(f"{title}: {len(rows)} runs", rows)
+        show_claims(title, rows)
+    print(f"\n{time.perf_counter() - began:.0f} s")
+    if arguments.path:
+        Path(arguments.path).write_text(
+            json.dumps({k: [dataclasses.asdict(r) for r in v] for k, v in everything.items()})
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,140 @@
+"""Sending: what an idle node runs next, what it may take over from others, and what it should get ready."""
+
+from __future__ import annotations
+
+import random
+
+from pytest_browserpool.placement.book import Book
+from pytest_browserpool.placement.events import Command, Prewarm, Run
+from pytest_browserpool.placement.explain import Explainer
+from pytest_browserpool.placement.migration import Migrations
+from pytest_browserpool.placement.policy import EngineConfig
+from pytest_browserpool.placement.state import Batch, NodePlan, Test
+from pytest_browserpool.placement.stealing import VICTIMS, Finishes, more_urgent, steal_for
+
+URGENT_LOOKS = 32
+"""Nodes whose plans are searched for more urgent work before less urgent work is begun."""
+PREWARM_LEAD = 2.0
+"""A set-up is announced when the work before it takes at most twice as long: early enough to hide wholly in
+spite of wrong estimates, late enough not to hold memory for long, and not to be overtaken by a change of
+plan."""
+
+
+class Sender:
+    """Sends tests to idle nodes. ``out`` collects the commands, in order; ``now`` is set by the engine."""
+
+    def __init__(
+        self,
+        book: Book,
+        config: EngineConfig,
+        explainer: Explainer,
+        migrations: Migrations,
+        rng: random.Random,
+    ) -> None:
+        self.book = book
+        self.config = config
+        self.explainer = explainer
+        self.migrations = migrations
+        self.rng = rng
+        self.finishes = Finishes()
+        self.idle: dict[str, NodePlan] = {}
+        self.out: list[Command] = []
+        self.now = 0.0
+
+    def serve_idle(self) -> None:
+        for node in list(self.idle.values()):
+            if not node.batches:
+                self.steal(node)
+            self.serve(node)
+
+    def steal(self, node: NodePlan) -> bool:
+        victims = self.finishes.last(self.book.nodes, VICTIMS)
+        stolen = steal_for(node, victims, self.now, self.rng, self.book.is_free)
+        if stolen is None:
+            return False
+        self.finishes.note(stolen[0])
+        self.finishes.note(node)
+        return True
+
+    def serve(self, node: NodePlan) -> None:
+        """Send the idle ``node`` its next test, if there is one that may start."""
+        if node.id not in self.idle:
+            return
+        batch = next((b for b in reversed(node.ordered()) if self.book.is_free(b.kind)), None)
+        urgent = self._more_urgent(node, batch.kind.priority if batch else 99)
+        if urgent is not None:
+            batch = urgent
+        if batch is None:
+            return
+        if len(batch.kind.options[node.profile]) > 1 and any(node.setup_now(batch.session)):
+            batch = self._reconsider(node, batch)
+        self._send(node, batch, batch.tests[-1])
+
+    def _more_urgent(self, node: NodePlan, priority: int) -> Batch | None:
+        if not any(n > 0 and p < priority for p, n in self.book.waiting.items()):
+            return None
+        nodes = list(self.book.nodes.values())
+        if len(nodes) > URGENT_LOOKS:
+            nodes = self.rng.sample(nodes, URGENT_LOOKS)
+        found = more_urgent(node, priority, nodes, self.now, self.book.is_free)
+        if found is None:
+            return None
+        other, batch, test, session = found
+        other.take(batch, [test])
+        node.put(batch.kind, session, [test])
+        self.finishes.note(other)
+        return node.batches[batch.kind.index, session]
+
+    def _reconsider(self, node: NodePlan, batch: Batch) -> Batch:
+        """Before a set-up is paid: is another browser of this node as good, by the score?"""
+        session = self.explainer.prefer(node, batch, self.config.near_tie)
+        if session == batch.session:
+            return batch
+        tests = list(batch.tests)
+        node.take(batch, tests)
+        node.put(batch.kind, session, tests)
+        return node.batches[batch.kind.index, session]
+
+    def _send(self, node: NodePlan, batch: Batch, test: Test) -> None:
+        session, kind = batch.session, batch.kind
+        decision = self.explainer.decision(node, session, test, self.now) if self.config.explain else None
+        expected = sum(node.setup_now(session)) + test.scale * node.unit(session)
+        node.take(batch, [test])
+        if session[0]:
+            node.warm_up(session[0], session)
+        del self.idle[node.id]
+        node.running, node.session = test, session
+        node.started, node.expected_s = self.now, expected
+        node.busy_until = self.now + expected
+        self.book.waiting[kind.priority] -= 1
+        if kind.key is not None:
+            self.book.held[kind.key[0]] += 1
+        self.migrations.sent(test, node, self.book.nodes, self.now)
+        test.node = node.id
+        self.out.append(
+            Run(
+                node=node.id,
+                test=test.nodeid,
+                browser=session[0] or None,
+                backend=session[1] or None,
+                decision=decision,
+            )
+        )
+        self.finishes.note(node)
+        if self.config.prewarm:
+            self._prewarm(node)
+
+    def _prewarm(self, node: NodePlan) -> None:
+        """Name the next set-up that the node will pay, once it is near enough to hide behind what runs before
+        it."""
+        ahead = node.expected_s
+        for batch in reversed(node.ordered()):
+            session = batch.session
+            if session[0] and session not in node.warm:
+                if session == node.prewarmed or ahead > PREWARM_LEAD * sum(node.setup_now(session)):
+                    return
+                node.prewarmed = session
+                test = batch.tests[-1].nodeid
+                self.out.append(Prewarm(node=node.id, browser=session[0], backend=session[1], test=test))
+                return
+            ahead += batch.work * node.unit(session)
