@@ -41,6 +41,9 @@ seconds, thirty times that on a machine that is overrun."""
 OURS_REPLACES = ("load", "worksteal")
 """xdist's schedulers that balance load; the others keep tests together as the user asked, and stay."""
 
+IMPROVE_SECONDS = 0.02
+"""What improving the plan may take of each second: a test's end waits for it at most that long."""
+
 FINISHED = "finished"
 """Why a node went that ended as it should."""
 
@@ -89,6 +92,8 @@ class Controller:
         self._heard: dict[Any, float] = {}
         """Node → when it last said anything, by the monotonic clock. Written by receiver threads."""
         self._down: dict[str, str] = {}
+        self._iterations = 100
+        """Of the search, in the next tick; adapted to ``IMPROVE_SECONDS``."""
         self._stop = threading.Event()
         self._timer: threading.Thread | None = None
 
@@ -145,7 +150,7 @@ class Controller:
             losses = self.ledger.losses[test]
             story = "".join(f"\n  {loss}" for loss in losses)
             said = f"lost, and not tried again: {reason}{story}" if losses else f"not run: {reason}"
-            self.publish(outcomes.failed(test, said))
+            self.publish(outcomes.failed(test, said, crashed=bool(losses)))
 
     # -- nodes -----------------------------------------------------------------------------------------------
 
@@ -274,8 +279,16 @@ class Controller:
             self.dsession.queue.put(("browserpool_tick", {}))
 
     def _on_tick(self) -> None:
-        if self.scheduler is not None and not self.stopping():
-            self.scheduler.hear(events.Tick(at=time.monotonic()))
+        """Once a second, on the main thread: time has passed, and there is a little to spend on the plan."""
+        if self.scheduler is None or self.engine is None or self.stopping():
+            return
+        self.scheduler.hear(events.Tick(at=time.monotonic()))
+        if self.dsession.queue.empty() and not self.stopping():
+            started = time.perf_counter()
+            self.scheduler.carry_out(self.engine.improve(self._iterations))
+            spent = max(time.perf_counter() - started, 1e-6)
+            wanted = self._iterations * IMPROVE_SECONDS / spent
+            self._iterations = int(min(max(wanted, self._iterations / 2, 10), self._iterations * 2, 100_000))
 
     # -- what the scheduler asks for (scheduler.Sink) --------------------------------------------------------
 
@@ -307,7 +320,7 @@ class Controller:
     def abandoned(self, test: str, nodes: Sequence[str], node: Any) -> None:
         lines = "\n".join(f"  {loss}" for loss in self.ledger.losses[test])
         text = f"lost with {len(nodes)} nodes, and not tried again:\n{lines}"
-        reports = outcomes.failed(test, text, node=node)
+        reports = outcomes.failed(test, text, node=node, crashed=True)
         crash = reports[1]
         self.config.hook.pytest_handlecrashitem(crashitem=test, report=crash, sched=self.scheduler)
         if crash.failed:

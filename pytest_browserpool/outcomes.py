@@ -78,14 +78,13 @@ class ReportGate:
         return held.open if held is not None else []
 
 
-def failed(nodeid: str, text: str, *, node: Any = None) -> list[pytest.TestReport]:
-    """The three reports of a test that failed without a node to say so. ``node`` is the one that it was
-    lost on."""
-    return [
-        _report(nodeid, "setup", "passed", None, node),
-        _report(nodeid, "call", "failed", text, node),
-        _report(nodeid, "teardown", "passed", None, node),
-    ]
+def failed(nodeid: str, text: str, *, node: Any = None, crashed: bool = False) -> list[pytest.TestReport]:
+    """The three reports of a test that failed without a node to say so. ``node`` is the one that it was lost
+    on; ``crashed`` makes that its outcome in the history."""
+    call = _report(nodeid, "call", "failed", text, node)
+    call.browserpool_crashed = crashed  # type: ignore[attr-defined]
+    setup, teardown = (_report(nodeid, when, "passed", None, node) for when in ("setup", "teardown"))
+    return [setup, call, teardown]
 
 
 def skipped(nodeid: str, text: str) -> list[pytest.TestReport]:

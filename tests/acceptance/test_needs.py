@@ -1,0 +1,106 @@
+"""Needs and capabilities over real nodes: nodes of one machine that are each given some of its browsers."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+from acceptance_support import Runner
+
+from pytest_browserpool.browsers import catalogue
+from pytest_browserpool.config import Settings
+
+INSTALLED = sorted(
+    browser.name for browser in catalogue.discover(Settings(rootdir="/", db="/nowhere")).installed
+)
+CACHE = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+"""pytester gives each run a home of its own; what was probed and fetched once must not be again."""
+
+ADD = """
+    import os
+    import numpy as np
+    import pytest
+    from onnx import TensorProto as T
+    from onnx import helper as h
+
+    WORKER = os.environ.get("PYTEST_XDIST_WORKER")
+
+    def add():
+        value = lambda name: h.make_tensor_value_info(name, T.FLOAT, [2])
+        node = h.make_node("Add", ["a", "b"], ["c"])
+        graph = h.make_graph([node], "g", [value("a"), value("b")], [value("c")])
+        return h.make_model(graph, opset_imports=[h.make_opsetid("", 17)], ir_version=8)
+
+    ONES = {"a": np.ones(2, np.float32), "b": np.ones(2, np.float32)}
+"""
+
+
+@pytest.fixture
+def pool(run: Runner, monkeypatch: pytest.MonkeyPatch) -> Runner:
+    monkeypatch.setenv("XDG_CACHE_HOME", CACHE)
+    return run
+
+
+two_browsers = pytest.mark.skipif(
+    not {"chromium", "firefox"} <= set(INSTALLED), reason=f"wants chromium and firefox, here are {INSTALLED}"
+)
+
+
+@pytest.mark.browser
+@two_browsers
+def test_a_test_runs_only_where_its_browser_is(pool: Runner) -> None:
+    pool.suite(
+        test_x=ADD
+        + """
+    @pytest.mark.parametrize("i", range(3))
+    @pytest.mark.model(add, backends=["wasm"], browsers=["firefox"])
+    def test_fox(model, i):
+        assert model(ONES)["c"].tolist() == [2, 2]
+        assert (model.browser.family, model.backend, WORKER) == ("firefox", "wasm", "gw1")
+
+    @pytest.mark.parametrize("i", range(3))
+    @pytest.mark.model(add, backends=["wasm"], browsers=["chrome"])
+    def test_chrome(model, i):
+        assert model(ONES)["c"].tolist() == [2, 2]
+        assert (model.browser.family, WORKER) == ("chrome", "gw0")
+
+    @pytest.mark.model(add, backends=["wasm"], on="each", browsers=["chromium", "firefox", "edge"])
+    def test_each(model): assert model(ONES)["c"].tolist() == [2, 2]
+
+    @pytest.mark.model(add, browsers=["edge"])
+    def test_edge(model): pass
+
+    @pytest.mark.model(add, backend=["wasm"])
+    def test_typo(model): pass
+    """
+    )
+    done = pool("--tx", "popen//browsers=chromium", "--tx", "popen//browsers=firefox")
+    assert done.terminal == {"passed": 8, "skipped": 1, "failed": 1, "errors": 1}
+    assert sum(done.once().values()) == 11
+    assert done.junit["test_each[edge]"] == ["skipped"]
+    assert done.junit["test_edge"] == ["failure"]
+    for words in ("gw0: no edge (has chromium)", "gw1: no edge (has firefox)", "did you mean 'backends'"):
+        assert words in done.output
+
+
+@pytest.mark.browser
+def test_missing_may_be_skipped(pool: Runner) -> None:
+    pool.suite(
+        test_x=ADD + "\n    @pytest.mark.model(add, browsers=['webkit'])\n    def test_webkit(model): pass"
+    )
+    for nodes in ((), ("-n", "1")):
+        done = pool(*nodes, "--browserpool-missing", "skip", "-rs")
+        assert done.terminal == {"skipped": 1}
+        assert "no node can run this test" in done.output
+
+
+@pytest.mark.skipif("webkit" in INSTALLED, reason="webkit is here")
+def test_no_browser_at_all_is_said_in_the_test(pool: Runner) -> None:
+    pool.suite(
+        test_x=ADD
+        + "\n    @pytest.mark.model(source=add)\n    def test_one(model): pass\n\n    def test_two(): pass"
+    )
+    for nodes in ((), ("-n", "1")):
+        done = pool(*nodes, "--browserpool-browsers", "webkit")
+        assert done.terminal == {"failed": 1, "passed": 1}
+        assert "webkit" in done.output
