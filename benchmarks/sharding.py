@@ -9,13 +9,14 @@ import os
 import random
 import statistics
 import sys
+import tempfile
 import time
 from collections import defaultdict
 from pathlib import Path
 
 from pytest_browserpool.sharding.graph import Graph, Node, Value
 from pytest_browserpool.sharding.optimum import ExhaustedError, optimum
-from pytest_browserpool.sharding.partition import partition
+from pytest_browserpool.sharding.partition import layer_balanced, partition
 from pytest_browserpool.sharding.plan import Host, Plan, make_plan
 
 KINDS = ("chain", "skips", "dag", "towers", "blocks")
@@ -57,21 +58,27 @@ def _inputs(rng: random.Random, kind: str, made: list[str], index: int, size: in
     return (made[-1:], made[-1:], made[-2:-1], made[-2:])[index % 4]
 
 
-def quality(count: int) -> None:
-    """Bottleneck over the optimum of all acyclic partitions, on ``count`` random graphs of 8 – 14 nodes."""
+def quality(count: int, nodes: tuple[int, int], *, exact: bool) -> None:
+    """Bottleneck over the optimum of all acyclic partitions, on ``count`` random graphs of so many nodes."""
     ratios: dict[str, list[float]] = defaultdict(list)
     for seed in range(count):
         rng = random.Random(seed)
         kind = KINDS[seed % len(KINDS)]
-        graph = random_graph(rng, kind, rng.randrange(8, 15))
+        graph = random_graph(rng, kind, rng.randrange(*nodes))
         hosts = [
             Host(name=f"host{i}", speed=rng.choice(SPEEDS), bytes_per_s=rng.choice(RATES)) for i in range(3)
         ]
         shards = rng.choice((2, 3))
-        ratios[kind].append(partition(graph, hosts, shards).bottleneck_s / _best(graph, hosts, shards))
-    print(f"bottleneck / optimum over all acyclic partitions, {count} random graphs, 3 unequal browsers")
+        plan = layer_balanced(graph, hosts, shards, exact=exact)
+        ratios[kind].append(plan.bottleneck_s / _best(graph, hosts, shards))
+    how = "as users get it" if exact else "the search alone, its exact step left out"
+    print(f"bottleneck / optimum over all acyclic partitions, {count} random graphs of {nodes[0]} to")
+    print(f"{nodes[1] - 1} nodes, 3 unequal browsers, {how}")
     for kind, own in ratios.items():
-        print(f"  {kind:8} {len(own):3} graphs  mean {statistics.mean(own):.3f}  worst {max(own):.3f}")
+        print(
+            f"  {kind:8} {len(own):3} graphs  mean {statistics.mean(own):.3f}  worst {max(own):.3f}"
+            f"  optimal {sum(r < 1 + 1e-9 for r in own)}"
+        )
 
 
 def _best(graph: Graph, hosts: list[Host], shards: int) -> float:
@@ -143,21 +150,64 @@ def _against(graph: Graph, hosts: list[Host], shards: int, plan: Plan) -> str:
     return f"{plan.bottleneck_s / best:.3f} of the optimum"
 
 
+def language_model(count: int) -> None:
+    """Native tokens a second of SmolLM2-135M, whole and in 3 shards by each strategy, and whether they are
+    the same.
+    """
+    from pytest_browserpool.sharding.llm import smollm2
+    from pytest_browserpool.sharding.llm.generate import greedy
+    from pytest_browserpool.sharding.llm.gguf_file import GgufLlama
+    from pytest_browserpool.sharding.llm.tokens import Tokenizer
+    from pytest_browserpool.sharding.native import NativeShards, NativeWhole
+    from pytest_browserpool.sharding.read import read
+    from pytest_browserpool.sharding.split import write_segments
+
+    path, weights = smollm2.onnx_path(), GgufLlama(smollm2.gguf_path())
+    config, tokenizer = weights.config, Tokenizer(weights)
+    prompt = tokenizer.encode("The capital of France is")
+    whole = NativeWhole(path)
+    start = time.perf_counter()
+    expected = greedy(whole.run, config, prompt, count)
+    print(f"SmolLM2-135M in native onnxruntime, {count} greedy tokens: {tokenizer.decode(expected)!r}")
+    print(f"  {'whole':22} {count / (time.perf_counter() - start):5.1f} tokens/s")
+    del whole
+    source = read(
+        path, dimensions={"new": 1, "past": 16, "total": 17}, resident=[*config.past, *config.present]
+    )
+    for strategy in ("layer_balanced", "component", "attention_feedforward"):
+        plan = partition(source.graph, [Host(name=f"host{i}") for i in range(3)], 3, strategy)
+        with tempfile.TemporaryDirectory() as folder:
+            shards = NativeShards(write_segments(source, plan, Path(folder)), source.graph.outputs)
+            start = time.perf_counter()
+            tokens = greedy(shards.run, config, prompt, count)
+            rate = count / (time.perf_counter() - start)
+        same = "the same tokens" if tokens == expected else f"OTHER TOKENS: {tokenizer.decode(tokens)!r}"
+        print(
+            f"  {strategy:22} {rate:5.1f} tokens/s, {same}, {len(plan.segments)} segments,"
+            f" predicted bottleneck / lower bound {plan.bottleneck_s / plan.lower_bound_s:.3f},"
+            f" {plan.duplicated_bytes / 2**20:.0f} MiB twice"
+        )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument(
-        "models", nargs="*", type=Path, help="ONNX files, besides the ResNet that the onnx package carries"
-    )
+    parser.add_argument("models", nargs="*", type=Path, help="ONNX files, besides the onnx package's ResNet")
     parser.add_argument("--graphs", type=int, default=100, help="random graphs (default 100)")
     parser.add_argument("--nodes", type=int, default=5000, help="size of the large graph (default 5000)")
+    parser.add_argument(
+        "--tokens", type=int, default=0, help="also generate so many with SmolLM2 (extra llm)"
+    )
     options = parser.parse_args()
     print(f"{sys.platform}, Python {sys.version.split()[0]}, {os.cpu_count()} cores")
-    quality(options.graphs)
+    quality(options.graphs, (8, 15), exact=True)
+    quality(options.graphs, (8, 15), exact=False)
     large(options.nodes)
     import onnx
 
     carried = Path(onnx.__file__).parent / "backend/test/data/light/light_resnet50.onnx"
     real([*([carried] if carried.exists() else []), *options.models])
+    if options.tokens:
+        language_model(options.tokens)
 
 
 if __name__ == "__main__":

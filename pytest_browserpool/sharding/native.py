@@ -94,6 +94,23 @@ class NativeShards:
         return {name: known[name] for name in self.wanted}
 
 
+class NativeWhole:
+    """An unsharded model as one native session, run as ``NativeShards`` is."""
+
+    def __init__(self, model: Path | bytes, *, optimise: bool = False) -> None:
+        self._session = open_session(model, optimise=optimise)
+        self.outputs = tuple(output.name for output in self._session.get_outputs())
+
+    @classmethod
+    def of(cls, source: Source, *, optimise: bool = False) -> NativeWhole:
+        """The model that ``source`` was read from; from its file where it has one, for its external data."""
+        return cls(source.path or source.model.SerializeToString(), optimise=optimise)
+
+    def run(self, feeds: Tensors) -> dict[str, NDArray[np.generic]]:
+        """All outputs for ``feeds``."""
+        return dict(zip(self.outputs, self._session.run(list(self.outputs), dict(feeds)), strict=True))
+
+
 @dataclass(frozen=True, kw_only=True)
 class NativeCheck:
     """How the shards' outputs compare with the whole model's."""
@@ -129,9 +146,7 @@ def check(
     Bit for bit without ``optimise``; with it within ``RELATIVE`` and ``ABSOLUTE``.
     """
     outputs = source.graph.outputs
-    whole = dict(
-        zip(outputs, whole_session(source, optimise=optimise).run(list(outputs), dict(feeds)), strict=True)
-    )
+    whole = NativeWhole.of(source, optimise=optimise).run(feeds)
     parts = NativeShards(files, outputs, optimise=optimise).run(feeds)
     return compare(whole, parts, optimised=optimise)
 
@@ -168,13 +183,6 @@ def compare(whole: Tensors, parts: Tensors, *, optimised: bool) -> NativeCheck:
         if not close:
             beyond.append(name)
     return NativeCheck(optimised=optimised, identical=identical, worst=worst, beyond=tuple(beyond))
-
-
-def whole_session(source: Source, *, optimise: bool = False) -> Any:
-    """A session of the unsharded model."""
-    if source.path is not None:
-        return open_session(source.path, optimise=optimise)
-    return open_session(source.model.SerializeToString(), optimise=optimise)
 
 
 def observe(source: Source, feeds: Tensors | None = None) -> dict[str, onnx.TypeProto]:

@@ -4,6 +4,7 @@ work.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
 from collections.abc import Callable, Sequence
@@ -66,12 +67,13 @@ def partition(graph: Graph, hosts: Sequence[Host], shards: int, strategy: str = 
         raise _refusal(graph, hosts, shards, strategy, reason) from reason
 
 
-def layer_balanced(graph: Graph, hosts: Sequence[Host], shards: int) -> Plan:
+def layer_balanced(graph: Graph, hosts: Sequence[Host], shards: int, *, exact: bool = True) -> Plan:
     """Contiguous stages of a topological order, the best cuts of the order found by dynamic programming.
 
     Several orders are tried: the model's, depth first, then random ones that keep the best stages so far
     contiguous and so cannot be worse; single nodes are moved over the borders in between. Where the graph is
-    narrow enough the result is then replaced by the optimum over all orders.
+    narrow enough the result is then replaced by the optimum over all orders (unless ``exact`` is false, which
+    is there to measure the search).
     """
     own = list(range(len(graph.nodes)))
     best = _in_order(graph, own, hosts, shards, None)
@@ -82,16 +84,13 @@ def layer_balanced(graph: Graph, hosts: Sequence[Host], shards: int) -> Plan:
     if best is not None and (shards == 1 or best[0].bottleneck_s <= best[0].lower_bound_s * GOOD_ENOUGH):
         return best[0]
     ceiling = best[0].bottleneck_s if best else float("inf")
-    if shards <= PERMUTATION_LIMIT:
-        try:
-            exact = optimum.optimum(
+    if exact and shards <= PERMUTATION_LIMIT:
+        with contextlib.suppress(optimum.ExhaustedError):  # too wide to be searched through
+            found = optimum.optimum(
                 graph, hosts, shards, ceiling=ceiling, downset_limit=EXACT_DOWNSETS, budget=EXACT_VISITS
             )
-        except optimum.ExhaustedError:
-            exact = None
-        else:
-            if exact is not None:
-                return make_plan(graph, exact[0], [hosts[i] for i in exact[1]], "layer_balanced")
+            if found is not None:
+                return make_plan(graph, found[0], [hosts[i] for i in found[1]], "layer_balanced")
     if best is None:
         raise _why_not(graph, hosts, shards, _free_places(graph))
     return _other_orders(graph, hosts, shards, *best)

@@ -27,7 +27,7 @@ FORM = 1
 MANIFEST = "shards.json"
 
 LOCK_TIMEOUT = 600.0
-"""Seconds to wait for another process that writes the same shards: a model of 2 GiB takes about one minute."""
+"""Seconds to wait for another process that writes the same shards: a model of 2 GiB takes about a minute."""
 
 
 @dataclass(frozen=True, kw_only=True)

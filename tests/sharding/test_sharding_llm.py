@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from pytest_browserpool.sharding.llm.config import LOGITS, LlamaConfig
 from pytest_browserpool.sharding.llm.generate import greedy, greedy_steps, step_inputs
 from pytest_browserpool.sharding.llm.llama import build
 from pytest_browserpool.sharding.llm.reference import NumpyLlama
-from pytest_browserpool.sharding.native import NativeShards, open_session
+from pytest_browserpool.sharding.native import NativeShards, NativeWhole
 from pytest_browserpool.sharding.partition import partition
 from pytest_browserpool.sharding.plan import Host
 from pytest_browserpool.sharding.read import read
@@ -59,21 +58,10 @@ def small_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-class Whole:
-    """An unsharded model in native onnxruntime."""
-
-    def __init__(self, path: Path) -> None:
-        self.session = open_session(path)
-        self.names = [o.name for o in self.session.get_outputs()]
-
-    def run(self, feeds: Mapping[str, Any]) -> dict[str, Any]:
-        return dict(zip(self.names, self.session.run(self.names, dict(feeds)), strict=True))
-
-
 def test_the_graph_computes_what_the_papers_say(small_model: Path) -> None:
     prompt, config = [3, 17, 42, 5, 60], SMALL
     reference = NumpyLlama(config, small_weights)
-    whole = Whole(small_model)
+    whole = NativeWhole(small_model)
     cache = dict.fromkeys(config.past, np.zeros((1, config.kv_heads, 0, config.head_size), np.float32))
     new, total = list(prompt), len(prompt)
     for _ in range(8):
@@ -86,7 +74,7 @@ def test_the_graph_computes_what_the_papers_say(small_model: Path) -> None:
 
 def test_the_cache_changes_nothing(small_model: Path) -> None:
     """A prompt at once, and the same prompt token by token."""
-    whole, config, prompt = Whole(small_model), SMALL, [3, 17, 42, 5]
+    whole, config, prompt = NativeWhole(small_model), SMALL, [3, 17, 42, 5]
     empty = dict.fromkeys(config.past, np.zeros((1, config.kv_heads, 0, config.head_size), np.float32))
     at_once = whole.run({**step_inputs(prompt, 4), **empty})
     cache: dict[str, Any] = dict(empty)
@@ -101,7 +89,7 @@ def test_sharded_generation_is_bit_identical(small_model: Path, strategy: str, t
     source = read(small_model, dimensions=STEP, resident=[*SMALL.past, *SMALL.present])
     plan = partition(source.graph, HOSTS, 3, strategy)
     shards = NativeShards(write_segments(source, plan, tmp_path), source.graph.outputs)
-    whole = Whole(small_model)
+    whole = NativeWhole(small_model)
     config, prompt = SMALL, [3, 17, 42, 5, 60]
     caches = [dict.fromkeys(config.past, np.zeros((1, config.kv_heads, 0, config.head_size), np.float32))] * 2
     new, total = list(prompt), len(prompt)
@@ -129,7 +117,7 @@ def test_the_blocks_of_the_graph_are_found(small_model: Path) -> None:
 
 
 def test_tokens_come_for_ever_and_on_demand(small_model: Path) -> None:
-    whole = Whole(small_model)
+    whole = NativeWhole(small_model)
     steps = greedy_steps(whole.run, SMALL, [1, 2])
     assert [next(steps) for _ in range(5)] == greedy(whole.run, SMALL, [1, 2], 5)
 
@@ -146,18 +134,30 @@ def smollm2() -> Path:
         pytest.skip(f"the weights cannot be had: {error.what}")
 
 
-@pytest.mark.slow
-def test_smollm2_says_paris_in_three_shards_as_whole(smollm2: Path, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def weights(smollm2: Path) -> Any:
     from pytest_browserpool.sharding.llm.gguf_file import GgufLlama
     from pytest_browserpool.sharding.llm.smollm2 import gguf_path
+
+    return GgufLlama(gguf_path())
+
+
+@pytest.fixture(scope="module")
+def tokenizer(weights: Any) -> Any:
     from pytest_browserpool.sharding.llm.tokens import Tokenizer
 
-    weights = GgufLlama(gguf_path())
-    tokenizer, config = Tokenizer(weights), weights.config
+    return Tokenizer(weights)
+
+
+@pytest.mark.slow
+def test_smollm2_says_paris_in_three_shards_as_whole(
+    smollm2: Path, weights: Any, tokenizer: Any, tmp_path: Path
+) -> None:
+    config = weights.config
     prompt = tokenizer.encode("The capital of France is")
     assert prompt == [504, 3575, 282, 4649, 314]
     assert tokenizer.decode(prompt) == "The capital of France is"
-    whole = greedy(Whole(smollm2).run, config, prompt, 16)
+    whole = greedy(NativeWhole(smollm2).run, config, prompt, 16)
     assert tokenizer.decode(whole).startswith(" Paris.")
     source = read(
         smollm2, dimensions={"new": 1, "past": 16, "total": 17}, resident=[*config.past, *config.present]
@@ -176,12 +176,7 @@ def test_smollm2_says_paris_in_three_shards_as_whole(smollm2: Path, tmp_path: Pa
 
 
 @pytest.mark.slow
-def test_smollm2_words_and_control_tokens(smollm2: Path) -> None:
-    from pytest_browserpool.sharding.llm.gguf_file import GgufLlama
-    from pytest_browserpool.sharding.llm.smollm2 import gguf_path
-    from pytest_browserpool.sharding.llm.tokens import Tokenizer
-
-    tokenizer = Tokenizer(GgufLlama(gguf_path()))
+def test_smollm2_words_and_control_tokens(tokenizer: Any) -> None:
     for text in (
         "In 1969, 3 men",
         "  two spaces\n\ttab",

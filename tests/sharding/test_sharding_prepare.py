@@ -19,7 +19,7 @@ from onnx import helper, numpy_helper
 from sharding_graphs import model, tensor, transformer, two_in_three_out
 
 from pytest_browserpool.errors import ShardingError
-from pytest_browserpool.sharding.native import NativeShards, feeds_for, whole_session
+from pytest_browserpool.sharding.native import NativeShards, NativeWhole, feeds_for
 from pytest_browserpool.sharding.plan import Host
 from pytest_browserpool.sharding.prepare import MANIFEST, prepare, read_for_sharding
 from pytest_browserpool.sharding.read import read
@@ -82,8 +82,8 @@ def test_random_models_are_equal_in_shards(
     sharded = prepare(source, shards=shards, hosts=HOSTS[:4], folder=folder, strategy=strategy)
     feeds = feeds_for(source, seed=1)
     parts = NativeShards(sharded.files, sharded.outputs).run(feeds)
-    whole = whole_session(source).run(list(sharded.outputs), feeds)
-    assert [parts[n].tobytes() for n in sharded.outputs] == [w.tobytes() for w in whole]
+    whole = NativeWhole.of(source).run(feeds)
+    assert [parts[n].tobytes() for n in sharded.outputs] == [whole[n].tobytes() for n in sharded.outputs]
 
 
 def saved(folder: Path) -> Path:
