@@ -30,8 +30,9 @@ MIB = 1 << 20
 EVALUATE = """async (text) => {
   const raw = atob(text), bytes = new Uint8Array(raw.length);
   for (let i = 0; i < raw.length; i++) bytes[i] = raw.charCodeAt(i);
+  const x = new window.bench.ort.Tensor("float32", new Float32Array(bytes.buffer), [256]);
   const t0 = performance.now();
-  const result = await window.bench.session.run({x: new window.bench.ort.Tensor("float32", new Float32Array(bytes.buffer), [256])});
+  const result = await window.bench.session.run({x});
   const ms = performance.now() - t0;
   const out = new Uint8Array(result.y.data.buffer, result.y.data.byteOffset, result.y.data.byteLength);
   let back = "";
@@ -40,7 +41,8 @@ EVALUATE = """async (text) => {
 }"""
 EVALUATE_LIST = """async (numbers) => {
   const t0 = performance.now();
-  const result = await window.bench.session.run({x: new window.bench.ort.Tensor("float32", Float32Array.from(numbers), [256])});
+  const x = new window.bench.ort.Tensor("float32", Float32Array.from(numbers), [256]);
+  const result = await window.bench.session.run({x});
   const ms = performance.now() - t0;
   return [Array.from(result.y.data), ms];
 }"""
@@ -63,7 +65,8 @@ def negation() -> bytes:
 
 def quantiles(values: list[float]) -> str:
     ordered = sorted(values)
-    return f"p50 {statistics.median(ordered):7.3f}   p10 {ordered[len(ordered) // 10]:7.3f}   p90 {ordered[len(ordered) * 9 // 10]:7.3f}"
+    tenth, ninth = ordered[len(ordered) // 10], ordered[len(ordered) * 9 // 10]
+    return f"p50 {statistics.median(ordered):7.3f}   p10 {tenth:7.3f}   p90 {ninth:7.3f}"
 
 
 async def ordinary_page(pool: Pool, browser: str, model: Path) -> object:
@@ -80,7 +83,9 @@ async def ordinary_page(pool: Pool, browser: str, model: Path) -> object:
 def overhead(node: Node, browser: str, calls: int) -> dict[str, list[float]]:
     """Milliseconds of each way: ours whole, and beyond ``session.run`` ours and ``evaluate``'s with base64 and lists."""
     node.begin_test("bench")
-    model = Model(node, node.load(ModelNeeds(browsers=(f"={browser}",), backends=("wasm",)), negation(), None))
+    model = Model(
+        node, node.load(ModelNeeds(browsers=(f"={browser}",), backends=("wasm",)), negation(), None)
+    )
     page = node.call(lambda: ordinary_page(node.pool, browser, model.path), 60)
     x = np.arange(256, dtype=np.float32)
     text = base64.b64encode(x.tobytes()).decode()
@@ -124,7 +129,9 @@ def round_trips(node: Node, browser: str, size: int, times: int) -> list[float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--calls", type=int, default=300)
     parser.add_argument("--echoes", type=int, default=12)
     parser.add_argument("--browsers", default="chromium,firefox,headless-shell")
@@ -142,12 +149,17 @@ def main() -> None:
             print(f"  model(...) beyond run()               {quantiles(found['ours'])}   goal p50 <= 0.8")
             for way in ("base64", "list"):
                 ratio = statistics.median(t / o for t, o in zip(found[way], found["ours"], strict=True))
-                print(f"  page.evaluate, {way:6}, beyond run()   {quantiles(found[way])}   {ratio:.1f} x ours, pair by pair; goal >= 15")
+                print(
+                    f"  page.evaluate, {way:6}, beyond run()   {quantiles(found[way])}   "
+                    f"{ratio:.1f} x ours, pair by pair; goal >= 15"
+                )
             seconds = round_trips(node, browser, 16 * MIB, options.echoes)
             rates = sorted(2 * 16 * MIB / 1e6 / s for s in seconds)
-            print(f"  16 MiB there and back: median {statistics.median(seconds) * 1000:.0f} ms, "
-                  f"{statistics.median(rates):.0f} MB/s moved (slowest {rates[0]:.0f}, fastest {rates[-1]:.0f}); "
-                  f"payload alone {statistics.median(rates) / 2:.0f} MB/s")
+            print(
+                f"  16 MiB there and back: median {statistics.median(seconds) * 1000:.0f} ms, "
+                f"{statistics.median(rates):.0f} MB/s moved (slowest {rates[0]:.0f}, fastest {rates[-1]:.0f}); "
+                f"payload alone {statistics.median(rates) / 2:.0f} MB/s"
+            )
     print(f"\nonnx {onnx.__version__}, numpy {np.__version__}; {asyncio.__name__} loop of CPython")
 
 

@@ -59,7 +59,9 @@ class BrowserPoolError(Exception):
         return (_rebuild, (type(self), self.what, self.where, self.remedy))
 
 
-def _rebuild(cls: type[BrowserPoolError], what: str, where: str | None, remedy: str | None) -> BrowserPoolError:
+def _rebuild(
+    cls: type[BrowserPoolError], what: str, where: str | None, remedy: str | None
+) -> BrowserPoolError:
     return cls(what, where=where, remedy=remedy)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -175,7 +175,9 @@ class BrowserPool:
     def browsers(self) -> list[Browser]:
         """What is running now."""
         pool = self._node.pool
-        return [Browser(i.name, i.process.version, i.process.installed.family) for i in pool.instances if i.usable]
+        return [
+            Browser(i.name, i.process.version, i.process.installed.family) for i in pool.instances if i.usable
+        ]
 
     def stats(self) -> dict[str, Any]:
         """Counts since the process began: launches, loads, warm hits, evictions, sessions now, bytes of each browser."""
@@ -186,7 +188,9 @@ class BrowserPool:
             "warm_hits": pool.warm_hits,
             "evictions": pool.evictions,
             "sessions": sum(len(i.sessions()) for i in pool.instances),
-            "memory_bytes": {f"{i.name}#{i.identity.split('/')[-1]}": i.process.memory() for i in list(pool.instances)},
+            "memory_bytes": {
+                f"{i.name}#{i.identity.split('/')[-1]}": i.process.memory() for i in list(pool.instances)
+            },
         }
 
 
@@ -210,8 +214,8 @@ def model(request: pytest.FixtureRequest) -> Model:
 
 
 @pytest.fixture
-def browser_pool(request: pytest.FixtureRequest) -> Iterator[BrowserPool]:
+def browser_pool(request: pytest.FixtureRequest) -> BrowserPool:
     """The pool of real browsers of this process."""
     from pytest_browserpool import worker
 
-    yield BrowserPool(worker.node_for(request.node), request)
+    return BrowserPool(worker.node_for(request.node), request)

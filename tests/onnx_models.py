@@ -92,7 +92,9 @@ def with_external_data(directory: Path) -> Path:
     """y = x @ w, the weights in a file beside the model."""
     w = np.arange(64, dtype=np.float32).reshape(8, 8)
     node = helper.make_node("MatMul", ["x", "w"], ["y"])
-    graph = helper.make_graph([node], "external", [value("x", (1, 8))], [value("y", (1, 8))], [numpy_helper.from_array(w, "w")])
+    graph = helper.make_graph(
+        [node], "external", [value("x", (1, 8))], [value("y", (1, 8))], [numpy_helper.from_array(w, "w")]
+    )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
     model.ir_version = 8
     path = directory / "external.onnx"

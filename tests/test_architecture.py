@@ -37,7 +37,7 @@ PURE = (
     "placement.history",
     "placement.policy",
     "recovery.breaker",
-    "recovery.failures",
+    "browsers.failures",
     "recovery.limits",
     "recovery.machine",
     "recovery.strategies",

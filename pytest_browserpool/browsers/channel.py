@@ -122,7 +122,12 @@ class PageChannel:
         self._pending.clear()
 
     async def call(
-        self, op: str, args: Mapping[str, Any] | None = None, tensors: Mapping[str, Array] | None = None, *, timeout: float
+        self,
+        op: str,
+        args: Mapping[str, Any] | None = None,
+        tensors: Mapping[str, Array] | None = None,
+        *,
+        timeout: float,
     ) -> Reply:
         """One command.
 
@@ -148,7 +153,10 @@ class PageChannel:
                 f"page {self.page_id} did not answer {op!r} within {timeout:g} s",
                 remedy="raise timeout= in the model marker if the model is that slow",
             ) from None
-        except (ConnectionError, RuntimeError) as error:  # aiohttp raises both when the peer is gone while sending
+        except (
+            ConnectionError,
+            RuntimeError,
+        ) as error:  # aiohttp raises both when the peer is gone while sending
             raise self.broken or ConnectionLost(f"sending {op!r} to page {self.page_id}: {error}") from error
         finally:
             self._pending.pop(number, None)

@@ -97,7 +97,9 @@ class BrowserInstance:
             await self._discard(page)
             if isinstance(error, Fault):
                 raise
-            if isinstance(error, Exception):  # Playwright's own errors: the browser does not open pages any more
+            if isinstance(
+                error, Exception
+            ):  # Playwright's own errors: the browser does not open pages any more
                 self.lose(BrowserCrashed(f"{self.name} opens no page: {str(error).splitlines()[0]}"))
                 raise self.lost from error  # type: ignore[misc]
             raise

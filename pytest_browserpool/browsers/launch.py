@@ -21,7 +21,13 @@ from playwright.async_api import Error as PlaywrightError
 
 from pytest_browserpool.browsers import processes
 from pytest_browserpool.browsers.catalogue import InstalledBrowser
-from pytest_browserpool.browsers.flags import CHROMIUM_FLAGS, EXTRA_FLAGS, FIREFOX_PREFS, ROOT_FLAGS, merge_flags
+from pytest_browserpool.browsers.flags import (
+    CHROMIUM_FLAGS,
+    EXTRA_FLAGS,
+    FIREFOX_PREFS,
+    ROOT_FLAGS,
+    merge_flags,
+)
 from pytest_browserpool.errors import BrowserCrashed, Fault, LaunchFailed, PageCrashed
 
 OnLost = Callable[[Fault], None]
@@ -81,7 +87,9 @@ class UnattachedTarget:
         return base64.b64decode(reply["data"])
 
     async def evaluate(self, script: str) -> Any:
-        reply = await self._once("Runtime.evaluate", {"expression": script, "awaitPromise": True, "returnByValue": True})
+        reply = await self._once(
+            "Runtime.evaluate", {"expression": script, "awaitPromise": True, "returnByValue": True}
+        )
         if "exceptionDetails" in reply:
             raise LaunchFailed(f"evaluating {script[:80]!r}: {reply['exceptionDetails'].get('text')}")
         return reply["result"].get("value")
@@ -99,7 +107,9 @@ class UnattachedTarget:
 
         self._cdp.on("Target.receivedMessageFromTarget", received)
         async with asyncio.timeout(CLOSE_SECONDS):
-            session = (await self._cdp.send("Target.attachToTarget", {"targetId": self._target, "flatten": False}))["sessionId"]
+            session = (
+                await self._cdp.send("Target.attachToTarget", {"targetId": self._target, "flatten": False})
+            )["sessionId"]
             try:
                 text = json.dumps({"id": 1, "method": method, "params": params})
                 await self._cdp.send("Target.sendMessageToTarget", {"sessionId": session, "message": text})
@@ -115,7 +125,9 @@ class UnattachedTarget:
 class BrowserProcess:
     """One running browser."""
 
-    def __init__(self, installed: InstalledBrowser, browser: Browser, token: str, launch_ms: float, on_lost: OnLost) -> None:
+    def __init__(
+        self, installed: InstalledBrowser, browser: Browser, token: str, launch_ms: float, on_lost: OnLost
+    ) -> None:
         self.installed = installed
         self.token = token
         self.launch_ms = launch_ms
@@ -157,7 +169,10 @@ class BrowserProcess:
     async def _open_target(self, url: str, on_lost: OnLost) -> ModelPage:
         if self._cdp is None:
             self._cdp = await self._browser.new_browser_cdp_session()
-            self._cdp.on("Target.targetCrashed", lambda e: self._target_lost(e["targetId"], f"crashed ({e.get('status')})"))
+            self._cdp.on(
+                "Target.targetCrashed",
+                lambda e: self._target_lost(e["targetId"], f"crashed ({e.get('status')})"),
+            )
             self._cdp.on("Target.targetDestroyed", lambda e: self._target_lost(e["targetId"], "closed"))
             await self._cdp.send("Target.setDiscoverTargets", {"discover": True})
         target = (await self._cdp.send("Target.createTarget", {"url": url}))["targetId"]
@@ -210,7 +225,9 @@ class Launcher:
                     async with asyncio.timeout(self._timeout):
                         self._playwright = await async_playwright().start()
                 except TimeoutError:
-                    raise LaunchFailed(f"Playwright's driver did not start within {self._timeout:g} s") from None
+                    raise LaunchFailed(
+                        f"Playwright's driver did not start within {self._timeout:g} s"
+                    ) from None
                 finally:
                     if before is None:
                         os.environ.pop("TMPDIR", None)
@@ -227,7 +244,12 @@ class Launcher:
         playwright = await self._driver()
         self._count += 1
         token = f"{self._workdir.token}/{self._count}"
-        environment = {**os.environ, "TMPDIR": str(self._workdir.path), **installed.environment, processes.MARK: token}
+        environment = {
+            **os.environ,
+            "TMPDIR": str(self._workdir.path),
+            **installed.environment,
+            processes.MARK: token,
+        }
         started = time.perf_counter()
         try:
             async with asyncio.timeout(self._timeout + 1):
@@ -237,9 +259,13 @@ class Launcher:
             raise self._failed(installed, error) from error
         return BrowserProcess(installed, browser, token, (time.perf_counter() - started) * 1000, on_lost)
 
-    async def _start(self, playwright: Playwright, installed: InstalledBrowser, environment: dict[str, str]) -> Browser:
+    async def _start(
+        self, playwright: Playwright, installed: InstalledBrowser, environment: dict[str, str]
+    ) -> Browser:
         if installed.endpoint:
-            return await playwright.chromium.connect_over_cdp(installed.endpoint, timeout=self._timeout * 1000)
+            return await playwright.chromium.connect_over_cdp(
+                installed.endpoint, timeout=self._timeout * 1000
+            )
         options: dict[str, Any] = {
             "executable_path": installed.executable,
             "channel": installed.channel,
@@ -257,7 +283,9 @@ class Launcher:
             return await playwright.chromium.launch(args=args, **options)
         if installed.engine == "firefox":
             prefs = {**FIREFOX_PREFS, **installed.prefs}
-            return await playwright.firefox.launch(args=list(installed.flags), firefox_user_prefs=prefs, **options)
+            return await playwright.firefox.launch(
+                args=list(installed.flags), firefox_user_prefs=prefs, **options
+            )
         return await playwright.webkit.launch(args=list(installed.flags), **options)
 
     def _failed(self, installed: InstalledBrowser, error: Exception) -> LaunchFailed:
@@ -272,7 +300,9 @@ class Launcher:
     async def close(self) -> None:
         """Stops the driver; browsers must be closed before."""
         if self._playwright is not None:
-            with contextlib.suppress(Exception, TimeoutError):  # a driver that Ctrl-C or a kill took is gone already
+            with contextlib.suppress(
+                Exception, TimeoutError
+            ):  # a driver that Ctrl-C or a kill took is gone already
                 async with asyncio.timeout(CLOSE_SECONDS):
                     await self._playwright.stop()
             self._playwright = None

@@ -83,7 +83,13 @@ class RuntimePage:
         self.channel.fail(fault)
 
     async def call(
-        self, op: str, args: Mapping[str, Any], tensors: Mapping[str, Array] | None = None, *, timeout: float, where: str
+        self,
+        op: str,
+        args: Mapping[str, Any],
+        tensors: Mapping[str, Array] | None = None,
+        *,
+        timeout: float,
+        where: str,
     ) -> Reply:
         """One command in its turn; an error text becomes the error that it stands for, a fault loses the page."""
         async with self._queue:
@@ -102,7 +108,9 @@ class RuntimePage:
 
     async def configure(self, threads: int, timeout: float) -> None:
         """Loads the bundle."""
-        reply = await self.call("configure", {"bundle": self.bundle, "threads": threads}, timeout=timeout, where="start")
+        reply = await self.call(
+            "configure", {"bundle": self.bundle, "threads": threads}, timeout=timeout, where="start"
+        )
         self.runtime = f"onnxruntime-web {reply.values['version']} ({self.bundle})"
 
     async def create(
@@ -126,7 +134,9 @@ class RuntimePage:
             "session": name,
             "backend": key.backend,
             "url": url,
-            "external": [[part, self._offer(f"{key.sha256}-{i}", file)] for i, (part, file) in enumerate(external)],
+            "external": [
+                [part, self._offer(f"{key.sha256}-{i}", file)] for i, (part, file) in enumerate(external)
+            ],
             "options": json.loads(key.options),
         }
         reply = await self.call("create", args, timeout=timeout, where=f"{label} on {key.backend}")
@@ -161,7 +171,9 @@ class RuntimePage:
         session.last_used = time.monotonic()
         return reply
 
-    async def benchmark(self, session: Session, inputs: Mapping[str, Array], runs: int, *, timeout: float) -> list[float]:
+    async def benchmark(
+        self, session: Session, inputs: Mapping[str, Array], runs: int, *, timeout: float
+    ) -> list[float]:
         """``runs`` inferences timed in the page, milliseconds each."""
         where = f"{session.label} on {session.key.backend}"
         args = {"session": session.name, "runs": runs}
@@ -212,4 +224,8 @@ class RuntimePage:
 
 
 def _shape_suffix(key: SessionKey) -> str:
-    return "" if not key.shapes else "-" + "-".join("x".join(map(str, dims)) or "scalar" for _, dims in key.shapes)
+    return (
+        ""
+        if not key.shapes
+        else "-" + "-".join("x".join(map(str, dims)) or "scalar" for _, dims in key.shapes)
+    )

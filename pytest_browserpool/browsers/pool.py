@@ -131,7 +131,9 @@ class Pool:
     async def _launch(self, name: str) -> tuple[BrowserInstance, float]:
         installed = self.installed.get(name)
         if installed is None:
-            raise NoBrowser(f"no browser {name!r} on this node", remedy=f"here are {', '.join(self.installed) or 'none'}")
+            raise NoBrowser(
+                f"no browser {name!r} on this node", remedy=f"here are {', '.join(self.installed) or 'none'}"
+            )
         holder: list[BrowserInstance] = []
 
         def on_lost(fault: Fault) -> None:
@@ -220,7 +222,9 @@ class Pool:
             session = await self._guarded(
                 instance,
                 page,
-                page.create(key, model.path, model.external, label=model.label, timeout=self.settings.load_timeout),
+                page.create(
+                    key, model.path, model.external, label=model.label, timeout=self.settings.load_timeout
+                ),
             )
         self.loads += 1
         load_ms = (time.perf_counter() - started) * 1000
@@ -229,13 +233,18 @@ class Pool:
     async def run(self, loaded: Loaded, inputs: Mapping[str, Any], timeout: float) -> Any:
         """One inference: the page's reply."""
         async with self._using(loaded.instance):
-            return await self._guarded(loaded.instance, loaded.page, loaded.page.run(loaded.session, inputs, timeout=timeout))
+            return await self._guarded(
+                loaded.instance, loaded.page, loaded.page.run(loaded.session, inputs, timeout=timeout)
+            )
 
-    async def benchmark(self, loaded: Loaded, inputs: Mapping[str, Any], runs: int, timeout: float) -> list[float]:
+    async def benchmark(
+        self, loaded: Loaded, inputs: Mapping[str, Any], runs: int, timeout: float
+    ) -> list[float]:
         """Milliseconds of each of ``runs`` inferences, timed in the page."""
         async with self._using(loaded.instance):
             running = loaded.page.benchmark(loaded.session, inputs, runs, timeout=timeout)
-            return await self._guarded(loaded.instance, loaded.page, running)
+            times: list[float] = await self._guarded(loaded.instance, loaded.page, running)
+            return times
 
     @asynccontextmanager
     async def _using(self, instance: BrowserInstance) -> Any:

@@ -46,7 +46,11 @@ def fingerprint(installed: InstalledBrowser) -> str:
     }
     if installed.executable:
         # wrappers such as /usr/bin/chromium stay the same when the browser behind them is updated
-        for behind in ("/usr/lib/chromium/chromium", "/usr/lib/firefox-esr/firefox-esr", "/opt/google/chrome/chrome"):
+        for behind in (
+            "/usr/lib/chromium/chromium",
+            "/usr/lib/firefox-esr/firefox-esr",
+            "/opt/google/chrome/chrome",
+        ):
             if Path(behind).parent.name in Path(installed.executable).name:
                 parts["files"].append(_stamp(behind))
     text = json.dumps(parts, sort_keys=True)

@@ -73,7 +73,9 @@ def encode(header: Mapping[str, Any], tensors: Mapping[str, Array]) -> bytes:
             strings[name] = [str(s) for s in array.ravel().tolist()]
             table.append([name, kind, list(array.shape), 0, 0])
             continue
-        data = np.ascontiguousarray(array, dtype=DTYPES[kind])  # also to the machine's byte order, which browsers share
+        data = np.ascontiguousarray(
+            array, dtype=DTYPES[kind]
+        )  # also to the machine's byte order, which browsers share
         table.append([name, kind, list(array.shape), offset, data.nbytes])
         if data.nbytes:
             parts.append(data.reshape(-1).view(np.uint8).data)
@@ -83,7 +85,8 @@ def encode(header: Mapping[str, Any], tensors: Mapping[str, Array]) -> bytes:
         offset += data.nbytes + padding
     if offset > MAX_MESSAGE:
         raise InputError(
-            f"the tensors of one message have {offset} bytes", remedy=f"stay under {MAX_MESSAGE} bytes, split the batch"
+            f"the tensors of one message have {offset} bytes",
+            remedy=f"stay under {MAX_MESSAGE} bytes, split the batch",
         )
     text = json.dumps({**header, "tensors": table, "strings": strings}, separators=(",", ":")).encode()
     head = struct.pack("<I", len(text)) + text

@@ -25,7 +25,12 @@ ISOLATION = {
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
 }
-TYPES = {".html": "text/html", ".js": "text/javascript", ".mjs": "text/javascript", ".wasm": "application/wasm"}
+TYPES = {
+    ".html": "text/html",
+    ".js": "text/javascript",
+    ".mjs": "text/javascript",
+    ".wasm": "application/wasm",
+}
 
 SocketHandler = Callable[[str, web.WebSocketResponse], Awaitable[None]]
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -113,10 +118,14 @@ class Server:
         if path is None:
             raise web.HTTPNotFound
         content_type = TYPES.get(path.suffix, "application/octet-stream")
-        return web.FileResponse(path, chunk_size=1 << 20, headers={"Content-Type": content_type, "Cache-Control": cache})
+        return web.FileResponse(
+            path, chunk_size=1 << 20, headers={"Content-Type": content_type, "Cache-Control": cache}
+        )
 
     async def _serve_socket(self, request: web.Request) -> web.StreamResponse:
-        if request.headers.get("Origin") is None:  # browsers always send it on a WebSocket; others are not our pages
+        if (
+            request.headers.get("Origin") is None
+        ):  # browsers always send it on a WebSocket; others are not our pages
             raise web.HTTPForbidden(text="no Origin")
         # No compression: tensors do not compress and it costs 10 x. No heartbeat here: the watchdog is the caller's deadline.
         socket = web.WebSocketResponse(compress=False, max_msg_size=MAX_MESSAGE, autoping=True)

@@ -27,7 +27,9 @@ class Bridge:
 
     def run(self, function: Callable[[], Any]) -> Any:
         if threading.get_ident() == self._loop_thread:
-            raise UsageError("a page was used from the browser pool's own thread", remedy="use it from the test")
+            raise UsageError(
+                "a page was used from the browser pool's own thread", remedy="use it from the test"
+            )
 
         async def inside() -> Any:
             result = function()
@@ -42,7 +44,9 @@ class Bridge:
 
         async def handle(*args: Any) -> Any:
             loop = asyncio.get_running_loop()
-            return unwrap(await loop.run_in_executor(self.handlers, lambda: function(*(wrap(self, a) for a in args))))
+            return unwrap(
+                await loop.run_in_executor(self.handlers, lambda: function(*(wrap(self, a) for a in args)))
+            )
 
         self.wrapped[function] = handle
         return handle

@@ -42,7 +42,9 @@ class Lease:
         self.version = self._instance.process.version
         try:
             self._context = await self._instance.process.new_context()
-            with contextlib.suppress(Exception):  # BiDi browsers have no tracing; console and screenshot remain
+            with contextlib.suppress(
+                Exception
+            ):  # BiDi browsers have no tracing; console and screenshot remain
                 await self._context.tracing.start(screenshots=True, snapshots=True)
             self._page = await self._context.new_page()
         except BaseException:

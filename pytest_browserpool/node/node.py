@@ -25,7 +25,13 @@ from pytest_browserpool.browsers.choice import Candidate
 from pytest_browserpool.browsers.pool import ModelContent, Pool
 from pytest_browserpool.browsers.processes import Workdir, sweep
 from pytest_browserpool.config import Settings
-from pytest_browserpool.errors import BrowserPoolError, CapabilityError, DeadlineExceeded, NoBrowser, hide_from_traceback
+from pytest_browserpool.errors import (
+    BrowserPoolError,
+    CapabilityError,
+    DeadlineExceeded,
+    NoBrowser,
+    hide_from_traceback,
+)
 from pytest_browserpool.models.inspect import ModelInfo, inspect, with_static_shapes
 from pytest_browserpool.models.lock import LockFile
 from pytest_browserpool.models.sources import ModelFile, describe, resolve
@@ -101,7 +107,10 @@ class Node:
                     node=self.node_id,
                     host=socket.gethostname(),
                     cores=os.cpu_count() or 1,
-                    memory_gib=psutil.virtual_memory().total / (1 << 30) * self.settings.memory_share / self._workers,
+                    memory_gib=psutil.virtual_memory().total
+                    / (1 << 30)
+                    * self.settings.memory_share
+                    / self._workers,
                     max_browsers=self.settings.max_browsers,
                     browsers=tuple(probe.probe_all(self.installed, self.settings)),
                     cached_models=pins.default_cache().models(),
@@ -159,7 +168,9 @@ class Node:
                 remedy="report this with the console output: an inner deadline should have come first",
             ) from None
         except BrowserPoolError as error:
-            raise error.with_traceback(None) from error.__cause__  # the loop's frames say nothing to a test's author
+            raise error.with_traceback(
+                None
+            ) from error.__cause__  # the loop's frames say nothing to a test's author
         except BaseException:  # Ctrl-C while waiting: the operation must not go on alone
             future.cancel()
             raise
@@ -233,7 +244,12 @@ class Node:
         return resident
 
     def _resident(
-        self, needs: ModelNeeds, content: ModelContent, info: ModelInfo, use: ModelUse, hint: tuple[str, str | None] | None
+        self,
+        needs: ModelNeeds,
+        content: ModelContent,
+        info: ModelInfo,
+        use: ModelUse,
+        hint: tuple[str, str | None] | None,
     ) -> Resident:
         pool = self.pool
         browsers = self.capabilities().browsers
@@ -241,19 +257,27 @@ class Node:
         if hint is not None:
             backend = hint[1] or next(iter(needs.backends), "wasm")
             wanted = Candidate(hint[0], backend)
-        warm = {Candidate(i.name, s.key.backend) for i in pool.instances for s in i.sessions() if s.key.sha256 == content.sha256}
+        warm = {
+            Candidate(i.name, s.key.backend)
+            for i in pool.instances
+            for s in i.sessions()
+            if s.key.sha256 == content.sha256
+        }
         running = {i.name for i in pool.instances if i.usable}
         found = choice.candidates(needs, browsers, hint=wanted, warm=warm, running=running)
         if not found:
             raise CapabilityError(
-                f"nothing on node {self.node_id} can run {content.label}:\n    " + "\n    ".join(choice.reasons(needs, browsers)),
+                f"nothing on node {self.node_id} can run {content.label}:\n    "
+                + "\n    ".join(choice.reasons(needs, browsers)),
                 remedy="`browserpool doctor` shows what each browser gives; change browsers= or backends=",
             )
 
         def refused(candidate: Candidate, error: BrowserPoolError) -> None:
             self.report.refused(candidate.browser, candidate.backend, use.key, error)
 
-        return Resident(pool, needs, content, info, found, use, self._refusals, self._static, refused, self._recovery)
+        return Resident(
+            pool, needs, content, info, found, use, self._refusals, self._static, refused, self._recovery
+        )
 
     def _ensure(self, resident: Resident) -> None:
         budget = self._budget(resident)
@@ -262,7 +286,9 @@ class Node:
         try:
             self.call(resident.place, budget)
         except BrowserPoolError as error:
-            self.report.operation(self.test, resident, "load", started, (time.perf_counter() - clock) * 1000, error=error)
+            self.report.operation(
+                self.test, resident, "load", started, (time.perf_counter() - clock) * 1000, error=error
+            )
             raise
         self._tell_adapter(resident)
         self.report.operation(
@@ -277,7 +303,9 @@ class Node:
     def _tell_adapter(self, resident: Resident) -> None:
         found = self.capabilities().browser(resident.use.browser)
         support = next((b for b in found.backends if b.name == resident.use.backend), None) if found else None
-        resident.use.adapter = str(support.adapter) if support is not None and support.adapter is not None else ""
+        resident.use.adapter = (
+            str(support.adapter) if support is not None and support.adapter is not None else ""
+        )
 
     def _static(self, content: ModelContent, shapes: Mapping[str, Sequence[int]]) -> Path:
         assert self._workdir is not None
@@ -294,7 +322,9 @@ class Node:
         try:
             reply: Reply = self.call(lambda: resident.run(inputs), budget)
         except BrowserPoolError as error:
-            self.report.operation(self.test, resident, "run", started, (time.time() - started) * 1000, error=error)
+            self.report.operation(
+                self.test, resident, "run", started, (time.time() - started) * 1000, error=error
+            )
             raise
         if not resident.use.adapter:
             self._tell_adapter(resident)
@@ -326,7 +356,8 @@ class Node:
         found = choice.candidates(needs, self.capabilities().browsers, running=running)
         if not found:
             raise NoBrowser(
-                "no browser here qualifies:\n    " + "\n    ".join(choice.reasons(needs, self.capabilities().browsers)),
+                "no browser here qualifies:\n    "
+                + "\n    ".join(choice.reasons(needs, self.capabilities().browsers)),
                 remedy="change browsers= or backends=, or see `browserpool doctor`",
             )
         lease = Lease(pool, found[0].browser, Path(self.settings.rootdir) / ".browserpool" / "traces")
@@ -357,7 +388,9 @@ class Node:
         resident = self._resident(request.needs, content, info, use, (browser, backend))
         if not resident.waits_for_shapes:
             try:
-                self.call(lambda: resident.ensure(None), self.settings.load_timeout + self.settings.launch_timeout)
+                self.call(
+                    lambda: resident.ensure(None), self.settings.load_timeout + self.settings.launch_timeout
+                )
             finally:
                 resident.pin(None)
 
@@ -380,4 +413,3 @@ class Node:
             finally:
                 self._stack.close()
             self.report.flush()
-

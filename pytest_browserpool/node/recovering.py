@@ -43,7 +43,9 @@ class Recovery:
 
     def not_tried(self, resident: Resident, fault: Fault) -> None:
         """A fault that is not recovered from, for the record."""
-        self._report.fault(self._test(), resident, fault, strategy="none", attempts="[]", outcome="not_retried")
+        self._report.fault(
+            self._test(), resident, fault, strategy="none", attempts="[]", outcome="not_retried"
+        )
 
     async def recover(
         self, resident: Resident, fault: Fault, began: float, attempt: Callable[[], Awaitable[T]]
@@ -133,7 +135,9 @@ def _seats(resident: Resident) -> dict[str, Candidate]:
     found = list(resident.candidates)
     if here is not None:
         named = resident.needs.backends
-        found = [c for c in found if c.backend == here.backend] + [c for c in found if c.backend != here.backend and named]
+        found = [c for c in found if c.backend == here.backend] + [
+            c for c in found if c.backend != here.backend and named
+        ]
         found = [here, *(c for c in found if c != here)]
     return {_key(c): c for c in found}
 
@@ -142,6 +146,9 @@ def _costs(resident: Resident) -> dict[Step, float]:
     """Seconds that each step takes before the attempt itself, as far as this test has seen."""
     load = (resident.use.load_ms + resident.use.compile_ms) / 1000
     launch = resident.use.launch_ms / 1000 or LAUNCH_SECONDS
-    return {Step.RELOAD: load, Step.RESTART: launch + load, Step.MIGRATE: launch + load, Step.CPU: launch + load}
-
-
+    return {
+        Step.RELOAD: load,
+        Step.RESTART: launch + load,
+        Step.MIGRATE: launch + load,
+        Step.CPU: launch + load,
+    }

@@ -120,7 +120,11 @@ class Reporter:
             return
         self._known_models.add(content.sha256)
         record = records.ModelRecord(
-            sha256=content.sha256, label=content.label, id=needs.id or "", type=needs.type or "", bytes=content.size
+            sha256=content.sha256,
+            label=content.label,
+            id=needs.id or "",
+            type=needs.type or "",
+            bytes=content.size,
         )
         self.row("models", record)
 
@@ -206,7 +210,12 @@ class Reporter:
         self.row("faults", record)
 
     def run(
-        self, test: RunningTest | None, resident: Resident, started: float, reply: Reply, inputs: Mapping[str, Any]
+        self,
+        test: RunningTest | None,
+        resident: Resident,
+        started: float,
+        reply: Reply,
+        inputs: Mapping[str, Any],
     ) -> None:
         """One successful call."""
         self.operation(
@@ -221,7 +230,9 @@ class Reporter:
             bytes_out=sum(a.nbytes for a in reply.outputs.values()),
         )
 
-    def benchmark(self, test: RunningTest | None, resident: Resident, started: float, times: list[float]) -> None:
+    def benchmark(
+        self, test: RunningTest | None, resident: Resident, started: float, times: list[float]
+    ) -> None:
         """A benchmark: its median stands for all of its runs."""
         median = sorted(times)[len(times) // 2] if times else 0.0
         self.operation(test, resident, "benchmark", started, median, page_ms=median, warm=True)

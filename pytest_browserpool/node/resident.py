@@ -201,7 +201,9 @@ class Resident:
         if len(tried) == 1:
             return tried[0][1]
         if not tried:
-            return CapabilityError(f"nothing is left to run {self.content.label} on", where="an earlier call of this test")
+            return CapabilityError(
+                f"nothing is left to run {self.content.label} on", where="an earlier call of this test"
+            )
         lines = "\n    ".join(f"{c.browser}/{c.backend}: {e.what}" for c, e in tried)
         return BackendRefused(
             f"none of {len(tried)} ways runs {self.content.label}:\n    {lines}",

@@ -71,7 +71,11 @@ class ModelUse:
         later = self.timings[1:]
         if not self.first_run_ms:
             return 0.0
-        return max(0.0, self.first_run_ms - (statistics.median(later) if later else 0.0)) if later else self.first_run_ms
+        return (
+            max(0.0, self.first_run_ms - (statistics.median(later) if later else 0.0))
+            if later
+            else self.first_run_ms
+        )
 
     @property
     def latency_ms(self) -> float | None:
@@ -94,7 +98,11 @@ class RunningTest:
     lease_screenshot: str | None = None
 
     def summary(
-        self, *, console: tuple[str, ...] = (), page_errors: tuple[str, ...] = (), screenshot: str | None = None
+        self,
+        *,
+        console: tuple[str, ...] = (),
+        page_errors: tuple[str, ...] = (),
+        screenshot: str | None = None,
     ) -> TestUse | None:
         """What to report: of the first model where there are several; None where the test used no browser."""
         if not self.models:
@@ -102,7 +110,11 @@ class RunningTest:
                 return None
             name, version = self.lease_browser
             return TestUse(
-                browser=name, browser_version=version, console=console, page_errors=page_errors, screenshot=screenshot
+                browser=name,
+                browser_version=version,
+                console=console,
+                page_errors=page_errors,
+                screenshot=screenshot,
             )
         first = self.models[0]
         return TestUse(

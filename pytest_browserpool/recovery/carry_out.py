@@ -146,7 +146,9 @@ class _Recovery(Generic[T]):
             return self._faulted(fault, order.attempt)
         except TimeoutError:
             breaker.failure(self._clock(), ticket)
-            hung = PageHung(f"attempt {order.attempt} did not end within {order.seconds:.1f} s", where=order.key)
+            hung = PageHung(
+                f"attempt {order.attempt} did not end within {order.seconds:.1f} s", where=order.key
+            )
             return self._faulted(hung, order.attempt)
         except BrowserPoolError as error:
             breaker.abandon(self._clock(), ticket)
@@ -161,7 +163,9 @@ class _Recovery(Generic[T]):
         self._last = fault
         blocked = self._blocked()
         detail = fault.what[:500]
-        event = s.Faulted(at=self._clock(), fault=type(fault), attempt=attempt, detail=detail, blocked=blocked)
+        event = s.Faulted(
+            at=self._clock(), fault=type(fault), attempt=attempt, detail=detail, blocked=blocked
+        )
         return self._machine.handle(event)
 
     def _blocked(self) -> frozenset[str]:

@@ -6,11 +6,11 @@ import dataclasses
 import random
 from collections.abc import Mapping
 
+from pytest_browserpool.browsers.failures import severity
 from pytest_browserpool.errors import Fault, PageHung
 from pytest_browserpool.recovery import signals as s
 from pytest_browserpool.recovery.aftermath import Lost, aftermath
 from pytest_browserpool.recovery.choice import Choice, Plan, Progress, Setting, choose, excluded
-from pytest_browserpool.recovery.failures import severity
 from pytest_browserpool.recovery.limits import Spent
 from pytest_browserpool.recovery.signals import Attempt, Step
 from pytest_browserpool.recovery.table import TABLE, TERMINAL, Signal, State

@@ -91,7 +91,9 @@ def page_create(bench, page):
     """Another create in that very page, past the pool."""
     from pytest_browserpool.browsers.page import ANCHOR, SessionKey
 
-    return bench.node.call(lambda: page.create(SessionKey("f" * 64, "webgpu"), ANCHOR, (), label="second", timeout=20), 30)
+    return bench.node.call(
+        lambda: page.create(SessionKey("f" * 64, "webgpu"), ANCHOR, (), label="second", timeout=20), 30
+    )
 
 
 @pytest.mark.parametrize("kind", ["chromium", "headless-shell"])
@@ -229,9 +231,17 @@ def test_the_least_recently_used_browser_makes_room(fresh_bench):
     bench.node.begin_test("other")
     bench.load(make.affine(), "headless-shell")(X)
     assert [i.name for i in bench.node.pool.instances] == ["headless-shell"]
-    closed = [m["row"] for m in bench.told if m["kind"] == "record" and m["table"] == "browsers" and m["row"]["closed_at"]]
+    closed = [
+        m["row"]
+        for m in bench.told
+        if m["kind"] == "record" and m["table"] == "browsers" and m["row"]["closed_at"]
+    ]
     bench.node.report.flush()
-    closed = [m["row"] for m in bench.told if m["kind"] == "record" and m["table"] == "browsers" and m["row"]["closed_at"]]
+    closed = [
+        m["row"]
+        for m in bench.told
+        if m["kind"] == "record" and m["table"] == "browsers" and m["row"]["closed_at"]
+    ]
     assert [(r["name"], r["close_reason"]) for r in closed] == [("chromium", "least recently used")]
 
 

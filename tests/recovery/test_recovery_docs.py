@@ -63,7 +63,7 @@ def test_the_core_imports_nothing_that_acts() -> None:
     import subprocess
     import sys
 
-    names = "machine, failures, strategies, breaker, limits, choice, aftermath, table, signals"
+    names = "machine, strategies, breaker, limits, choice, aftermath, table, signals"
     heavy = "pytest xdist playwright duckdb asyncio anyio aiohttp numpy socket subprocess"
     code = (
         f"import sys; from pytest_browserpool.recovery import {names}; "

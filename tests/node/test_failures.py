@@ -10,9 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pytest_browserpool import errors
-from pytest_browserpool.errors import BrowserPoolError, Fault
-from pytest_browserpool.recovery.aftermath import AFTERMATHS, Lost, aftermath
-from pytest_browserpool.recovery.failures import (
+from pytest_browserpool.browsers.failures import (
     RULES,
     SEVERITY,
     Observation,
@@ -23,6 +21,8 @@ from pytest_browserpool.recovery.failures import (
     diagnose,
     worst,
 )
+from pytest_browserpool.errors import BrowserPoolError, Fault
+from pytest_browserpool.recovery.aftermath import AFTERMATHS, Lost, aftermath
 from pytest_browserpool.recovery.signals import Step
 
 P, E, W, R, D, X, T = (

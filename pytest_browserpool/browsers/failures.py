@@ -248,7 +248,7 @@ RULES: tuple[Rule, ...] = (
         "runtime playwright",
         r"out of (device )?memory|\bOOM\b|VK_ERROR_OUT_OF|array buffer allocation failed|failed to allocate|"
         r"could not allocate|cannot allocate|bad_alloc|not enough memory|cannot enlarge memory|"
-        r"invalid (typed )?array(buffer| buffer)? length|allocation (size )?overflow",
+        r"invalid (typed )?array(buffer| buffer)? length|out-of-range index|allocation (size )?overflow",
         errors.OutOfMemory,
         "an allocation failed; wasm memory never shrinks, so only a new page has room again",
         "RangeError: Array buffer allocation failed",

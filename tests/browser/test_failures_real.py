@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from pytest_browserpool import errors
-from pytest_browserpool.recovery.failures import Observation, Origin, Phase, classify, worst
+from pytest_browserpool.browsers.failures import Observation, Origin, Phase, classify, worst
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
