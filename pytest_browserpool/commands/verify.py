@@ -33,12 +33,13 @@ def verify(repair: bool, copies: int, db: Path, as_json: bool) -> None:
       browserpool verify --repair
     """
     from pytest_browserpool.store import integrity
+    from pytest_browserpool.store.flush import mend
 
     if not db.exists() and not integrity.existing_copies(db):
         raise HistoryError(
             "there is no history", where=str(db), remedy="run pytest --browserpool, or give --db"
         )
-    notes = _repaired(db, copies) if repair else []
+    notes = mend(db, copies) if repair else []
     findings = examine(db)
     if as_json:
         click.echo(
@@ -71,26 +72,6 @@ def examine(db: Path) -> dict[str, Any]:
         {"path": str(h.path), "ok": h.ok, "detail": h.detail, "rows": h.rows, "runs": h.runs} for h in found
     ]
     return {"files": files, "spooled": len(spool.pending(db))}
-
-
-def _repaired(db: Path, copies: int) -> list[str]:
-    """Repair the file if it is damaged, bring it up to date, merge spooled rows, renew the copies; what
-    was done.
-    """
-    import duckdb
-    import filelock
-
-    from pytest_browserpool.store import integrity
-    from pytest_browserpool.store.flush import flush, restore
-
-    try:
-        notes = restore(db)
-        done = flush(db, [], copies=integrity.copies_of(db, copies))
-    except (duckdb.Error, OSError, filelock.Timeout) as error:
-        line = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise HistoryError(f"the history cannot be repaired: {line}", where=str(db)) from error
-    merged = [f"{done.merged} spooled rows were merged"] if done.merged else []
-    return [*notes, *done.notes, *merged]
 
 
 command = verify

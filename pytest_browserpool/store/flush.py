@@ -207,13 +207,26 @@ def _insert(con: DuckDBPyConnection, table: str, rows: list[Plain]) -> None:
             con.unregister("incoming")
 
 
-def restore(db: Path, deadline: float = 10.0) -> list[str]:
-    """Read all of ``db`` and repair it if it is damaged or missing while a copy exists; lines for the user.
+def mend(db: Path, copies: int, deadline: float = 10.0) -> list[str]:
+    """Repair ``db`` if it is damaged or missing, bring it up to date, merge spooled rows, renew the copies.
+
+    Returns lines that say what was done. ``copies`` as in ``Settings.history_copies``.
 
     Raises:
-        filelock.Timeout, OSError: it cannot be had now.
-        HistoryError: it is sound but busy, or not DuckDB's.
+        HistoryError: it is sound but busy, not DuckDB's, or cannot be written.
     """
+    try:
+        notes = _restore(db, deadline)
+        done = flush(db, [], copies=integrity.copies_of(db, copies), deadline=deadline)
+    except (duckdb.Error, OSError) as error:
+        line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise HistoryError(f"the history cannot be repaired: {line}", where=str(db)) from error
+    merged = [f"{done.merged} spooled rows were merged"] if done.merged else []
+    return [*notes, *done.notes, *merged]
+
+
+def _restore(db: Path, deadline: float) -> list[str]:
+    """Read all of ``db``; where it is damaged or missing, put the good copy in its place."""
     with writers_turn(db, deadline):
         if not db.exists():
             return integrity.repair(db, "missing") if integrity.existing_copies(db) else []
