@@ -29,12 +29,16 @@ from pytest_browserpool.placement.events import (
     Unrunnable,
 )
 from pytest_browserpool.placement.explain import Explainer
-from pytest_browserpool.placement.history import History, Session
+from pytest_browserpool.placement.history import History
 from pytest_browserpool.placement.migration import Migrations
 from pytest_browserpool.placement.policy import EngineConfig
+from pytest_browserpool.placement.prediction import BrowserForecast, ForecastScore
 from pytest_browserpool.placement.search import Search
 from pytest_browserpool.placement.sending import Sender
-from pytest_browserpool.placement.state import Kind, NodePlan, Test
+from pytest_browserpool.placement.state import Kind, Test
+from pytest_browserpool.placement.stealing import relieve
+from pytest_browserpool.placement.views import PlannedBatch, Wait, plan_of
+from pytest_browserpool.placement.watch import Watch
 
 OVERDUE = 0.25
 """A test that takes longer than expected is expected to take this share of what it took so far on top."""
@@ -59,12 +63,14 @@ class PlacementEngine:
         self.book = Book(self.config, history)
         self.explainer = Explainer(self.book, history)
         self.migrations = Migrations()
+        self.watch = Watch(self.config, self.explainer)
         self.rng = random.Random(self.config.seed)
-        self.sender = Sender(self.book, self.config, self.explainer, self.migrations, self.rng)
+        self.sender = Sender(self.book, self.config, self.explainer, self.migrations, self.watch, self.rng)
         self.finishes = self.sender.finishes
         self.now = 0.0
         self.collected = False
         self.begun = False
+        self._ledgers = 0
 
     # -- the two entries -------------------------------------------------------------------------------------
 
@@ -92,6 +98,43 @@ class PlacementEngine:
                 self.sender.serve(node)
         out, self.sender.out = self.sender.out, []
         return out
+
+    # -- what reports read -----------------------------------------------------------------------------------
+
+    @property
+    def queue_lengths(self) -> dict[str, int]:
+        """Node → tests planned there and not sent yet."""
+        return {n.id: sum(len(b.tests) for b in n.batches.values()) for n in self.book.nodes.values()}
+
+    @property
+    def waits(self) -> dict[int, Wait]:
+        """Priority → how long its tests waited to be sent."""
+        return self.watch.waits.view()
+
+    @property
+    def plan(self) -> dict[str, tuple[PlannedBatch, ...]]:
+        """Node → what it is to run, in order."""
+        return {n.id: plan_of(n) for n in self.book.nodes.values()}
+
+    @property
+    def forecasts(self) -> dict[str, BrowserForecast]:
+        """Browser → the latest forecast of its next minute."""
+        return dict(self.watch.predictor.latest)
+
+    @property
+    def forecast_score(self) -> ForecastScore:
+        """Error of the forecasts that came due, beside that of "as the last minute"."""
+        return self.watch.predictor.score
+
+    def pool_size(self, node: str) -> int | None:
+        """Browsers that ``node`` should keep alive at once; None if it is not up."""
+        plan = self.book.nodes.get(node)
+        return self.watch.advisor.advise(plan, self.now) if plan is not None else None
+
+    @property
+    def expected_end(self) -> float:
+        """When all that is planned will have ended, by the estimates; same clock as the events."""
+        return max((max(n.busy_until, self.now) + n.load for n in self.book.nodes.values()), default=self.now)
 
     def _route(self, event: Event) -> None:
         match event:
@@ -149,6 +192,7 @@ class PlacementEngine:
         if event.replaced:
             self.book.more = (self.book.more or 0) + 1 if self.book.more is not None else None
         self.sender.idle.pop(node.id, None)
+        self.watch.predictor.lost(node.id, self.now)
         orphans = self.book.remove_node(node)
         test = node.running
         if test is not None:
@@ -172,6 +216,7 @@ class PlacementEngine:
         fresh = [t for t in event.tests if t.nodeid not in self.book.tests]
         tests = self.book.add_tests({t.nodeid: t for t in fresh}.values())
         self.collected = True
+        self.watch.collected_at = self.now
         for test in tests:
             self.book.waiting[test.kind.priority] += 1
         self._place(tests)
@@ -198,10 +243,12 @@ class PlacementEngine:
         if session is not None:
             self.explainer.outcome(session, event.ok)
         self.migrations.finished(test, self.now)
+        self.watch.ended(node, test, self.now)
         keyed = test.kind.key is not None
         self._release(test.kind)
         self._done(test)
         self._refresh()
+        self._look_ahead()
         if not node.batches:
             self.sender.steal(node)
         self.sender.serve(node)
@@ -233,20 +280,16 @@ class PlacementEngine:
         costs = self.book.costs
         if isinstance(event, LaunchObserved):
             costs.observe_launch(event.node, event.browser, event.seconds)
-            self._warm(node, event.browser, None)
+            node.warm_up(event.browser, None)
             return
         session = (event.browser, event.backend, event.model)
         kind = self.book.estimates.types.get(event.model, "")
         if isinstance(event, LoadObserved):
             costs.observe_load(event.node, session, kind, event.seconds)
-            self._warm(node, event.browser, session)
+            node.warm_up(event.browser, session)
         else:
             test = self.book.tests.get(event.test)
             costs.observe_run(event.node, session, kind, test.scale if test else 1.0, event.seconds)
-
-    def _warm(self, node: NodePlan, browser: str, session: Session | None) -> None:
-        """Take the set-ups that are done out of the ledger."""
-        node.warm_up(browser, session)
 
     def _session_gone(self, event: SessionGone) -> None:
         node = self.book.nodes.get(event.node)
@@ -273,27 +316,34 @@ class PlacementEngine:
 
     def _tick(self) -> None:
         self._refresh(force=True)
+        self._look_ahead()
         for node in list(self.sender.idle.values()):
             if not node.batches and not self.sender.steal(node):
                 break
             self.sender.serve(node)
 
+    def _look_ahead(self) -> None:
+        """Every few seconds: forecast, and relieve browsers that will be overloaded for those that will
+        idle."""
+        states = self.watch.look_ahead(self.book.nodes, self.now)
+        if states is None or not all(states):
+            return
+        search = Search(list(self.book.nodes.values()), self.rng, self.now)
+        if relieve(search, *states):
+            self.finishes.rebuild(self.book.nodes.values())
+            self.sender.serve_idle()
+
     def _refresh(self, *, force: bool = False) -> None:
         """Bring the ledgers up to date where that is due, and look for tests that are overdue."""
         behind = self.book.costs.version - self.book.estimated_at
-        if not force and behind < REFRESH_SHARE * self._ledger_size():
+        if not force and behind < REFRESH_SHARE * self._ledgers:
             return
         self.book.refresh()
         for node in self.book.nodes.values():
             if node.running is not None and self.now > node.busy_until:
                 node.busy_until = self.now + OVERDUE * (self.now - node.started)
         self.finishes.rebuild(self.book.nodes.values())
-        self._size = self.book.batches + len(self.book.nodes)
-
-    _size = 0
-
-    def _ledger_size(self) -> int:
-        return self._size
+        self._ledgers = self.book.batches + len(self.book.nodes)
 
     # -- planning --------------------------------------------------------------------------------------------
 

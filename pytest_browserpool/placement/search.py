@@ -140,6 +140,15 @@ class Search:
         at = min(bisect_left(other.tests, wanted, key=lambda t: t.scale), len(other.tests) - 1)
         return self.exchange(a, b, (batch, [test], session), (other, [other.tests[at]], home), end)
 
+    def relieve(self, a: NodePlan, b: NodePlan, batch: Batch, options: Sequence[Session]) -> bool:
+        """Move ``batch``, or the part that makes both nodes end together, from ``a`` to one of ``options`` on
+        ``b`` (or to another browser of the same node)."""
+        end = self.finish(self.critical())
+        session = min(options, key=lambda s: b.setup(s) + batch.work * b.unit(s))
+        if self.transfer(a, b, batch, list(batch.tests), session, end):
+            return True
+        return a is not b and self.transfer(a, b, batch, self.part(a, b, batch, session), session, end)
+
     def together(self, a: NodePlan, b: NodePlan, session: Session, end: float) -> bool:
         """Move everything that shares ``session`` on ``a``, of whatever kind: only then is its set-up
         saved."""

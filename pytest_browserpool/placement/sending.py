@@ -11,6 +11,7 @@ from pytest_browserpool.placement.migration import Migrations
 from pytest_browserpool.placement.policy import EngineConfig
 from pytest_browserpool.placement.state import Batch, NodePlan, Test
 from pytest_browserpool.placement.stealing import VICTIMS, Finishes, more_urgent, steal_for
+from pytest_browserpool.placement.watch import Watch
 
 URGENT_LOOKS = 32
 """Nodes whose plans are searched for more urgent work before less urgent work is begun."""
@@ -29,12 +30,14 @@ class Sender:
         config: EngineConfig,
         explainer: Explainer,
         migrations: Migrations,
+        watch: Watch,
         rng: random.Random,
     ) -> None:
         self.book = book
         self.config = config
         self.explainer = explainer
         self.migrations = migrations
+        self.watch = watch
         self.rng = rng
         self.finishes = Finishes()
         self.idle: dict[str, NodePlan] = {}
@@ -110,6 +113,7 @@ class Sender:
         if kind.key is not None:
             self.book.held[kind.key[0]] += 1
         self.migrations.sent(test, node, self.book.nodes, self.now)
+        self.watch.sent(node, session, test, self.now)
         test.node = node.id
         self.out.append(
             Run(

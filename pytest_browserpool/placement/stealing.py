@@ -12,11 +12,14 @@ from collections.abc import Callable, Iterable
 
 from pytest_browserpool.placement.history import Session
 from pytest_browserpool.placement.policy import SPLIT_EPSILON_S
-from pytest_browserpool.placement.search import pick
+from pytest_browserpool.placement.search import Search, pick
 from pytest_browserpool.placement.state import Batch, Kind, NodePlan, Test
 
 VICTIMS = 6
 """Nodes that a dry node looks at: those that end last. More adds cost to each event and rarely finds more."""
+RELIEF_MOVES, RELIEF_LOOKS, RELIEF_RECEIVERS = 8, 64, 4
+"""Moves per round from overloaded browsers to underused ones, batches looked at for them, and nodes tried for
+each: bounds, so that a round costs the same in any run."""
 URGENT_PRICE = 2.0
 """A more urgent test is drawn to an idle node if it ends sooner there by more than this many times the set-up
 that nobody would have had to pay otherwise."""
@@ -93,6 +96,28 @@ def steal_for(
     victim.take(batch, tests)
     node.put(batch.kind, session, tests)
     return victim, tests
+
+
+def relieve(search: Search, overloaded: list[str], underused: list[str]) -> int:
+    """Move planned tests from overloaded browsers to underused ones, wherever those are; the moves made.
+
+    The search's own rule decides: only where the plan ends sooner, or as soon with less work, set-up
+    included.
+    """
+    receivers = [n for n in search.nodes if any(n.capabilities.browser(b) for b in underused)]
+    before, looks = search.moves, 0
+    for node in search.nodes:
+        for batch in list(node.batches.values()):
+            if batch.session[0] not in overloaded:
+                continue
+            if looks >= RELIEF_LOOKS or search.moves - before >= RELIEF_MOVES:
+                return search.moves - before
+            looks += 1
+            for other in sorted(receivers, key=search.finish)[:RELIEF_RECEIVERS]:
+                options = [s for s in batch.kind.options[other.profile] if s[0] in underused]
+                if options and search.relieve(node, other, batch, options):
+                    break
+    return search.moves - before
 
 
 def more_urgent(
