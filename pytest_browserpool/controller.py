@@ -9,7 +9,7 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -60,6 +60,14 @@ PLACEMENT_EVENTS = {
 """What a node may say to the engine."""
 
 
+def placement_event(kind: str, fields: Mapping[str, Any], *, node: str) -> events.Event:
+    """What a node measured, as the engine hears it: under the controller's name for the node, at its clock."""
+    event = PLACEMENT_EVENTS[kind]
+    known = {field.name for field in dataclasses.fields(event)}
+    given = {**fields, "node": node, "at": time.monotonic()}
+    return event(**{key: value for key, value in given.items() if key in known})
+
+
 def settings_for(spec: Any, settings: Settings, words: Words) -> Settings:
     """The settings of one node: ``--tx popen//browsers=firefox`` gives it only some of the browsers.
 
@@ -92,6 +100,8 @@ class Controller:
         self._heard: dict[Any, float] = {}
         """Node → when it last said anything, by the monotonic clock. Written by receiver threads."""
         self._down: dict[str, str] = {}
+        self._troubles: dict[str, str] = {}
+        """Node → why it has no browser at all."""
         self._iterations = 100
         """Of the search, in the next tick; adapted to ``IMPROVE_SECONDS``."""
         self._stop = threading.Event()
@@ -248,6 +258,7 @@ class Controller:
         elif kind == "capabilities":
             capabilities = NodeCapabilities.from_plain(message["value"])
             self.ledger.node_up(name, python=message["python"], capabilities=capabilities)
+            self._troubles[name] = message["trouble"]
             if self.scheduler is not None:
                 self.scheduler.capabilities(node, capabilities)
         elif self.scheduler is None:
@@ -258,9 +269,7 @@ class Controller:
         elif kind == "started":
             self.scheduler.started(node, message["index"])
         elif kind == "event":
-            fields = {"node": name} if message["event"] != "BackendRefusedThere" else {}
-            event = PLACEMENT_EVENTS[message["event"]]
-            self.scheduler.hear(event(**{**message["fields"], **fields, "at": time.monotonic()}))
+            self.scheduler.hear(placement_event(message["event"], message["fields"], node=name))
 
     # -- time ------------------------------------------------------------------------------------------------
 
@@ -309,6 +318,8 @@ class Controller:
         return True if limit is None or dsession._failed_nodes_count + 1 <= limit else None
 
     def unrunnable(self, test: str, needs: ModelNeeds | None, reasons: Sequence[str]) -> None:
+        troubles = dict.fromkeys(trouble for trouble in self._troubles.values() if trouble)
+        reasons = (*reasons, *troubles)
         skip = self.settings.missing == "skip" or (needs is not None and needs.on == "each")
         if skip:
             self.publish(outcomes.skipped(test, f"no node can run this test: {'; '.join(reasons)}"))

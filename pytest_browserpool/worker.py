@@ -153,13 +153,8 @@ class NodeSide:
                 plain.append(needs.to_plain())
             of_item[index] = number
         self.send({"kind": "needs", "needs": plain, "of_item": of_item})
-        self.send(
-            {
-                "kind": "capabilities",
-                "value": self.capabilities(probe=bool(of_item)).to_plain(),
-                "python": _python(),
-            }
-        )
+        value = self.capabilities(probe=bool(of_item)).to_plain()
+        self.send({"kind": "capabilities", "value": value, "python": _python(), "trouble": self.trouble})
 
     # -- directives ------------------------------------------------------------------------------------------
 
@@ -224,7 +219,8 @@ class NodeSide:
 
         reason = why_not(self.capabilities(probe=True), needs, ())
         if reason:
-            refuse(reason, skip=needs.on == "each" or self.settings.missing == "skip")
+            said = f"{reason}\n{self.trouble}" if self.trouble else reason
+            refuse(said, skip=needs.on == "each" or self.settings.missing == "skip")
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_makereport(

@@ -154,3 +154,13 @@ def test_a_node_may_be_given_some_of_the_browsers(run: Runner) -> None:
     run.suite(test_x="def test_one(): pass")
     done = run("--tx", "popen//browsers=firefix", reports=False)
     assert "did you mean 'firefox'" in done.result.stderr.str() + done.output
+
+
+def test_every_option_is_documented() -> None:
+    from pytest_browserpool.config import Settings
+    from pytest_browserpool.plugin import OPTIONS
+
+    page = (Path(__file__).parent.parent / "docs" / "xdist.md").read_text()
+    for option in OPTIONS:
+        assert (option.flag if option.cli else option.ini) in page
+        assert option.field in Settings.__dataclass_fields__
