@@ -70,10 +70,9 @@ def partition(graph: Graph, hosts: Sequence[Host], shards: int, strategy: str = 
 def layer_balanced(graph: Graph, hosts: Sequence[Host], shards: int, *, exact: bool = True) -> Plan:
     """Contiguous stages of a topological order, the best cuts of the order found by dynamic programming.
 
-    Several orders are tried: the model's, depth first, then random ones that keep the best stages so far
-    contiguous and so cannot be worse; single nodes are moved over the borders in between. Where the graph is
-    narrow enough the result is then replaced by the optimum over all orders (unless ``exact`` is false, which
-    is there to measure the search).
+    Several orders are tried: the model's, depth first, then random ones; single nodes are moved over the
+    borders in between. Where the graph is narrow enough the result is then replaced by the optimum over all
+    orders (unless ``exact`` is false, which is there to measure the search).
     """
     own = list(range(len(graph.nodes)))
     best = _in_order(graph, own, hosts, shards, None)
@@ -97,12 +96,16 @@ def layer_balanced(graph: Graph, hosts: Sequence[Host], shards: int, *, exact: b
 
 
 def _other_orders(graph: Graph, hosts: Sequence[Host], shards: int, best: Plan, stages: list[int]) -> Plan:
-    """``best``, or what is better than it along random orders in which its ``stages`` are contiguous."""
+    """``best``, or what is better than it along random orders: every other one keeps its ``stages``
+    contiguous, so that the search goes on from there, and the rest are free, so that it does not stay there.
+    """
     generator = Random(0)  # the same graph is cut the same way each time
-    for _ in range(min(MOST_ORDERS, ORDER_BUDGET // len(graph.nodes))):
+    anywhere = [0] * len(stages)
+    for number in range(min(MOST_ORDERS, ORDER_BUDGET // len(graph.nodes))):
         if best.bottleneck_s <= best.lower_bound_s * GOOD_ENOUGH:
             break
-        found = _in_order(graph, shuffled(graph, stages, generator), hosts, shards, (best, stages))
+        order = shuffled(graph, anywhere if number % 2 else stages, generator)
+        found = _in_order(graph, order, hosts, shards, (best, stages))
         best, stages = found or (best, stages)
     return best
 
