@@ -116,13 +116,13 @@ class Ladder:
         """Learn from ``seconds`` on a node of speed 1 with a test of scale 1."""
         value = math.log(max(seconds, LEAST_S))
         browser, backend, model = session
-        offset = value - self._for_type(session, kind)
         if session not in self.stats:
             # the general levels hold one value per session, so that a much-run model does not speak for all
             for key in ((backend,), (browser, backend), ("type", browser, backend, kind)):
                 self._add(key, value)
         self._add(session, value)
-        self._add(("model", "", "", "", model), offset)
+        # against the level above as it now is, or its own share in that would count twice
+        self._add(("model", "", "", "", model), value - self._for_type(session, kind))
 
     def _add(self, key: tuple[str, ...], value: float) -> None:
         self.stats.setdefault(key, Stat()).add(value)

@@ -173,7 +173,7 @@ class PlacementEngine:
         if not self.collected:
             return
         if not self.book.remaining:
-            self.sender.out.append(Shutdown(node=name))
+            self._shutdown(node)
             return
         self._place_waiting()
         if not self.begun:
@@ -268,7 +268,13 @@ class PlacementEngine:
 
     def _shutdown_if_done(self) -> None:
         if self.collected and not self.book.remaining:
-            self.sender.out.extend(Shutdown(node=name) for name in self.book.nodes)
+            for node in self.book.nodes.values():
+                self._shutdown(node)
+
+    def _shutdown(self, node: NodePlan) -> None:
+        if not node.dismissed:
+            node.dismissed = True
+            self.sender.out.append(Shutdown(node=node.id))
 
     # -- measurements ----------------------------------------------------------------------------------------
 

@@ -21,6 +21,10 @@ from pytest_browserpool.placement.state import Batch, Kind, NodePlan, Test
 CRITICAL_SHARE = 0.75
 """Share of the iterations spent on the node that ends last; the rest looks for work to save anywhere."""
 
+WORK_PRICE = 0.02
+"""What a second of work is worth beside a second of the end: nobody wants ten seconds of set-up for a gain of
+a tenth, which it would cost in heat and in what shares the machine."""
+
 
 class Search:
     """A search over ``nodes``; ``changed`` collects the nodes whose plan it changed."""
@@ -224,9 +228,9 @@ class Search:
 
     def better(self, before: tuple[float, float], after: tuple[float, float], end: float) -> bool:
         worst, new = max(before), max(after)
-        if worst >= end - SPLIT_EPSILON_S:
-            return new < worst - SPLIT_EPSILON_S
         saved = before[0] + before[1] - after[0] - after[1]
+        if worst >= end - SPLIT_EPSILON_S:
+            return new < worst + WORK_PRICE * saved - SPLIT_EPSILON_S
         return new < end - SPLIT_EPSILON_S and saved > SPLIT_EPSILON_S
 
     def note(self, a: NodePlan, b: NodePlan) -> None:

@@ -121,6 +121,7 @@ class NodePlan:
         self.browser_used: dict[str, int] = {}
         self.order: list[Batch] | None = None
         self.prewarmed: Session | None = None
+        self.dismissed = False
 
     @property
     def finish(self) -> float:

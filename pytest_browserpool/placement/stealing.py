@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 
 from pytest_browserpool.placement.history import Session
 from pytest_browserpool.placement.policy import SPLIT_EPSILON_S
-from pytest_browserpool.placement.search import Search, pick
+from pytest_browserpool.placement.search import WORK_PRICE, Search, pick
 from pytest_browserpool.placement.state import Batch, Kind, NodePlan, Test
 
 VICTIMS = 6
@@ -84,7 +84,7 @@ def steal_for(
                 # the whole gap shared between both, or the shortest test where that is already too much
                 share = max((theirs - mine - setup) / (unit + there), batch.tests[0].scale)
                 share = min(share, batch.work)
-                gain = theirs - max(mine + setup + share * unit, theirs - share * there)
+                gain = theirs - max(mine + setup + share * unit, theirs - share * there) - WORK_PRICE * setup
                 if gain > SPLIT_EPSILON_S and (best is None or gain > best[0]):
                     best = (gain, victim, batch, session)
     if best is None:
