@@ -5,13 +5,15 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import os
+import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pytest_browserpool.errors import DeadlineExceeded, ShardingError
+from pytest_browserpool.errors import DeadlineExceeded, InvalidModel, ShardingError
 from pytest_browserpool.sharding import native
 from pytest_browserpool.sharding.partition import partition
 from pytest_browserpool.sharding.plan import Host, Plan
@@ -49,6 +51,43 @@ def read_for_sharding(
     for all. ``resident`` names inputs and outputs that stay in the page from call to call.
     """
     return native.read_observed(path, input_shapes, resident=resident)
+
+
+def gather(path: Path, external: Mapping[str, Path], folder: Path) -> Path:
+    """A model and its external data in one folder, as ONNX wants them: ``path`` itself where they are, else
+    links.
+
+    A cache keeps files by their hash, so the names that the model uses are not those of the files.
+    ``external`` has the name as the model writes it, and where the file lies. Raises ``InvalidModel`` for a
+    name that leaves the folder.
+    """
+    if all((path.parent / name).is_file() for name in external):
+        return path
+    names = "|".join(f"{name}={file}" for name, file in sorted(external.items()))
+    place = folder / f"whole-{hashlib.sha256(f'{path}|{names}'.encode()).hexdigest()[:32]}"
+    with _locked(folder, place.name):
+        place.mkdir(parents=True, exist_ok=True)
+        for name, origin in {"model.onnx": path, **external}.items():
+            target = place / name
+            if not target.resolve().is_relative_to(place.resolve()):
+                raise InvalidModel(
+                    f"external data {name!r} lies outside the model's folder",
+                    remedy="put the data beside the model",
+                )
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if not target.exists():
+                _link(origin, target)
+    return place / "model.onnx"
+
+
+def _link(origin: Path, target: Path) -> None:
+    """A hard link, because onnxruntime refuses links that lead outside; a copy on another file system."""
+    try:
+        os.link(origin, target)
+    except OSError:
+        with tempfile.NamedTemporaryFile(dir=target.parent, delete=False) as aside:
+            shutil.copyfile(origin, aside.name)
+        os.replace(aside.name, target)
 
 
 def prepare(

@@ -18,10 +18,10 @@ from hypothesis import strategies as st
 from onnx import helper, numpy_helper
 from sharding_graphs import model, tensor, transformer, two_in_three_out
 
-from pytest_browserpool.errors import ShardingError
+from pytest_browserpool.errors import InvalidModel, ShardingError
 from pytest_browserpool.sharding.native import NativeShards, NativeWhole, feeds_for
 from pytest_browserpool.sharding.plan import Host
-from pytest_browserpool.sharding.prepare import MANIFEST, prepare, read_for_sharding
+from pytest_browserpool.sharding.prepare import MANIFEST, gather, prepare, read_for_sharding
 from pytest_browserpool.sharding.read import read
 
 HOSTS = [Host(name=f"browser{i}", speed=1 + i / 2) for i in range(6)]
@@ -141,6 +141,36 @@ def test_other_weights_are_another_model(tmp_path: Path) -> None:
         sharded = prepare(source, shards=2, hosts=HOSTS[:2], folder=tmp_path / "kept")
         folders.add(Path(sharded.files[0].path).parent)
     assert len(folders) == 2
+
+
+@pytest.mark.parametrize("linkable", [True, False])
+def test_a_model_kept_by_hash_finds_its_data(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, linkable: bool
+) -> None:
+    onnx.save(
+        two_in_three_out(),
+        tmp_path / "m.onnx",
+        save_as_external_data=True,
+        location="m.data",
+        size_threshold=0,
+    )
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    model_file = (tmp_path / "m.onnx").rename(cache / "a1")
+    data = (tmp_path / "m.data").rename(cache / "b2")
+    if not linkable:
+        monkeypatch.setattr(os, "link", refuse_links)
+    path = gather(model_file, {"m.data": data}, tmp_path / "kept")
+    assert gather(path, {"m.data": data}, tmp_path / "kept") == path
+    source = read_for_sharding(path, {"a": (3, 16)})
+    sharded = prepare(source, shards=3, hosts=HOSTS[:3], folder=tmp_path / "kept")
+    assert sum(bool(f.data) for f in sharded.files) >= 2
+    with pytest.raises(InvalidModel, match="outside the model's folder"):
+        gather(model_file, {"../m.data": data}, tmp_path / "kept")
+
+
+def refuse_links(*_: object) -> None:
+    raise OSError("another file system")
 
 
 def test_a_model_that_draws_numbers_is_refused(tmp_path: Path) -> None:
