@@ -35,7 +35,7 @@ from pytest_browserpool.placement.policy import EngineConfig
 from pytest_browserpool.placement.prediction import BrowserForecast, ForecastScore
 from pytest_browserpool.placement.search import Search
 from pytest_browserpool.placement.sending import Sender
-from pytest_browserpool.placement.state import Kind, Test
+from pytest_browserpool.placement.state import Kind, NodePlan, Test
 from pytest_browserpool.placement.stealing import relieve
 from pytest_browserpool.placement.views import PlannedBatch, Wait, plan_of
 from pytest_browserpool.placement.watch import Watch
