@@ -44,8 +44,8 @@ OVERDUE = 0.25
 """A test that takes longer than expected is expected to take this share of what it took so far on top."""
 JOIN_ROUNDS = 24
 """Times that a joining node may take part of a group off the node that ends last: a constant."""
-REFRESH_SHARE = 0.25
-"""Ledgers are summed anew once this share of their number of batches has been measured since: amortised,
+REFRESH_SHARE = 1.0
+"""Ledgers are summed anew once this many times their number of batches has been measured since: amortised,
 constant."""
 
 

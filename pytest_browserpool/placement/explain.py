@@ -15,8 +15,11 @@ from pytest_browserpool.placement.state import Batch, NodePlan, Test
 
 ALTERNATIVES = 5
 """Kept with a decision: enough to see what was close."""
-NODES_COMPARED = 8
+NODES_COMPARED = 5
 """Other nodes looked at for alternatives, so that explaining costs the same on 4 nodes as on 1,000."""
+
+CACHED = 20_000
+"""Factors kept: they change with the forecast and the estimates, not with each test."""
 
 
 class Explainer:
@@ -26,8 +29,10 @@ class Explainer:
         self.book = book
         self.good: Counter[Session] = Counter()
         self.seen: Counter[Session] = Counter()
-        self.utilization: dict[str, float] = {}
-        self.predicted: dict[str, float] = {}
+        self.utilization: Mapping[str, float] = {}
+        self.predicted: Mapping[str, float] = {}
+        self._cache: dict[tuple[int, Session, int], dict[str, float]] = {}
+        self._version = -1
         for session, (good, n) in (history.successes if history else {}).items():
             self.good[session], self.seen[session] = good, n
 
@@ -36,9 +41,28 @@ class Explainer:
         if ok is not None:
             self.seen[session] += 1
             self.good[session] += ok
+            self._cache.clear()
+
+    def told(self, utilization: Mapping[str, float], predicted: Mapping[str, float]) -> None:
+        """Browser → its utilization in the last minute, and in the next."""
+        self.utilization, self.predicted = utilization, predicted
+        self._cache.clear()
 
     def factors(self, node: NodePlan, session: Session, test: Test) -> dict[str, float]:
-        """The factors of the capability score, by name."""
+        """The factors of the capability score, by name, and their product as ``score``."""
+        key = (node.profile, session, test.kind.index)
+        if len(self._cache) > CACHED or self._version != self.book.estimated_at:
+            self._cache.clear()
+            self._version = self.book.estimated_at
+        found = self._cache.get(key)
+        if found is None:
+            found = self._factors(node, session, test)
+            if found:
+                found["score"] = scoring.product(found)
+            self._cache[key] = found
+        return found
+
+    def _factors(self, node: NodePlan, session: Session, test: Test) -> dict[str, float]:
         browser, _, model = session
         here = node.capabilities.browser(browser)
         if here is None:
@@ -79,19 +103,16 @@ class Explainer:
         if len(close) == 1:
             return close[0]
         test = batch.tests[-1]
-        return max(close, key=lambda s: scoring.product(self.factors(node, s, test)))
+        return max(close, key=lambda s: self.factors(node, s, test).get("score", 1.0))
 
     def decision(self, node: NodePlan, session: Session, test: Test, now: float) -> Decision:
         """Why ``test`` runs on ``node`` in ``session`` now."""
         launch, load = node.setup_now(session)
         run = test.scale * node.unit(session)
-        factors: Mapping[str, float] = self.factors(node, session, test)
-        if factors:
-            factors = {**factors, "score": scoring.product(factors)}
         return Decision(
             expected_s=launch + load + run,
             breakdown={"queue": 0.0, "launch": launch, "load": load, "run": run},
-            factors=factors,
+            factors=dict(self.factors(node, session, test)),
             alternatives=tuple(self._alternatives(node, session, test, now)),
         )
 
@@ -120,7 +141,7 @@ class Explainer:
                 "browser": session[0],
                 "backend": session[1],
                 "expected_s": expected,
-                "score": scoring.product(self.factors(other, session, test)),
+                "score": self.factors(other, session, test).get("score", 1.0),
             }
             for expected, other, session in found[:ALTERNATIVES]
         ]

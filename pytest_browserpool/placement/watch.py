@@ -42,6 +42,8 @@ class Watch:
         present = {b.name for n in nodes.values() for b in n.capabilities.browsers}
         latest = {name: f for name, f in self.predictor.latest.items() if name in present}
         self.thresholds.update({name: f.utilization for name, f in latest.items()}, now)
-        self.explainer.predicted = {name: f.utilization for name, f in latest.items()}
-        self.explainer.utilization = {name: f.naive_utilization for name, f in latest.items()}
+        self.explainer.told(
+            {name: f.naive_utilization for name, f in latest.items()},
+            {name: f.utilization for name, f in latest.items()},
+        )
         return self.thresholds.those("overloaded"), self.thresholds.those("underused")

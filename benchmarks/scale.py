@@ -1,0 +1,164 @@
+"""Cost of decisions as tests and nodes grow; beside xdist's classes at sizes that they finish in reasonable time."""
+
+from __future__ import annotations
+
+import gc
+import heapq
+import random
+import resource
+import statistics
+import time
+from typing import Any
+
+from pytest_browserpool.placement.engine import PlacementEngine
+from pytest_browserpool.placement.events import (
+    Command,
+    LoadObserved,
+    NodeUp,
+    Run,
+    RunObserved,
+    TestFinished,
+    TestsCollected,
+)
+from pytest_browserpool.placement.policy import EngineConfig
+from pytest_browserpool.simulation.peers import PeerRun
+from pytest_browserpool.simulation.workload import parse
+from pytest_browserpool.values import (
+    BackendSupport,
+    BrowserCapabilities,
+    ModelNeeds,
+    NodeCapabilities,
+    TestNeeds,
+)
+
+SIZES = ((1_000, 8), (10_000, 64), (100_000, 256), (1_000_000, 1_024))
+MODELS = 200
+PEER_LIMIT_S = 300.0
+
+
+def node(name: str) -> NodeCapabilities:
+    backends = tuple(BackendSupport(name=b, available=True) for b in ("webgpu", "wasm"))
+    return NodeCapabilities(
+        node=name,
+        memory_gib=16.0,
+        browsers=(
+            BrowserCapabilities(name="chromium", family="chrome", version="1", backends=backends),
+            BrowserCapabilities(name="firefox", family="firefox", version="1", backends=backends),
+        ),
+    )
+
+
+class Loop:
+    """The least that drives an engine: an event queue, true times, and a stopwatch around each event."""
+
+    def __init__(self, tests: int, nodes: int, iterations: int) -> None:
+        rng = random.Random(1)
+        self.rng = rng
+        self.iterations = iterations
+        self.engine = PlacementEngine(EngineConfig(expected_nodes=nodes))
+        self.seconds: list[float] = []
+        self.heap: list[tuple[float, int, Run]] = []
+        self.order = 0
+        self.ran = 0
+        self.planning = 0.0
+        self.warm: set[tuple[str, str | None, str]] = set()
+        wanted = (("chromium",), ("firefox",), ())
+        self.models = {f"t{i}": f"m{rng.randrange(MODELS)}" for i in range(tests)}
+        self.times = {name: rng.lognormvariate(0, 0.7) for name in self.models}
+        needs = {
+            (m, b): ModelNeeds(source=m, type="vision", browsers=b, backends=("wasm",))
+            for m in set(self.models.values())
+            for b in wanted
+        }
+        self.tests = tuple(TestNeeds(nodeid=n, needs=needs[m, rng.choice(wanted)]) for n, m in self.models.items())
+        self.nodes = [node(f"n{i}") for i in range(nodes)]
+
+    def run(self) -> None:
+        for capabilities in self.nodes:
+            self.tell(NodeUp(at=0.0, capabilities=capabilities), 0.0)
+        began = time.perf_counter()
+        commands = self.engine.handle(TestsCollected(at=0.0, tests=self.tests))
+        self.planning += time.perf_counter() - began
+        self.obey(commands, 0.0)
+        while self.heap:
+            now, _, run = heapq.heappop(self.heap)
+            self.ended(run, now)
+
+    def ended(self, run: Run, now: float) -> None:
+        self.ran += 1
+        place = {"at": now, "node": run.node, "browser": run.browser or "", "backend": run.backend or ""}
+        model = self.models[run.test]
+        if (run.node, run.browser, model) not in self.warm:
+            self.warm.add((run.node, run.browser, model))
+            self.tell(LoadObserved(**place, model=model, seconds=0.5, test=run.test), now)
+        seconds = self.times[run.test]
+        self.tell(RunObserved(**place, model=model, seconds=seconds, test=run.test), now)
+        self.tell(TestFinished(at=now, node=run.node, test=run.test, seconds=seconds), now)
+        if self.iterations and self.ran % 64 == 0:
+            began = time.perf_counter()
+            commands = self.engine.improve(self.iterations)
+            self.planning += time.perf_counter() - began
+            self.obey(commands, now)
+
+    def tell(self, event: Any, now: float) -> None:
+        # processor time: on a shared machine the clock on the wall would measure the others
+        began = time.thread_time()
+        commands = self.engine.handle(event)
+        self.seconds.append(time.thread_time() - began)
+        self.obey(commands, now)
+
+    def obey(self, commands: list[Command], now: float) -> None:
+        for command in commands:
+            if isinstance(command, Run):
+                self.order += 1
+                cold = (command.node, command.browser, self.models[command.test]) not in self.warm
+                seconds = self.times[command.test] + 0.5 * cold
+                heapq.heappush(self.heap, (now + seconds, self.order, command))
+
+
+def peer(kind: str, tests: int, nodes: int) -> tuple[float, float]:
+    """(mean µs per decision, seconds in all) of one of xdist's classes on as many tests and nodes."""
+    rng = random.Random(1)
+    workload = parse(
+        {
+            "nodes": [
+                {"id": f"n{i}", "browsers": {"chromium": {"launch_s": 0, "backends": ["wasm"]}}} for i in range(nodes)
+            ],
+            "models": {"m": {"load_s": {"chromium/wasm": 0.5}, "run_s": {"chromium/wasm": 1.0}}},
+            "tests": [{"id": f"t{i}", "model": "m", "run_scale": rng.lognormvariate(0, 0.7)} for i in range(tests)],
+        }
+    )
+    run = PeerRun(workload, kind)
+    began = time.perf_counter()
+    run.run()
+    return statistics.fmean(run.decision_s) * 1e6, time.perf_counter() - began
+
+
+def main(largest: int) -> None:
+    gc.freeze()
+    print(f"{'tests':>9} {'nodes':>6} {'events':>9} {'mean µs':>8} {'p50':>6} {'p99':>7} {'plan s':>7} {'all s':>7} {'MiB':>6}")
+    slow: set[str] = set()
+    for tests, nodes in SIZES:
+        if tests > largest:
+            continue
+        began = time.perf_counter()
+        loop = Loop(tests, nodes, iterations=100)
+        loop.run()
+        assert loop.ran == tests, f"{loop.ran} of {tests} ran"
+        ordered = sorted(loop.seconds)
+        memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        print(
+            f"{tests:9} {nodes:6} {len(ordered):9} {statistics.fmean(ordered) * 1e6:8.1f} "
+            f"{ordered[len(ordered) // 2] * 1e6:6.1f} {ordered[len(ordered) * 99 // 100] * 1e6:7.1f} "
+            f"{loop.planning:7.1f} {time.perf_counter() - began:7.1f} {memory:6.0f}",
+            flush=True,
+        )
+        del loop, ordered
+        gc.collect()
+        for kind in ("load", "worksteal"):
+            if kind not in slow:
+                mean, seconds = peer(kind, tests, nodes)
+                print(f"    xdist {kind}: mean {mean:.1f} µs a decision, {seconds:.1f} s in all", flush=True)
+                # the next size is at least ten times as long
+                if seconds * 10 > PEER_LIMIT_S:
+                    slow.add(kind)
