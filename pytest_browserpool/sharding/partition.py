@@ -16,7 +16,7 @@ from pytest_browserpool.sharding.graph import Graph, by_rank, depth_first, risin
 from pytest_browserpool.sharding.plan import MIB, Considered, Host, Plan, load_of, make_plan
 
 EXACT_DOWNSETS = 5_000
-EXACT_VISITS = 300_000
+EXACT_VISITS = 120_000
 EXACT_NODES = 200
 """Limits of the exact search: about a second. Above ``EXACT_NODES`` it is not started without a bound from
 the others.
