@@ -276,36 +276,40 @@ class Node:
             self.report.refused(candidate.browser, candidate.backend, use.key, error)
 
         return Resident(
-            pool, needs, content, info, found, use, self._refusals, self._static, refused, self._recovery
+            pool,
+            needs,
+            content,
+            info,
+            found,
+            use,
+            self._refusals,
+            self._static,
+            refused,
+            self._loaded,
+            self._recovery,
         )
 
     def _ensure(self, resident: Resident) -> None:
-        budget = self._budget(resident)
         started = time.time()
-        clock = time.perf_counter()
         try:
-            self.call(resident.place, budget)
+            self.call(resident.place, self._budget(resident))
         except BrowserPoolError as error:
-            self.report.operation(
-                self.test, resident, "load", started, (time.perf_counter() - clock) * 1000, error=error
-            )
+            latency = (time.time() - started) * 1000
+            self.report.operation(self.test, resident, "load", started, latency, error=error)
             raise
-        self._tell_adapter(resident)
-        self.report.operation(
-            self.test, resident, "load", started, (time.perf_counter() - clock) * 1000, warm=resident.use.warm
-        )
+
+    def _loaded(self, resident: Resident, started: float, latency_ms: float) -> None:
+        """A session was found or made: at the test's begin, at a first call, after a fault."""
+        found = self.capabilities().browser(resident.use.browser)
+        support = next((b for b in found.backends if b.name == resident.use.backend), None) if found else None
+        resident.use.adapter = str(support.adapter) if support is not None and support.adapter is not None else ""
+        warm = resident.loaded is not None and resident.loaded.warm
+        self.report.operation(self.test, resident, "load", started, latency_ms, warm=warm)
 
     def _budget(self, resident: Resident) -> float:
         """Seconds that an operation may take with everything that recovery may do: what bounds it are inner deadlines."""
         attempt = resident.needs.timeout + self.settings.load_timeout + self.settings.launch_timeout
         return attempt + max(RECOVERY_SECONDS, attempt)
-
-    def _tell_adapter(self, resident: Resident) -> None:
-        found = self.capabilities().browser(resident.use.browser)
-        support = next((b for b in found.backends if b.name == resident.use.backend), None) if found else None
-        resident.use.adapter = (
-            str(support.adapter) if support is not None and support.adapter is not None else ""
-        )
 
     def _static(self, content: ModelContent, shapes: Mapping[str, Sequence[int]]) -> Path:
         assert self._workdir is not None
@@ -326,8 +330,6 @@ class Node:
                 self.test, resident, "run", started, (time.time() - started) * 1000, error=error
             )
             raise
-        if not resident.use.adapter:
-            self._tell_adapter(resident)
         self.last_page_ms = reply.page_ms
         self.report.run(self.test, resident, started, reply, inputs)
         return reply

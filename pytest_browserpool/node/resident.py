@@ -68,8 +68,10 @@ class Resident:
         refusals: Refusals,
         static: Static,
         on_refused: Callable[[Candidate, BrowserPoolError], None],
+        on_loaded: Callable[[Resident, float, float], None],
         recovery: Recovery,
     ) -> None:
+        self._on_loaded = on_loaded
         self.recovery = recovery
         self.needs, self.content, self.info, self.use = needs, content, info, use
         self.loaded: Loaded | None = None
@@ -164,6 +166,7 @@ class Resident:
         if fixed:
             path = self._static(content, dict(fixed))
             content = ModelContent(content.sha256, path, content.label, content.size, content.external)
+        started, clock = time.time(), time.perf_counter()
         loaded = await self._pool.load(candidate.browser, key, content)
         placement = loaded.session.placement
         provider = "webnn" if candidate.backend.startswith("webnn") else candidate.backend
@@ -176,6 +179,7 @@ class Resident:
                 remedy="another backend; WebNN also needs input_shapes= that its operators can take",
             )
         self._took(loaded, candidate)
+        self._on_loaded(self, started, (time.perf_counter() - clock) * 1000)
         return loaded
 
     def _took(self, loaded: Loaded, candidate: Candidate) -> None:
