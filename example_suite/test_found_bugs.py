@@ -5,6 +5,8 @@ The tests say what would be right and are expected to fail, strictly: the day on
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import onnx
 import onnxruntime
@@ -19,7 +21,7 @@ X = {"x": np.random.default_rng(1).normal(size=(1, 1, WIDTH)).astype(np.float32)
 
 
 def model_of(
-    nodes: list[onnx.NodeProto], outputs: dict[str, list[int]], **weights: np.ndarray
+    nodes: list[onnx.NodeProto], outputs: dict[str, list[int]], opset: int = 16, **weights: np.ndarray
 ) -> onnx.ModelProto:
     """A model from ``x`` [1, 1, 8] to ``outputs``."""
     graph = helper.make_graph(
@@ -29,7 +31,7 @@ def model_of(
         [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in outputs.items()],
         [numpy_helper.from_array(value, name) for name, value in weights.items()],
     )
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 16)], ir_version=8)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
 
 
 def recurrent() -> onnx.ModelProto:
@@ -52,6 +54,13 @@ def convolution() -> onnx.ModelProto:
     """A convolution over one axis that leaves ``dilations`` and all else at ONNX's defaults."""
     weights = np.random.default_rng(0).normal(size=(2, 1, 3)).astype(np.float32)
     return model_of([helper.make_node("Conv", ["x", "w"], ["y"])], {"y": [1, 2, WIDTH - 2]}, w=weights)
+
+
+def gelu() -> onnx.ModelProto:
+    """The approximation of Gelu that GPT-2 uses."""
+    return model_of(
+        [helper.make_node("Gelu", ["x"], ["y"], approximate="tanh")], {"y": [1, 1, WIDTH]}, opset=20
+    )
 
 
 def reference(model) -> list[np.ndarray]:
@@ -97,3 +106,36 @@ def test_a_convolution_over_one_axis_may_leave_out_dilations_on_wasm(model):
 @pytest.mark.model(convolution, backends=["webgpu"], timeout=120)
 def test_a_convolution_over_one_axis_may_leave_out_dilations_on_webgpu(model):
     assert_close(model(X), reference(model), model)
+
+
+@pytest.mark.model(gelu, backends=["wasm"])
+def test_gelu_by_tanh_is_right_on_wasm(model):
+    assert_close(model(X), reference(model), model)
+
+
+GELU_BUG = pytest.mark.xfail(
+    strict=True,
+    raises=AssertionError,
+    reason="onnxruntime-web 1.30, webgpu and webnn: Gelu ignores approximate='tanh', computes the exact function",
+)
+
+
+@GELU_BUG
+@pytest.mark.model(gelu, backends=["webgpu"], timeout=120)
+def test_gelu_by_tanh_is_right_on_webgpu(model, record_property):
+    gelu_by_tanh_is_right(model, record_property)
+
+
+@GELU_BUG
+@pytest.mark.model(gelu, backends=["webnn"])
+def test_gelu_by_tanh_is_right_on_webnn(model, record_property):
+    gelu_by_tanh_is_right(model, record_property)
+
+
+def gelu_by_tanh_is_right(model, record_property):
+    outputs, right = model(X), reference(model)
+    exact = X["x"] * 0.5 * (1 + np.vectorize(math.erf)(X["x"] / math.sqrt(2)))
+    record_property("ran on", model.backend)
+    record_property("largest error", f"{np.abs(outputs['y'] - right[0]).max():.1e}")
+    record_property("largest distance from the exact function", f"{np.abs(outputs['y'] - exact).max():.1e}")
+    assert_close(outputs, right, model)

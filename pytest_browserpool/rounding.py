@@ -108,7 +108,7 @@ ELEMENTWISE: Mapping[str, float] = {
     "Sigmoid": 34,
     **dict.fromkeys(("Swish", "Mish"), 50),
     "RotaryEmbedding": 4,
-    "GridSample": 84,
+    "GridSample": 336,
 }
 
 # WGSL allows an absolute error of 2^-11 for sin and cos, and 4096 ULP for the inverse functions, which
@@ -331,12 +331,14 @@ def _einsum(node: NodeProto, typed: Typed) -> Length:
 
 
 def _resize(node: NodeProto, typed: Typed) -> Length:
-    return (0.0 if attribute(node, "mode", b"nearest") == b"nearest" else 84.0), False
+    # bilinear as in WPT; bicubic weighs four times as many neighbours
+    return {b"nearest": 0.0, b"cubic": 336.0}.get(attribute(node, "mode", b"nearest"), 84.0), False
 
 
 def _fourier(node: NodeProto, typed: Typed) -> Length:
     shape = typed.shape(node, 0)
-    return _known(max((d for d in shape if d), default=None) if shape else None, 2)
+    # products with sines and cosines that are rounded themselves
+    return _known(max((d for d in shape if d), default=None) if shape else None, 4, 32)
 
 
 REDUCTIONS: Mapping[str, Rule] = {
