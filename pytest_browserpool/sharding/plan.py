@@ -134,26 +134,9 @@ def make_plan(
     segments = []
     for number, (shard, positions) in enumerate(groups):
         segments.append(_segment(graph, number, shard, sorted(positions), hosts[shard], home))
-    shards = []
-    for index, host in enumerate(hosts):
-        own = [s for s in segments if s.shard == index]
-        seconds = sum(time_of(s.seconds, s.bytes_in + s.bytes_out, host) for s in own)
-        memory = sum(s.memory for s in own)
-        if host.memory is not None and memory > host.memory:
-            raise ShardingError(
-                f"shard {index} needs {memory / MIB:.1f} MiB,"
-                f" host {host.name!r} has {host.memory / MIB:.1f} MiB",
-                remedy="use more shards, or a browser with more memory",
-            )
-        shards.append(
-            Shard(
-                index=index,
-                host=host.name,
-                segments=tuple(s.index for s in own),
-                seconds=seconds,
-                memory=memory,
-            )
-        )
+    shards = [
+        _shard(index, host, [s for s in segments if s.shard == index]) for index, host in enumerate(hosts)
+    ]
     held = sum(s.parameter_bytes for s in segments)
     once = sum(graph.parameters[name] for name in {p for node in graph.nodes for p in node.parameters})
     return Plan(
@@ -164,6 +147,22 @@ def make_plan(
         latency_s=sum(s.seconds for s in shards),
         lower_bound_s=lower_bound(graph, hosts),
         duplicated_bytes=held - once,
+    )
+
+
+def _shard(index: int, host: Host, segments: Sequence[Segment]) -> Shard:
+    memory = sum(s.memory for s in segments)
+    if host.memory is not None and memory > host.memory:
+        raise ShardingError(
+            f"shard {index} needs {memory / MIB:.1f} MiB, host {host.name!r} has {host.memory / MIB:.1f} MiB",
+            remedy="use more shards, or a browser with more memory",
+        )
+    return Shard(
+        index=index,
+        host=host.name,
+        segments=tuple(s.index for s in segments),
+        seconds=sum(time_of(s.seconds, s.bytes_in + s.bytes_out, host) for s in segments),
+        memory=memory,
     )
 
 
