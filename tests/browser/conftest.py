@@ -7,11 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-from pytest_browserpool.config import Settings
-from pytest_browserpool.fixtures import Model
-from pytest_browserpool.node.node import Node
-from pytest_browserpool.values import ModelNeeds
+from bench_support import Bench, here, make_bench
 
 HERE = Path(__file__).parent
 
@@ -20,36 +16,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if HERE in item.path.parents:
             item.add_marker(pytest.mark.browser)
-
-
-class Bench:
-    """A node and what it told the controller."""
-
-    def __init__(self, node: Node, told: list[dict[str, Any]]) -> None:
-        self.node, self.told = node, told
-
-    def load(self, source: Any, browser: str, backend: str | None = "wasm", **needs: Any) -> Model:
-        """A model in that browser, as a test of its own would get it."""
-        wanted = ModelNeeds(browsers=(f"={browser}",), backends=(backend,) if backend else (), **needs)
-        return Model(self.node, self.node.load(wanted, source, None))
-
-    def events(self, name: str) -> list[dict[str, Any]]:
-        return [m["fields"] for m in self.told if m["kind"] == "event" and m["event"] == name]
-
-    def page_of(self, model: Model) -> Any:
-        loaded = model._resident.loaded
-        assert loaded is not None
-        return loaded.page
-
-    def evaluate(self, model: Model, script: str) -> Any:
-        """Runs a script in the model's page: how tests break it for real."""
-        page = self.page_of(model)
-        return self.node.call(lambda: page._page.evaluate(script), 10)
-
-
-def make_bench(rootdir: Path, **settings: Any) -> Bench:
-    told: list[dict[str, Any]] = []
-    return Bench(Node(Settings(rootdir=str(rootdir), db="", **settings), "main", told.append), told)
 
 
 @pytest.fixture(scope="session")
@@ -80,14 +46,6 @@ def fresh_bench(tmp_path: Path) -> Iterator[Callable[..., Bench]]:
     yield make
     for each in made:
         each.node.close()
-
-
-def here() -> list[str]:
-    """The browsers of this machine that the project is developed against and that are installed."""
-    from pytest_browserpool.browsers.catalogue import discover
-
-    found = {b.name for b in discover(Settings(rootdir=".", db="")).installed}
-    return [name for name in ("chromium", "firefox", "headless-shell") if name in found]
 
 
 @pytest.fixture(params=["chromium", "firefox", "headless-shell"])
