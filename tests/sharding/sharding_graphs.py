@@ -207,6 +207,43 @@ def with_sequence() -> onnx.ModelProto:
     return model(helper.make_graph(nodes, "sequence", [tensor("x", [4, 8])], [tensor("y", [8, 8])]))
 
 
+def with_optional() -> onnx.ModelProto:
+    """Four nodes, of which the middle ones pass an optional."""
+    nodes = [
+        helper.make_node("Relu", ["x"], ["x1"]),
+        helper.make_node("Optional", ["x1"], ["maybe"]),
+        helper.make_node("OptionalGetElement", ["maybe"], ["x2"]),
+        helper.make_node("Tanh", ["x2"], ["y"]),
+    ]
+    return model(helper.make_graph(nodes, "optional", [tensor("x", [4, 8])], [tensor("y", [4, 8])]))
+
+
+def scan() -> onnx.ModelProto:
+    """A Scan over five rows, whose body captures a weight, between plain nodes."""
+    body = helper.make_graph(
+        [
+            helper.make_node("Add", ["state", "row"], ["sum"]),
+            helper.make_node("MatMul", ["sum", "w"], ["next"]),
+            helper.make_node("Tanh", ["next"], ["kept"]),
+        ],
+        "body",
+        [tensor("state", [1, 8]), tensor("row", [1, 8])],
+        [tensor("next", [1, 8]), tensor("kept", [1, 8])],
+    )
+    nodes = [
+        helper.make_node("Relu", ["x"], ["x1"]),
+        helper.make_node("Neg", ["first"], ["first1"]),
+        helper.make_node("Scan", ["first1", "x1"], ["last", "all"], body=body, num_scan_inputs=1),
+        helper.make_node("Relu", ["all"], ["y"]),
+        helper.make_node("MatMul", ["last", "w"], ["z"]),
+    ]
+    inputs, outputs = (
+        [tensor("first", [1, 8]), tensor("x", [5, 1, 8])],
+        [tensor("y", [5, 1, 8]), tensor("z", [1, 8])],
+    )
+    return model(helper.make_graph(nodes, "scan", inputs, outputs, [weights("w", 8, 8)]))
+
+
 def with_function() -> onnx.ModelProto:
     """Two calls of a model-local function that calls another one."""
     opset = [helper.make_opsetid("", 17), helper.make_opsetid("mine", 1)]

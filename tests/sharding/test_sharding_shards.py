@@ -19,11 +19,13 @@ from sharding_graphs import (
     control_flow,
     model,
     resnet50,
+    scan,
     tensor,
     transformer,
     two_in_three_out,
     weights,
     with_function,
+    with_optional,
     with_sequence,
 )
 
@@ -83,7 +85,9 @@ def test_shards_of_real_models_equal_the_whole(
     assert plan.bottleneck_s < partition(source.graph, HOSTS[:1], 1).bottleneck_s
 
 
-@pytest.mark.parametrize("build", [two_in_three_out, control_flow, with_function, lambda: transformer(2)])
+@pytest.mark.parametrize(
+    "build", [two_in_three_out, control_flow, scan, with_function, lambda: transformer(2)]
+)
 def test_every_single_cut_of_an_awkward_graph_equals_the_whole(
     build: Callable[[], onnx.ModelProto], tmp_path: Path
 ) -> None:
@@ -254,6 +258,13 @@ def test_a_sequence_does_not_pass() -> None:
     assert [2, 3] in [list(s.nodes) for s in plan.segments]
     with pytest.raises(ShardingError, match=r"'both' is a sequence and cannot pass(.|\n)*shards=4"):
         partition(source.graph, HOSTS[:5], 5)
+
+
+def test_an_optional_does_not_pass() -> None:
+    source = read(with_optional())
+    assert [p for p, names in enumerate(source.graph.barriers()) if names] == [2]
+    with pytest.raises(ShardingError, match=r"'maybe' is an optional and cannot pass(.|\n)*shards=3"):
+        partition(source.graph, HOSTS[:4], 4)
 
 
 def test_open_dimensions_are_asked_for() -> None:
