@@ -271,7 +271,8 @@ def _reason(allowed: Tolerance) -> list[str]:
 def _place(model: Any) -> str:
     """Backend, browser and model in words, as far as known."""
     source = getattr(model, "path", model)
-    name = Path(source).name if isinstance(source, (str, os.PathLike)) else "the model"
+    file = Path(source).name if isinstance(source, (str, os.PathLike)) else "the model"
+    name = getattr(model, "label", file)
     backend, browser = getattr(model, "backend", None), getattr(model, "browser", None)
     if backend is None or browser is None:
         return name

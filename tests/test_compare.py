@@ -572,7 +572,12 @@ def handle(path: Path, **attributes: Any) -> SimpleNamespace:
 def test_the_message_says_what_where_and_how_much(tmp_path):
     path = tmp_path / "vad.onnx"
     onnx.save(single("MatMul", [[2, 50], [50, 4]], [2, 4]), path)
-    ran = handle(path, backend="webgpu", browser=SimpleNamespace(name="chromium", version="156.0"))
+    ran = handle(
+        path,
+        label="models/vad.onnx",
+        backend="webgpu",
+        browser=SimpleNamespace(name="chromium", version="156.0"),
+    )
     reference = {"y": np.full((2, 4), 2.0, np.float32)}
     outputs = {"y": reference["y"].copy()}
     outputs["y"][1, 2] = 0
@@ -580,7 +585,7 @@ def test_the_message_says_what_where_and_how_much(tmp_path):
     with pytest.raises(AssertionError) as raised:
         assert_close(outputs, reference, ran)
     assert str(raised.value).splitlines() == [
-        "vad.onnx on webgpu in chromium 156.0 disagrees with the reference on 1 of 1 outputs",
+        "models/vad.onnx on webgpu in chromium 156.0 disagrees with the reference on 1 of 1 outputs",
         "  y (float32[2, 4]): 2 of 8 elements differ by more than rounding explains, 1 of them are 0",
         "    worst at [1, 2]: 0 instead of 2",
         "    seen 2, allowed 2.38e-05 (8.39e+04 times as much)",
