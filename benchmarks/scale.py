@@ -70,7 +70,9 @@ class Loop:
             for m in set(self.models.values())
             for b in wanted
         }
-        self.tests = tuple(TestNeeds(nodeid=n, needs=needs[m, rng.choice(wanted)]) for n, m in self.models.items())
+        self.tests = tuple(
+            TestNeeds(nodeid=n, needs=needs[m, rng.choice(wanted)]) for n, m in self.models.items()
+        )
         self.nodes = [node(f"n{i}") for i in range(nodes)]
 
     def run(self) -> None:
@@ -122,10 +124,13 @@ def peer(kind: str, tests: int, nodes: int) -> tuple[float, float]:
     workload = parse(
         {
             "nodes": [
-                {"id": f"n{i}", "browsers": {"chromium": {"launch_s": 0, "backends": ["wasm"]}}} for i in range(nodes)
+                {"id": f"n{i}", "browsers": {"chromium": {"launch_s": 0, "backends": ["wasm"]}}}
+                for i in range(nodes)
             ],
             "models": {"m": {"load_s": {"chromium/wasm": 0.5}, "run_s": {"chromium/wasm": 1.0}}},
-            "tests": [{"id": f"t{i}", "model": "m", "run_scale": rng.lognormvariate(0, 0.7)} for i in range(tests)],
+            "tests": [
+                {"id": f"t{i}", "model": "m", "run_scale": rng.lognormvariate(0, 0.7)} for i in range(tests)
+            ],
         }
     )
     run = PeerRun(workload, kind)
@@ -136,7 +141,9 @@ def peer(kind: str, tests: int, nodes: int) -> tuple[float, float]:
 
 def main(largest: int) -> None:
     gc.freeze()
-    print(f"{'tests':>9} {'nodes':>6} {'events':>9} {'mean µs':>8} {'p50':>6} {'p99':>7} {'plan s':>7} {'all s':>7} {'MiB':>6}")
+    print(
+        f"{'tests':>9} {'nodes':>6} {'events':>9} {'mean µs':>8} {'p50':>6} {'p99':>7} {'plan s':>7} {'all s':>7} {'MiB':>6}"
+    )
     slow: set[str] = set()
     for tests, nodes in SIZES:
         if tests > largest:

@@ -12,6 +12,7 @@ brought to a node of speed 1 and a test of scale 1.
 
 from __future__ import annotations
 
+import itertools
 import math
 from bisect import bisect_left, insort
 from collections import deque
@@ -30,10 +31,15 @@ WINDOW = 21
 """Measurements kept per key: enough for a steady middle, few enough to follow a machine that slows down."""
 HISTORY_WEIGHT = 12.0
 """History counts as at most so many measurements: a dozen live ones on this very machine weigh as much."""
-K_SPECIFIC, K_MODEL, K_TYPE, K_BROWSER, K_SPEED = 0.3, 0.7, 2.0, 1.0, 3.0
+K_SPECIFIC, K_MODEL, K_TYPE, K_BROWSER, K_SPEED = 0.3, 0.7, 2.0, 1.0, 2.0
 """Weights of the level above, in measurements: models differ by factors of 100 and one measurement tells
 nearly all; types and browsers differ less than the models within them; a node's speed is within a factor of 2
 or so."""
+OTHERS = 8
+"""Nodes that a measurement is compared with: their mean is good enough, and the cost stays constant."""
+HOPE = 0.85
+"""Browsers differ by half their logarithm (factors of 0.6 – 1.6, measured up to 8): the better one of two takes on
+average about 0.7 of any one's time, and half of that hope is kept against the set-up of finding out."""
 LEAST_S = 1e-4
 """Seconds below which a measured time is taken to be this: a logarithm wants something above zero."""
 
@@ -88,6 +94,16 @@ class Ladder:
         self.history = {session: _known(sample) for session, sample in history.items()}
         self.hints: dict[str, float] = {}
         self.stats: dict[tuple[str, ...], Stat] = {}
+        self.cells: dict[Session, dict[str, Stat]] = {}
+        """Session → node → what was measured there, not brought to speed 1."""
+
+    def knows(self, model: str) -> bool:
+        """Whether ``model`` was measured in any browser."""
+        return ("model", "", "", "", model) in self.stats
+
+    def measured(self, session: Session) -> bool:
+        """Whether anything is known of this very session."""
+        return session in self.stats or session in self.history
 
     def log_estimate(self, session: Session, kind: str) -> float:
         """Log of the expected seconds of ``session`` whose model is of type ``kind``."""
@@ -145,11 +161,25 @@ class CostModel:
         self.launches: dict[tuple[str, str], Stat] = {}
         self.speeds: dict[str, Stat] = {}
         self.hosts: dict[str, str] = {}
+        self.trying: set[Session] = set()
         self.version = 0
 
     def run(self, session: Session, kind: str) -> float:
-        """Seconds of an average warm test of ``session`` on a node of speed 1."""
-        return math.exp(self.runs.log_estimate(session, kind))
+        """Seconds of an average warm test of ``session`` on a node of speed 1.
+
+        Of a model that was measured in another browser only, and is not being tried in this one, the estimate is
+        hopeful: where it would pay if that were true, one node finds out.
+        """
+        value = math.exp(self.runs.log_estimate(session, kind))
+        if session not in self.trying and not self.runs.measured(session) and self.runs.knows(session[2]):
+            value *= HOPE
+        return value
+
+    def try_out(self, session: Session) -> None:
+        """A first test is on its way to ``session``: no need for a second node to find out."""
+        if not self.runs.measured(session) and session not in self.trying:
+            self.trying.add(session)
+            self.version += 1
 
     def load(self, session: Session, kind: str) -> float:
         """Seconds to load and first run the model of ``session`` on a node of speed 1."""
@@ -188,23 +218,30 @@ class CostModel:
 
     def observe_load(self, node: str, session: Session, kind: str, seconds: float) -> None:
         """Learn from a load."""
-        known = session in self.loads.stats or session in self.loads.history
-        residual = self.loads.log_estimate(session, kind) - math.log(max(seconds, LEAST_S))
+        self._observe_speed(node, self.loads, session, kind, seconds)
         self.loads.observe(session, kind, seconds * self.speed(node))
-        self._observe_speed(node, residual, known)
 
     def observe_run(self, node: str, session: Session, kind: str, scale: float, seconds: float) -> None:
         """Learn from a warm test."""
-        known = session in self.runs.stats or session in self.runs.history
-        residual = self.runs.log_estimate(session, kind) - math.log(max(seconds / scale, LEAST_S))
+        self._observe_speed(node, self.runs, session, kind, seconds / scale)
         self.runs.observe(session, kind, seconds / scale * self.speed(node))
-        self._observe_speed(node, residual, known)
+        self.trying.discard(session)
 
-    def _observe_speed(self, node: str, residual: float, known: bool) -> None:
+    def _observe_speed(self, node: str, ladder: Ladder, session: Session, kind: str, seconds: float) -> None:
+        """What tells a fast node from a light session is how long *other* nodes took for it (or history)."""
         self.version += 1
-        if known:
-            # only a session timed before tells a fast node from a light session
-            self.speeds.setdefault(node, Stat()).add(residual)
+        value = math.log(max(seconds, LEAST_S))
+        cell = ladder.cells.setdefault(session, {})
+        others = [
+            stat.middle + math.log(self.speed(name))
+            for name, stat in itertools.islice(cell.items(), OTHERS)
+            if name != node
+        ]
+        if session in ladder.history:
+            others.append(ladder.log_estimate(session, kind))
+        if others:
+            self.speeds.setdefault(node, Stat()).add(sum(others) / len(others) - value)
+        cell.setdefault(node, Stat()).add(value)
 
     def hint(self, model: str, seconds: float) -> None:
         """The user expects a test of ``model`` to take ``seconds``: the prior of its runs."""

@@ -42,6 +42,9 @@ from pytest_browserpool.placement.watch import Watch
 
 OVERDUE = 0.25
 """A test that takes longer than expected is expected to take this share of what it took so far on top."""
+REPLAN_PAIRS = 20_000
+"""kinds × nodes up to which everything is planned anew for a node that comes up before the first test ended (tens of
+milliseconds); above, it takes work off the others."""
 JOIN_ROUNDS = 24
 """Times that a joining node may take part of a group off the node that ends last: a constant."""
 REFRESH_SHARE = 1.0
@@ -176,7 +179,7 @@ class PlacementEngine:
             self._shutdown(node)
             return
         self._place_waiting()
-        if not self.begun:
+        if not self.begun and len(self.book.kinds) * len(self.book.nodes) <= REPLAN_PAIRS:
             self._replan()
         else:
             for _ in range(JOIN_ROUNDS):
@@ -323,9 +326,11 @@ class PlacementEngine:
     def _tick(self) -> None:
         self._refresh(force=True)
         self._look_ahead()
+        stealing = True
         for node in list(self.sender.idle.values()):
-            if not node.batches and not self.sender.steal(node):
-                break
+            if stealing and not node.batches:
+                # where one finds nothing to take, the next will not either
+                stealing = self.sender.steal(node)
             self.sender.serve(node)
 
     def _look_ahead(self) -> None:

@@ -113,6 +113,7 @@ class Sender:
         if kind.key is not None:
             self.book.held[kind.key[0]] += 1
         self.migrations.sent(test, node, self.book.nodes, self.now)
+        self.book.costs.try_out(session)
         self.watch.sent(node, session, test, self.now)
         test.node = node.id
         self.out.append(
