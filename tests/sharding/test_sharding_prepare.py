@@ -200,6 +200,33 @@ def test_a_real_model_from_file_to_shards(
     assert sharded.plan.bottleneck_s < 1.2 * sharded.plan.lower_bound_s
 
 
+def test_the_same_plan_whatever_the_order_of_sets(tmp_path: Path) -> None:
+    """Strings hash differently in each process; a plan that followed would be cut and checked anew each time."""
+    onnx.save(transformer(3), tmp_path / "model.onnx")
+    code = (
+        "import json, sys\n"
+        "from pytest_browserpool.sharding.partition import partition\n"
+        "from pytest_browserpool.sharding.plan import Host\n"
+        "from pytest_browserpool.sharding.read import read\n"
+        "graph = read(sys.argv[1], {'tokens': (2, 5)}).graph\n"
+        "hosts = [Host(name='a', speed=1.3), Host(name='b'), Host(name='c', speed=0.7)]\n"
+        "plans = [partition(graph, hosts, 3, s).to_plain() for s in ('auto', 'attention_feedforward')]\n"
+        "print(json.dumps(plans))"
+    )
+    told = {
+        subprocess.run(
+            [sys.executable, "-c", code, str(tmp_path / "model.onnx")],
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=True,
+        ).stdout
+        for seed in ("1", "2", "3")
+    }
+    assert len(told) == 1
+
+
 def test_attention_feedforward_with_many_unequal_hosts_is_quick(tmp_path: Path) -> None:
     import time
 

@@ -340,6 +340,26 @@ def test_constants_are_copied_and_random_numbers_are_not(tmp_path: Path) -> None
         )
 
 
+def test_sparse_weights_go_with_their_nodes(tmp_path: Path) -> None:
+    positions = np.array([0, 5, 10, 15], np.int64)
+    sparse = helper.make_sparse_tensor(
+        numpy_helper.from_array(np.array([1.0, 2.0, 3.0, 4.0], np.float32), "sparse"),
+        numpy_helper.from_array(positions, "positions"),
+        [4, 4],
+    )
+    nodes = [
+        helper.make_node("Relu", ["x"], ["a"]),
+        helper.make_node("MatMul", ["a", "sparse"], ["b"]),
+        helper.make_node("Tanh", ["b"], ["y"]),
+    ]
+    graph = helper.make_graph(nodes, "sparse", [tensor("x", [2, 4])], [tensor("y", [2, 4])])
+    graph.sparse_initializer.append(sparse)
+    source = read(model(graph))
+    plan, files = cut(source, 3, tmp_path)
+    assert [s.parameter_bytes for s in plan.segments] == [0, 16, 0]
+    assert check(source, files, feeds_for(source)).identical
+
+
 def test_nodes_are_measured(real_model: Callable[[str], tuple[Path, Any]], tmp_path: Path) -> None:
     path, shapes = real_model("angle")
     source = read_observed(path, shapes)
