@@ -190,24 +190,7 @@ def _place(
     """The whole kind on the cheapest node where it fits; else cut off pieces for those with the most room."""
     shares: list[Share] = []
     while work > 1e-12:
-        fit: tuple[float, float, int, Session] | None = None
-        room: tuple[float, int, Session] | None = None
-        soon: tuple[float, int, Session] | None = None
-        for i in candidates:
-            here = bins[i]
-            for session in kind.options[here.node.profile]:
-                unit = here.node.unit(session)
-                setup = here.setup(session)
-                cost = setup + work * unit
-                end = here.finish + cost
-                if end <= deadline and (fit is None or (cost, -here.finish) < fit[:2]):
-                    fit = (cost, -here.finish, i, session)
-                if fit is None:
-                    space = (deadline - here.finish - setup) / unit
-                    if space > 1e-12 and (room is None or space > room[0]):
-                        room = (space, i, session)
-                    if soon is None or end < soon[0]:
-                        soon = (end, i, session)
+        fit, room, soon = _offers(kind, work, candidates, bins, deadline)
         if fit is not None:
             chosen, session, piece = fit[2], fit[3], work
         elif room is not None and (room[0] >= longest or shares):
@@ -220,6 +203,37 @@ def _place(
         shares.append(Share(bins[chosen].node, session, piece))
         work -= piece
     return shares
+
+
+Offer = tuple[float, int, Session]
+
+
+def _offers(
+    kind: Kind, work: float, candidates: list[int], bins: list[Bin], deadline: float
+) -> tuple[tuple[float, float, int, Session] | None, Offer | None, Offer | None]:
+    """(cheapest place where all of ``work`` ends in time, place with the most room, place where it ends soonest).
+
+    The latter two are looked for only as long as the first was not found.
+    """
+    fit: tuple[float, float, int, Session] | None = None
+    room: Offer | None = None
+    soon: Offer | None = None
+    for i in candidates:
+        here = bins[i]
+        for session in kind.options[here.node.profile]:
+            unit = here.node.unit(session)
+            setup = here.setup(session)
+            cost = setup + work * unit
+            end = here.finish + cost
+            if end <= deadline and (fit is None or (cost, -here.finish) < fit[:2]):
+                fit = (cost, -here.finish, i, session)
+            if fit is None:
+                space = (deadline - here.finish - setup) / unit
+                if space > 1e-12 and (room is None or space > room[0]):
+                    room = (space, i, session)
+                if soon is None or end < soon[0]:
+                    soon = (end, i, session)
+    return fit, room, soon
 
 
 def _deal(tests: list[Test], shares: list[Share]) -> None:

@@ -7,7 +7,7 @@ import math
 from dataclasses import dataclass, field
 
 from pytest_browserpool.simulation.truth import Truth
-from pytest_browserpool.simulation.workload import SimNode, SimTest, Workload
+from pytest_browserpool.simulation.workload import SimTest, Workload
 
 
 @dataclass
@@ -97,16 +97,27 @@ def _windows(workload: Workload) -> list[tuple[float, float]]:
 
 
 class _Program:
-    """Rows of a sparse linear program: minimise T."""
+    """Rows of a sparse linear program that minimises T, its column 0; ``load`` has each node's seconds."""
 
-    def __init__(self) -> None:
+    def __init__(self, nodes: list[int]) -> None:
         self.columns = 1
         self.rows: list[dict[int, float]] = []
         self.bounds: list[float] = []
+        self.load: dict[int, dict[int, float]] = {j: {} for j in nodes}
+        self.setups: dict[tuple[object, ...], int] = {}
 
-    def variable(self) -> int:
+    def seconds(self, node: int, seconds: float) -> int:
+        """A new column that takes ``seconds`` of ``node`` when it is 1."""
         self.columns += 1
+        self.load[node][self.columns - 1] = seconds
         return self.columns - 1
+
+    def setup(self, node: int, what: tuple[str, ...], seconds: float) -> int:
+        """The column of a set-up, the same for all that share it."""
+        key = (node, *what)
+        if key not in self.setups:
+            self.setups[key] = self.seconds(node, seconds)
+        return self.setups[key]
 
     def at_most(self, row: dict[int, float], bound: float) -> None:
         self.rows.append(row)
@@ -121,57 +132,31 @@ def _least(
     here: list[int],
 ) -> float | None:
     """The least T of the linear program over the nodes ``here``; None if they cannot do all the work."""
-    program = _Program()
-    nodes = set(here)
-    load: dict[int, dict[int, float]] = {j: {} for j in here}
-    setups: dict[tuple[object, ...], int] = {}
+    program = _Program(here)
     parts: list[dict[int, float]] = []
     for group in groups:
         whole: dict[int, float] = {}
+        model = workload.models[group.test.model]
         for j, browser, backend in group.options:
-            if j not in nodes:
+            if j not in program.load:
                 continue
-            x = program.variable()
-            whole[x] = 1.0
             node = workload.nodes[j]
-            model = workload.models[group.test.model]
-            load[j][x] = group.work * model.run_s[browser, backend] / node.speed
-            loaded = _setup(
-                program,
-                setups,
-                load[j],
-                (j, browser, backend, model.id),
-                hidden * model.load_s[browser, backend],
-                node,
-            )
-            launched = _setup(
-                program, setups, load[j], (j, browser), hidden * node.browsers[browser].launch_s, node
-            )
-            program.at_most({x: 1.0, loaded: -1.0}, 0.0)
-            program.at_most({loaded: 1.0, launched: -1.0}, 0.0)
+            part = program.seconds(j, group.work * model.run_s[browser, backend] / node.speed)
+            load_s = hidden * model.load_s[browser, backend] / node.speed
+            launch_s = hidden * node.browsers[browser].launch_s / node.speed
+            loaded = program.setup(j, (browser, backend, model.id), load_s)
+            program.at_most({part: 1.0, loaded: -1.0}, 0.0)
+            program.at_most({loaded: 1.0, program.setup(j, (browser,), launch_s): -1.0}, 0.0)
+            whole[part] = 1.0
         if not whole:
             return None
         parts.append(whole)
     for j in here:
         start, end = windows[j]
-        program.at_most({**load[j], 0: -1.0}, -start)
+        program.at_most({**program.load[j], 0: -1.0}, -start)
         if math.isfinite(end):
-            program.at_most(load[j], max(0.0, end - start))
+            program.at_most(program.load[j], max(0.0, end - start))
     return _solve(program, parts)
-
-
-def _setup(
-    program: _Program,
-    setups: dict[tuple[object, ...], int],
-    load: dict[int, float],
-    key: tuple[object, ...],
-    seconds: float,
-    node: SimNode,
-) -> int:
-    if key not in setups:
-        setups[key] = program.variable()
-        load[setups[key]] = seconds / node.speed
-    return setups[key]
 
 
 def _solve(program: _Program, parts: list[dict[int, float]]) -> float | None:
