@@ -17,7 +17,6 @@ from typing import Any, Protocol
 
 import psutil
 from playwright.async_api import Browser, BrowserContext, CDPSession, Page, Playwright, async_playwright
-from playwright.async_api import Error as PlaywrightError
 
 from pytest_browserpool.browsers import processes
 from pytest_browserpool.browsers.catalogue import InstalledBrowser
@@ -33,7 +32,17 @@ from pytest_browserpool.errors import BrowserCrashed, Fault, LaunchFailed, PageC
 OnLost = Callable[[Fault], None]
 
 CLOSE_SECONDS = 5.0
-"""A page closes in 20 ms, a spinning one in 0.8 s; a browser with a stopped renderer never does and is killed."""
+"""A page closes in 20 ms, a spinning one in 0.8 s; a browser with a stopped renderer never does and is killed.
+
+What closing raises is suppressed whole: Playwright raises a bare ``Exception`` once its driver is dead."""
+
+DRIVER_CHECK_SECONDS = 0.1
+"""Between looks at the driver's process (50 µs each): less than a closed socket waits for its explanation."""
+
+
+DEATH_SECONDS = 0.1
+"""A page that closes waits so long for its browser's death, which is told later and explains it: a killed process
+closes its connections before it is gone."""
 
 
 class ModelPage(Protocol):
@@ -54,11 +63,18 @@ class AttachedPage:
 
     def __init__(self, context: BrowserContext, page: Page, on_lost: OnLost) -> None:
         self._context, self._page, self._on_lost = context, page, on_lost
-        page.on("crash", lambda _: on_lost(PageCrashed("the content process of the model page died")))
-        page.on("close", lambda _: on_lost(PageCrashed("the model page closed")))
+        self._gone = False
+        page.on("crash", lambda _: self._lost("the content process of the model page died"))
+        page.on("close", lambda _: self._lost("the model page closed"))
+
+    def _lost(self, how: str) -> None:
+        self._gone = True
+        self._on_lost(PageCrashed(how))
 
     async def close(self) -> None:
-        with contextlib.suppress(PlaywrightError, TimeoutError):
+        if self._gone:  # closing a context whose content process died takes as long as one waits
+            return
+        with contextlib.suppress(Exception):
             async with asyncio.timeout(CLOSE_SECONDS):
                 await self._context.close()
 
@@ -78,7 +94,7 @@ class UnattachedTarget:
         self._cdp, self._target = cdp, target
 
     async def close(self) -> None:
-        with contextlib.suppress(PlaywrightError, TimeoutError):
+        with contextlib.suppress(Exception):
             async with asyncio.timeout(CLOSE_SECONDS):
                 await self._cdp.send("Target.closeTarget", {"targetId": self._target})
 
@@ -137,17 +153,30 @@ class BrowserProcess:
         self._cdp: CDPSession | None = None
         self._targets: dict[str, OnLost] = {}
         self._closing = False
+        self._cut_off = False
         self._main = processes.main_process(token)
         self.pid = self._main.pid if self._main else None
-        browser.on("disconnected", lambda _: self._lost(on_lost))
+        self._on_lost = on_lost
+        browser.on("disconnected", lambda _: self._lost("is gone"))
 
-    def _lost(self, on_lost: OnLost) -> None:
+    def _lost(self, how: str) -> None:
         if not self._closing:
-            on_lost(BrowserCrashed(f"{self.installed.name} {self.version} (pid {self.pid}) is gone"))
+            self._on_lost(BrowserCrashed(f"{self.installed.name} {self.version} (pid {self.pid}) {how}"))
+
+    def cut_off(self) -> None:
+        """Its driver died: Chromium ends with it, and Firefox is out of reach."""
+        self._cut_off = True
+        self._lost("lost Playwright's driver")
+
+    def _explained(self, fault: Fault) -> Fault:
+        """A page that closes because its browser died is told of first: the death explains it."""
+        if self._main is None or processes.alive(self._main):
+            return fault
+        return BrowserCrashed(f"{self.installed.name} {self.version} (pid {self.pid}) is gone")
 
     @property
     def connected(self) -> bool:
-        return self._browser.is_connected()
+        return not self._cut_off and self._browser.is_connected()
 
     def memory(self) -> int:
         """Bytes of the whole process tree. Takes some milliseconds: call it from a thread."""
@@ -164,7 +193,12 @@ class BrowserProcess:
         context = await self._browser.new_context()
         page = await context.new_page()
         await page.goto(url, wait_until="commit")
-        return AttachedPage(context, page, on_lost)
+        loop = asyncio.get_running_loop()
+
+        def lost(fault: Fault) -> None:
+            loop.call_later(DEATH_SECONDS, lambda: on_lost(self._explained(fault)))
+
+        return AttachedPage(context, page, lost)
 
     async def _open_target(self, url: str, on_lost: OnLost) -> ModelPage:
         if self._cdp is None:
@@ -191,7 +225,7 @@ class BrowserProcess:
     async def close(self) -> None:
         """Closes it; what does not close in time is killed, and what it left running too."""
         self._closing = True
-        with contextlib.suppress(PlaywrightError, TimeoutError):
+        with contextlib.suppress(Exception):
             async with asyncio.timeout(CLOSE_SECONDS):
                 await self._browser.close()
         await asyncio.to_thread(processes.kill, self.token)
@@ -200,7 +234,7 @@ class BrowserProcess:
         """Ends it at once."""
         self._closing = True
         await asyncio.to_thread(processes.kill, self.token)
-        with contextlib.suppress(PlaywrightError, TimeoutError):
+        with contextlib.suppress(Exception):
             async with asyncio.timeout(CLOSE_SECONDS):
                 await self._browser.close()
 
@@ -214,10 +248,13 @@ class Launcher:
         self._playwright: Playwright | None = None
         self._starting = asyncio.Lock()
         self._count = 0
+        self._started: list[BrowserProcess] = []
+        self._watch: asyncio.Task[None] | None = None
 
     async def _driver(self) -> Playwright:
         async with self._starting:
             if self._playwright is None:
+                known = {p.pid for p in processes.drivers()}
                 # The driver puts profiles under its TMPDIR and has no option for it; it reads the variable once, here.
                 before = os.environ.get("TMPDIR")
                 os.environ["TMPDIR"] = str(self._workdir.path)
@@ -233,7 +270,19 @@ class Launcher:
                         os.environ.pop("TMPDIR", None)
                     else:
                         os.environ["TMPDIR"] = before
+                mine = [p for p in processes.drivers() if p.pid not in known]
+                self._watch = asyncio.create_task(self._watched(self._playwright, mine))
             return self._playwright
+
+    async def _watched(self, playwright: Playwright, driver: list[psutil.Process]) -> None:
+        """Until the driver dies: its browsers are lost then, and the next launch starts another driver."""
+        while all(processes.alive(p) for p in driver):  # noqa: ASYNC110 - the operating system sends no event
+            await asyncio.sleep(DRIVER_CHECK_SECONDS)
+        if self._playwright is playwright:
+            self._playwright = None
+        started, self._started = self._started, []
+        for process in started:
+            process.cut_off()
 
     async def launch(self, installed: InstalledBrowser, on_lost: OnLost) -> BrowserProcess:
         """Starts a browser.
@@ -254,10 +303,13 @@ class Launcher:
         try:
             async with asyncio.timeout(self._timeout + 1):
                 browser = await self._start(playwright, installed, environment)
-        except (PlaywrightError, TimeoutError) as error:
+        except Exception as error:
             await asyncio.to_thread(processes.kill, token)
             raise self._failed(installed, error) from error
-        return BrowserProcess(installed, browser, token, (time.perf_counter() - started) * 1000, on_lost)
+        launch_ms = (time.perf_counter() - started) * 1000
+        process = BrowserProcess(installed, browser, token, launch_ms, on_lost)
+        self._started = [p for p in self._started if p.connected] + [process]
+        return process
 
     async def _start(
         self, playwright: Playwright, installed: InstalledBrowser, environment: dict[str, str]
@@ -299,6 +351,8 @@ class Launcher:
 
     async def close(self) -> None:
         """Stops the driver; browsers must be closed before."""
+        if self._watch is not None:
+            self._watch.cancel()
         if self._playwright is not None:
             with contextlib.suppress(
                 Exception, TimeoutError

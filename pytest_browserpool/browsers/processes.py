@@ -64,6 +64,24 @@ def main_process(token: str) -> psutil.Process | None:
     return None
 
 
+def alive(process: psutil.Process) -> bool:
+    """Whether it still runs (or is stopped); a dead one that nobody waited for is dead."""
+    try:
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
+
+
+def drivers() -> list[psutil.Process]:
+    """Playwright's drivers that this process started."""
+    found = []
+    for process in psutil.Process().children():
+        with contextlib.suppress(psutil.Error):
+            if "run-driver" in process.cmdline():
+                found.append(process)
+    return found
+
+
 def memory_of(root: psutil.Process | None) -> int:
     """Bytes of a process tree: proportional set size where the system tells it, so that shared pages count once."""
     if root is None:

@@ -54,8 +54,12 @@ class Recovery:
         seats = _seats(resident)
         here = resident.current or next(iter(seats.values()))
         strategy = choose(resident.needs.recovery, self._settings.recovery, resident.needs.priority)
+        pool = self._pool()
         plan = Plan(
-            candidates=tuple(signals.Candidate(key=key, browser=c.browser) for key, c in seats.items()),
+            candidates=tuple(
+                signals.Candidate(key=key, browser=c.browser, family=pool.installed[c.browser].family)
+                for key, c in seats.items()
+            ),
             strategy=strategy,
             priority=resident.needs.priority,
             timeout=resident.needs.timeout,
@@ -63,7 +67,7 @@ class Recovery:
             backend=here.backend,
             costs=_costs(resident),
         )
-        carrier = _Carrier(self._pool(), resident, seats)
+        carrier = _Carrier(pool, resident, seats)
 
         def told(story: Story) -> None:
             if story.outcome in ("recovered", "degraded"):

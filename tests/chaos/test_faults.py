@@ -1,0 +1,234 @@
+"""One fault, one operation: the answer is that of an undisturbed run, counted once, and nothing is left of what failed."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pytest
+from bench_support import Bench
+from chaos_support import (
+    Ledger,
+    X,
+    answered_once,
+    busy,
+    dense,
+    driver,
+    nothing_astray,
+    send,
+    spin,
+    the_fault,
+    turns,
+    when,
+)
+from onnx_models import weights
+
+from pytest_browserpool.fixtures import Model
+
+ALL = ("chromium", "firefox", "headless-shell")
+CHROMIUMS = ("chromium", "headless-shell")
+ROUNDS = 40_000
+"""Of ``spin``: two to five seconds, so that a fault comes in the middle on any machine."""
+
+Inject = Callable[[Bench, Model, str], Any]
+
+
+@dataclass(frozen=True)
+class Injury:
+    """A fault, how it is made, and what it must be called."""
+
+    name: str
+    inject: Inject
+    kinds: tuple[str, ...]
+    browsers: tuple[str, ...] = ALL
+    short: tuple[str, ...] = ()
+    """The browsers on which the short form has it."""
+    webgpu: bool = False
+    needs: dict[str, Any] = field(default_factory=dict)
+    idle: bool = True
+    running: bool = False
+
+
+def kill(role: str) -> Inject:
+    def inject(bench: Bench, model: Model, kind: str) -> None:
+        assert send(bench, kind, role, signal.SIGKILL)
+
+    return inject
+
+
+def stop(role: str) -> Inject:
+    def inject(bench: Bench, model: Model, kind: str) -> None:
+        assert send(bench, kind, role, signal.SIGSTOP)
+
+    return inject
+
+
+def script(text: str) -> Inject:
+    def inject(bench: Bench, model: Model, kind: str) -> None:
+        bench.evaluate(model, text)
+
+    return inject
+
+
+def kill_driver(bench: Bench, model: Model, kind: str) -> None:
+    drivers = driver(bench)
+    assert drivers
+    for process in drivers:
+        process.kill()
+
+
+SOON = "void setTimeout(() => {{ {} }}, 50)"
+HANGS = {"recovery": "progressive", "timeout": 15.0}
+"""A hang is seen when the attempt's time is over; a test that wants more than that says so."""
+
+INJURIES = (
+    Injury("browser SIGKILL", kill(""), ("browser_crashed",), short=ALL, running=True),
+    Injury(
+        "renderer or content process SIGKILL",
+        kill("page"),
+        ("page_crashed",),
+        short=("chromium", "firefox"),
+        running=True,
+    ),
+    Injury(
+        "GPU process SIGKILL",
+        kill("gpu"),
+        ("device_lost",),
+        CHROMIUMS,
+        short=("headless-shell",),
+        webgpu=True,
+    ),
+    Injury(
+        "GPU process SIGSTOP", stop("gpu"), ("page_hung", "device_lost"), CHROMIUMS, webgpu=True, needs=HANGS
+    ),
+    Injury(
+        "GPUDevice.destroy()",
+        script("void window.browserpool.models.watched.destroy()"),
+        ("device_lost",),
+        ALL,
+        short=("firefox",),
+        webgpu=True,
+    ),
+    Injury(
+        "endless loop in the page",
+        script(SOON.format("for (;;) {}")),
+        ("page_hung",),
+        short=("chromium",),
+        needs={**HANGS, "timeout": 6.0},
+    ),
+    Injury(
+        "browser SIGSTOP",
+        stop(""),
+        ("page_hung", "browser_crashed"),
+        short=("firefox",),
+        needs=HANGS,
+        running=True,
+    ),
+    Injury(
+        "browser's main process SIGSTOP",
+        stop("main"),
+        ("page_hung", "browser_crashed", "connection_lost"),
+        needs=HANGS,
+    ),
+    Injury(
+        "WebSocket cut",
+        script(SOON.format("window.browserpool.socket.close()")),
+        ("connection_lost",),
+        short=("firefox",),
+    ),
+    Injury(
+        "Playwright driver SIGKILL",
+        kill_driver,
+        ("browser_crashed",),
+        short=("chromium", "firefox"),
+        running=True,
+    ),
+)
+
+
+def cases(moment: str) -> list[Any]:
+    found = []
+    for injury in INJURIES:
+        for browser in injury.browsers:
+            if getattr(injury, moment):
+                marks = [] if browser in injury.short else [pytest.mark.full]
+                found.append(pytest.param(injury, browser, id=f"{injury.name}-{browser}", marks=marks))
+    return found
+
+
+def check(bench: Bench, model: Model, injury: Injury, nodeid: str, calls: int) -> dict[str, Any]:
+    fault = the_fault(bench, nodeid)
+    assert fault["kind"] in injury.kinds
+    assert fault["outcome"] == "recovered"
+    assert fault["recovery_ms"] > 0
+    assert '"begin"' in fault["attempts"]
+    assert model.recoveries == 1
+    answered_once(bench, model, nodeid, calls)
+    nothing_astray(bench)
+    return fault
+
+
+@pytest.mark.parametrize(("injury", "kind"), cases("idle"))
+def test_while_idle(
+    bench: Bench, injury: Injury, kind: str, ledger: Ledger, request: pytest.FixtureRequest
+) -> None:
+    """The fault hits a browser that waits; the next call finds it."""
+    source, inputs = (dense(), {"x": X}) if injury.webgpu else (spin(), turns(5))
+    model = bench.load(source, kind, "webgpu" if injury.webgpu else "wasm", **injury.needs)
+    undisturbed = model(inputs)["y"]
+    started = time.monotonic()
+    injury.inject(bench, model, kind)
+    time.sleep(0.2)  # what is set for soon has happened by then; what is seen late is seen by the call
+    answer = model(inputs)["y"]
+    seconds = time.monotonic() - started
+    if injury.webgpu:
+        np.testing.assert_allclose(answer, undisturbed, rtol=1e-5, atol=1e-6)
+    else:
+        assert answer.tobytes() == undisturbed.tobytes()
+    fault = check(bench, model, injury, request.node.nodeid, 2)
+    ledger.add(f"{injury.name}, idle", kind, fault["outcome"], seconds)
+
+
+@pytest.mark.parametrize(("injury", "kind"), cases("running"))
+def test_while_running(
+    bench: Bench, injury: Injury, kind: str, ledger: Ledger, request: pytest.FixtureRequest
+) -> None:
+    """The fault hits in the middle of an inference."""
+    model = bench.load(spin(), kind, **injury.needs)
+    undisturbed = model(turns(ROUNDS))["y"]
+    with when(lambda: busy(bench), lambda: injury.inject(bench, model, kind), after=0.5) as done:
+        answer = model(turns(ROUNDS))["y"]
+        ended = time.monotonic()
+    assert done, "the run was over before the fault"
+    assert answer.tobytes() == undisturbed.tobytes()
+    fault = check(bench, model, injury, request.node.nodeid, 2)
+    ledger.add(f"{injury.name}, running", kind, fault["outcome"], ended - done[0])
+
+
+@pytest.mark.parametrize("kind", ["firefox", *(pytest.param(b, marks=pytest.mark.full) for b in CHROMIUMS)])
+def test_while_loading(bench: Bench, kind: str, ledger: Ledger, request: pytest.FixtureRequest) -> None:
+    """The browser is killed while it fetches a model and makes its session."""
+    bench.load(spin(), kind)(turns(5))  # so that the page is there, and what is seen next is the load
+    source = weights(96, salt=int(time.time()))
+    x = {"x": np.random.default_rng(3).standard_normal((1, 256)).astype(np.float32)}
+    with when(lambda: busy(bench), lambda: send(bench, kind, "", signal.SIGKILL)) as done:
+        model = bench.load(source, kind)
+        ended = time.monotonic()
+    assert done
+    fault = the_fault(bench, request.node.nodeid)
+    assert (fault["kind"], fault["outcome"]) == ("browser_crashed", "recovered")
+    loads = [r for r in bench.rows("operations_log") if r["kind"] == "load" and r["model"] == model.sha256]
+    assert [r["ok"] for r in loads] == [True]
+    answer = model(x)["y"]
+    again = bench.load(source, kind)(x)["y"]
+    assert answer.tobytes() == again.tobytes()
+    import onnxruntime
+
+    native = onnxruntime.InferenceSession(source).run(None, x)[0]
+    np.testing.assert_allclose(answer, native, rtol=1e-4, atol=1e-4)
+    nothing_astray(bench)
+    ledger.add("browser SIGKILL, loading", kind, fault["outcome"], ended - done[0])
