@@ -20,13 +20,19 @@ class CustomBrowser(Plain):
 
     name: str
     family: str
+    """chrome, edge, firefox or webkit: which of Playwright's drivers starts it, and what ``browsers=`` may call it."""
     executable: str | None = None
+    """A path, relative to ``pyproject.toml``, or a bare word that is looked for on ``PATH``."""
     channel: str | None = None
+    """A channel of Playwright's, such as ``chrome-beta``; ``moz-firefox`` is assumed for an executable of family firefox."""
     endpoint: str | None = None
     """A DevTools endpoint (``http://…`` or ``ws://…``) of a Chromium that somebody else started."""
     flags: tuple[str, ...] = ()
+    """Command-line switches, added to ours; ``--enable-features`` and ``--disable-features`` are merged."""
     prefs: Mapping[str, Any] = field(default_factory=dict)
+    """Firefox preferences, added to ours; yours win."""
     environment: Mapping[str, str] = field(default_factory=dict)
+    """Environment variables of the browser's process."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,12 +42,13 @@ class Settings(Plain):
     rootdir: str
     db: str
     browsers: tuple[str, ...] = ()
-    """Names or families to use; empty: all that the node has."""
+    """Names or families to use; empty: all that the node has, because a browser that is here is there to be tested in."""
     max_browsers: int = 3
     """Browsers alive at once per node: a Chromium with one warm WebGPU model takes 0.4 – 0.8 GiB."""
     recovery: str = "progressive"
     """The cheapest step first: most faults are one browser's."""
     scheduler: bool = True
+    """Ours knows what is warm where; off is for comparing it with xdist's own."""
     missing: str = "fail"
     """A test that nothing here can run fails: a suite that quietly skips its WebNN half proves nothing."""
     redundancy: int = 1
@@ -52,9 +59,6 @@ class Settings(Plain):
     """Seconds between writes to DuckDB: what a kill of the controller may lose beyond commit points."""
     launch_timeout: float = 30.0
     """Seconds: the slowest cold launch seen was 3 s; ten times that for a loaded machine."""
-    load_timeout: float = 120.0
-    """Seconds for fetching a model into a page and creating its session; WebGPU compiles on software adapters
-    took up to 18 s alone on the machine, and several compete."""
     ping_timeout: float = 5.0
     """Seconds: a healthy page answers in milliseconds; a page busy compiling blocks its main thread for a while."""
     heartbeat_timeout: float = 30.0
@@ -72,7 +76,7 @@ class Settings(Plain):
         _at_least("max_browsers", self.max_browsers, 1)
         _at_least("redundancy", self.redundancy, 1)
         _at_least("history_copies", self.history_copies, 1)
-        for name in ("state_sync_interval", "launch_timeout", "load_timeout", "ping_timeout", "heartbeat_timeout"):
+        for name in ("state_sync_interval", "launch_timeout", "ping_timeout", "heartbeat_timeout"):
             if not getattr(self, name) > 0:
                 raise ConfigurationError(f"{name} is {getattr(self, name)!r}", remedy="give a number of seconds above 0")
         _one_of("recovery", self.recovery, STRATEGIES)

@@ -17,7 +17,7 @@ Backend = str
 """``webgpu``, ``webnn``, ``webnn-gpu``, ``webnn-npu`` or ``wasm``."""
 
 BACKENDS: tuple[Backend, ...] = ("webgpu", "webnn", "webnn-gpu", "webnn-npu", "wasm")
-"""Every backend, in the order tried when a test names none: the accelerated ones first, wasm runs anything."""
+"""Every backend, the accelerated ones first; wasm runs anything."""
 
 BACKEND_ALIASES: Mapping[str, Backend] = {"cpu": "wasm", "webnn-cpu": "webnn"}
 
@@ -30,7 +30,7 @@ class Plain:
 
     def to_plain(self) -> dict[str, Any]:
         """This value as builtins only."""
-        return {f.name: _lower(getattr(self, f.name)) for f in dataclasses.fields(self)}  # type: ignore[arg-type]
+        return {name: _lower(getattr(self, name)) for name in self.__dataclass_fields__}  # type: ignore[attr-defined]
 
     @classmethod
     def from_plain(cls, plain: Mapping[str, Any]) -> Self:
@@ -40,7 +40,14 @@ class Plain:
         return cls(**{key: _raise(hints[key], value) for key, value in plain.items() if key in known})
 
 
+_SCALARS = frozenset({str, int, float, bool, type(None), bytes})
+
+
 def _lower(value: Any) -> Any:
+    if (
+        type(value) in _SCALARS
+    ):  # nearly every value: rows of the history are flat, and there is one for each call
+        return value
     if isinstance(value, Plain):
         return value.to_plain()
     if isinstance(value, Mapping):
@@ -87,10 +94,16 @@ class Adapter(Plain):
     def software(self) -> bool:
         """Whether shaders run on the CPU. ``isFallbackAdapter`` is not enough: lavapipe does not set it."""
         words = f"{self.vendor} {self.architecture} {self.device} {self.description}".lower()
-        return self.fallback or any(w in words for w in ("swiftshader", "llvmpipe", "lavapipe", "warp", "basic render"))
+        return self.fallback or any(
+            w in words for w in ("swiftshader", "llvmpipe", "lavapipe", "warp", "basic render")
+        )
 
     def __str__(self) -> str:
-        name = self.description or " ".join(x for x in (self.vendor, self.architecture, self.device) if x) or "unknown"
+        name = (
+            self.description
+            or " ".join(x for x in (self.vendor, self.architecture, self.device) if x)
+            or "unknown"
+        )
         return f"{name} ({'software' if self.software else 'hardware'})"
 
 
@@ -124,6 +137,18 @@ class BrowserCapabilities(Plain):
     def usable(self) -> tuple[Backend, ...]:
         return tuple(b.name for b in self.backends if b.available)
 
+    @property
+    def preference(self) -> tuple[Backend, ...]:
+        """The order in which backends are tried for a test that names none.
+
+        WebGPU on a software adapter comes last: it compiles for seconds (3 – 18 s a model, measured) what wasm runs at
+        once. Everywhere else it comes first.
+        """
+        software = any(
+            b.name == "webgpu" and b.adapter is not None and b.adapter.software for b in self.backends
+        )
+        return (*(b for b in BACKENDS if b != "webgpu"), "webgpu") if software else BACKENDS
+
     def answers_to(self, wanted: str) -> bool:
         """Whether a marker's ``browsers=[wanted]`` means this browser: by name or by family; ``=NAME`` by name alone."""
         return wanted[1:] == self.name if wanted.startswith("=") else wanted in (self.name, self.family)
@@ -155,24 +180,47 @@ class ModelNeeds(Plain):
     source: str | None = None
     """The source in words: the reference as written, or a content hash for bytes, protos and functions."""
     id: str | None = None
+    """A name for the model in history and reports; tests that share it share what is learned. Without it: the source."""
     type: str | None = None
+    """audio, vision, text, text_embedding, large_language_model, multimodal, or any word of your own: what the
+    scheduler's first guess of a good browser goes by, until it has measurements."""
     browsers: tuple[str, ...] = ()
-    """Allowed browser names or families in order of preference; empty means any."""
+    """Allowed browser names or families; any unless given. A set: the order only breaks ties."""
     backends: tuple[Backend, ...] = ()
-    """Allowed backends, strict order; empty means any (``BACKENDS`` order)."""
+    """Allowed backends, a strict order: the first that really runs the model. Unless given, any: webgpu first on a
+    hardware adapter and last on a software one, where it compiles for seconds what wasm runs at once."""
     on: str = "best"
+    """best: once, where it is expected to end first. each: one test for each browser. Most tests are about the model,
+    and one browser answers them."""
     min_memory: float | None = None
+    """GiB that the node must have for its browsers. Unless given nothing is asked: only the author knows."""
     priority: int = 3
+    """1 goes first, 5 last. The middle, so that there is room on both sides."""
     timeout: float = 60.0
+    """Seconds for one attempt of an operation. A WebGPU compile on a software adapter took up to 18 s alone on the machine."""
     recovery: str | None = None
+    """What is done after a fault. Unless given: ``--browserpool-recovery``; priorities 1 and 2 recover immediately where
+    neither names a strategy."""
     fallback: str | None = None
+    """cpu: the last step of a recovery may be the CPU, and the result is then marked degraded. Not unless it is asked
+    for: a test of WebGPU that passed on the CPU has shown nothing."""
     shards: int | None = None
+    """Over how many browsers the model is cut. Unless given it is whole. More than 1 is refused in this version: models
+    are cut and checked (docs/sharding.md), but nothing runs the pieces in browsers yet."""
     sharding: str = "layer_balanced"
+    """How it is cut: contiguous stages have the fewest transfers."""
     fault_tolerance: str = "medium"
+    """What a lost shard costs: medium goes on from the last good stage without a second copy in memory."""
     expected_duration: float | None = None
+    """Seconds that the test is expected to take, for the scheduler's first run; measurements replace it."""
     concurrency_key: tuple[str, int] | None = None
+    """At most so many tests with the same word run at once over all nodes: ``"gpu"`` means one, ``("gpu", 2)`` two.
+    No limit unless given."""
     input_shapes: Mapping[str, tuple[int, ...]] | None = None
+    """Shapes of the inputs by name, for backends that need them before the first call (WebNN). Unless given the first
+    call fixes them."""
     session_options: Mapping[str, Any] | None = None
+    """Passed on to onnxruntime-web's ``InferenceSession.create``."""
 
     @property
     def model_key(self) -> str:

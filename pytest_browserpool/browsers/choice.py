@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
-from pytest_browserpool.values import BACKENDS, BrowserCapabilities, ModelNeeds
+from pytest_browserpool.values import BrowserCapabilities, ModelNeeds
 
 AFFINITY: Mapping[str, str] = {
     "audio": "firefox",
@@ -24,17 +24,6 @@ class Candidate:
 
     browser: str
     backend: str
-
-
-def default_backends(browser: BrowserCapabilities) -> tuple[str, ...]:
-    """The order when a test names no backend: WebGPU on hardware first, on a software adapter last.
-
-    A software adapter compiles for seconds what wasm runs at once (measured: 3 – 18 s a model).
-    """
-    webgpu = next((b for b in browser.backends if b.name == "webgpu" and b.available), None)
-    software = webgpu is None or webgpu.adapter is None or webgpu.adapter.software
-    order = [b for b in BACKENDS if b not in ("webgpu", "wasm")]
-    return (*order, "wasm", "webgpu") if software else ("webgpu", *order, "wasm")
 
 
 def candidates(
@@ -56,7 +45,7 @@ def candidates(
         wish = _wish(needs.browsers, browser)
         if wish is None:
             continue
-        wanted = needs.backends or default_backends(browser)
+        wanted = needs.backends or browser.preference
         for rank, backend in enumerate(wanted):
             if not browser.gives(backend):
                 continue

@@ -71,6 +71,7 @@ class RuntimePage:
         self._page: ModelPage | None = None
         self._offer = offer
         self._queue = asyncio.Lock()
+        self._creating: dict[SessionKey, asyncio.Lock] = {}
         self._anchored = False
 
     def bind(self, page: ModelPage) -> None:
@@ -121,10 +122,16 @@ class RuntimePage:
         *,
         label: str,
         timeout: float,
+    ) -> tuple[Session, bool]:
+        """A session, and whether it was made for this call: one that is there, or being made, is shared."""
+        async with self._creating.setdefault(key, asyncio.Lock()):
+            if key in self.sessions:
+                return self.sessions[key], False
+            return await self._create(key, path, external, label, timeout), True
+
+    async def _create(
+        self, key: SessionKey, path: Path, external: tuple[tuple[str, Path], ...], label: str, timeout: float
     ) -> Session:
-        """Creates a session, or gives the one that is there."""
-        if key in self.sessions:
-            return self.sessions[key]
         started = time.perf_counter()
         if key.backend == "webgpu" and not self._anchored:
             await self._anchor(timeout)

@@ -201,7 +201,7 @@ class Pool:
 
     # -- sessions ---------------------------------------------------------------------------------------------------
 
-    async def load(self, browser: str, key: SessionKey, model: ModelContent) -> Loaded:
+    async def load(self, browser: str, key: SessionKey, model: ModelContent, timeout: float) -> Loaded:
         """A session of ``model`` in ``browser``: the warm one, or a new one.
 
         Raises:
@@ -219,13 +219,11 @@ class Pool:
             page = await instance.page(key.bundle)
             if len(page.sessions) >= SESSIONS_PER_PAGE:
                 await self._release(page, min(page.sessions.values(), key=lambda s: s.last_used), instance)
-            session = await self._guarded(
-                instance,
-                page,
-                page.create(
-                    key, model.path, model.external, label=model.label, timeout=self.settings.load_timeout
-                ),
-            )
+            creating = page.create(key, model.path, model.external, label=model.label, timeout=timeout)
+            session, made = await self._guarded(instance, page, creating)
+        if not made:  # somebody else was at it, a prewarm say
+            self.warm_hits += 1
+            return Loaded(instance, page, session, warm=True, launch_ms=launch_ms, load_ms=0.0)
         self.loads += 1
         load_ms = (time.perf_counter() - started) * 1000
         return Loaded(instance, page, session, warm=False, launch_ms=launch_ms, load_ms=load_ms)

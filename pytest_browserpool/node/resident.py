@@ -167,7 +167,7 @@ class Resident:
             path = self._static(content, dict(fixed))
             content = ModelContent(content.sha256, path, content.label, content.size, content.external)
         started, clock = time.time(), time.perf_counter()
-        loaded = await self._pool.load(candidate.browser, key, content)
+        loaded = await self._pool.load(candidate.browser, key, content, self.needs.timeout)
         placement = loaded.session.placement
         provider = "webnn" if candidate.backend.startswith("webnn") else candidate.backend
         if not placement.get(provider):

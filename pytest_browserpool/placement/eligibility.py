@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from pytest_browserpool.placement.history import Session
-from pytest_browserpool.values import BACKENDS, BrowserCapabilities, ModelNeeds, NodeCapabilities
+from pytest_browserpool.values import BrowserCapabilities, ModelNeeds, NodeCapabilities
 
 NO_SESSION: Session = ("", "", "")
 """What a test without needs uses."""
@@ -48,7 +48,7 @@ def _in_order(node: NodeCapabilities, wanted: tuple[str, ...]) -> list[BrowserCa
 
 
 def _backend(browser: BrowserCapabilities, needs: ModelNeeds, refused: Collection[Session]) -> str | None:
-    for backend in needs.backends or BACKENDS:
+    for backend in needs.backends or browser.preference:
         if browser.gives(backend) and (browser.name, backend, needs.model_key) not in refused:
             return backend
     return None
@@ -70,7 +70,7 @@ def why_not(node: NodeCapabilities, needs: ModelNeeds | None, refused: Collectio
 
 def _browser_reason(browser: BrowserCapabilities, needs: ModelNeeds, refused: Collection[Session]) -> str:
     parts = []
-    for backend in needs.backends or BACKENDS:
+    for backend in needs.backends or browser.preference:
         if (browser.name, backend, needs.model_key) in refused:
             parts.append(f"{backend}: refused this model")
             continue

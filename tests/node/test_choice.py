@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_browserpool.browsers.choice import Candidate, candidates, default_backends, reasons
+from pytest_browserpool.browsers.choice import Candidate, candidates, reasons
 from pytest_browserpool.values import BACKENDS, Adapter, BackendSupport, BrowserCapabilities, ModelNeeds
 
 
@@ -72,8 +72,8 @@ def test_a_name_with_an_equals_sign_is_that_browser_alone():
 
 
 def test_software_webgpu_is_the_last_resort_and_hardware_the_first():
-    assert default_backends(CHROMIUM)[-1] == "webgpu"
-    assert default_backends(browser("chrome", "chrome", "webgpu", "wasm", software=False))[0] == "webgpu"
+    assert CHROMIUM.preference[-1] == "webgpu"
+    assert browser("chrome", "chrome", "webgpu", "wasm", software=False).preference[0] == "webgpu"
 
 
 def test_why_nothing_qualifies():

@@ -1,0 +1,61 @@
+"""How sessions come to be: one for each model however many ask, a hanging load ends at the marker's timeout."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import numpy as np
+import onnx_models as make
+import pytest
+
+from pytest_browserpool.browsers.page import SessionKey
+from pytest_browserpool.browsers.pool import ModelContent
+from pytest_browserpool.errors import PageHung
+from pytest_browserpool.values import ModelNeeds
+
+
+def test_two_who_ask_for_one_model_at_once_share_its_session(fresh_bench):
+    """A prewarm and the test that it is for: the model is loaded once, and counted once."""
+    bench = fresh_bench()
+    content, _ = bench.node.resolve(make.affine(), None)
+    pool = bench.node.pool
+    key = SessionKey(content.sha256, "wasm")
+
+    async def both():
+        model = ModelContent(content.sha256, content.path, content.label, content.size)
+        await pool.browser("chromium")
+        return await asyncio.gather(*(pool.load("chromium", key, model, 60) for _ in range(3)))
+
+    loaded = bench.node.call(both, 90)
+    assert len({id(one.session) for one in loaded}) == 1
+    assert sorted(one.warm for one in loaded) == [False, True, True]
+    assert pool.loads == 1
+
+
+def test_a_prewarmed_model_is_warm_for_its_test(fresh_bench, tmp_path):
+    from pytest_browserpool.markers import ModelRequest
+
+    (tmp_path / "m.onnx").write_bytes(make.affine())
+    bench = fresh_bench()
+    needs = ModelNeeds(browsers=("=headless-shell",), backends=("wasm",), source="m.onnx")
+    request = ModelRequest(needs=needs, source="m.onnx", test_file=tmp_path / "test_m.py")
+    bench.node.prewarm("headless-shell", "wasm", request)
+    launches = bench.node.pool.launches
+    resident = bench.node.load(needs, "m.onnx", tmp_path / "test_m.py")
+    assert resident.use.warm
+    assert bench.node.pool.launches == launches == 1
+
+
+def test_a_load_that_hangs_ends_at_the_marker_s_timeout(bench):
+    """The page's main thread is blocked, as a compiler in a loop would: the create never answers."""
+    model = bench.load(make.affine(), "chromium")
+    model({"x": np.zeros((4, 4), np.float32)})
+    bench.evaluate(model, "void setTimeout(() => { for (;;); }, 0)")
+    time.sleep(0.2)
+    started = time.monotonic()
+    with pytest.raises(PageHung, match=r"'create' within 2 s"):
+        bench.load(make.affine(salt=99.0), "chromium", timeout=2.0)
+    assert time.monotonic() - started < 2 + 15
+    again = bench.load(make.affine(salt=99.0), "chromium")
+    assert again({"x": np.zeros((4, 4), np.float32)})["y"].item(0) == 99
