@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -61,24 +62,57 @@ def type_name(array: Array) -> str:
     return name
 
 
-def encode(header: Mapping[str, Any], tensors: Mapping[str, Array]) -> bytes:
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """A tensor as it lies in a message: its bytes are not touched, so it goes from page to page without a copy here.
+
+    ``data`` is a view of the message that brought it, which lives as long as the view.
+    """
+
+    kind: str
+    dims: tuple[int, ...]
+    data: memoryview
+    strings: tuple[str, ...] = ()
+
+    @property
+    def nbytes(self) -> int:
+        return self.data.nbytes
+
+    def array(self) -> Array:
+        """An array that owns its memory and is writable."""
+        if self.kind == "string":
+            return np.array(self.strings, dtype=object).reshape(self.dims)
+        return np.frombuffer(self.data, dtype=DTYPES[self.kind]).reshape(self.dims).copy()
+
+
+def pack(array: Array) -> Packed:
+    """``array`` as a message carries it; shares its memory where that is contiguous and of this machine's byte order.
+
+    Raises:
+        InputError: a dtype that onnxruntime-web has no tensor type for.
+    """
+    kind = type_name(array)
+    if kind == "string":
+        return Packed(kind, array.shape, memoryview(b""), tuple(str(s) for s in array.ravel().tolist()))
+    data = np.ascontiguousarray(array, dtype=DTYPES[kind])  # also to the byte order that browsers share
+    return Packed(kind, array.shape, data.reshape(-1).view(np.uint8).data if data.nbytes else memoryview(b""))
+
+
+def encode(header: Mapping[str, Any], tensors: Mapping[str, Array | Packed]) -> bytes:
     """One message: ``header`` (JSON-able) with ``tensors`` by name."""
     table: list[list[Any]] = []
     strings: dict[str, list[str]] = {}
     parts: list[Any] = []
     offset = 0
-    for name, array in tensors.items():
-        kind = type_name(array)
-        if kind == "string":
-            strings[name] = [str(s) for s in array.ravel().tolist()]
-            table.append([name, kind, list(array.shape), 0, 0])
+    for name, value in tensors.items():
+        data = value if isinstance(value, Packed) else pack(value)
+        if data.kind == "string":
+            strings[name] = list(data.strings)
+            table.append([name, data.kind, list(data.dims), 0, 0])
             continue
-        data = np.ascontiguousarray(
-            array, dtype=DTYPES[kind]
-        )  # also to the machine's byte order, which browsers share
-        table.append([name, kind, list(array.shape), offset, data.nbytes])
+        table.append([name, data.kind, list(data.dims), offset, data.nbytes])
         if data.nbytes:
-            parts.append(data.reshape(-1).view(np.uint8).data)
+            parts.append(data.data)
         padding = -data.nbytes % 8
         if padding:
             parts.append(bytes(padding))
@@ -99,6 +133,16 @@ def decode(message: bytes | bytearray | memoryview) -> tuple[dict[str, Any], dic
     Raises:
         ValueError: not a message of this format.
     """
+    header, tensors = decode_packed(message)
+    return header, {name: tensor.array() for name, tensor in tensors.items()}
+
+
+def decode_packed(message: bytes | bytearray | memoryview) -> tuple[dict[str, Any], dict[str, Packed]]:
+    """Header and tensors of one message, the tensors as views of it.
+
+    Raises:
+        ValueError: not a message of this format.
+    """
     view = memoryview(message)
     if len(view) < 4:
         raise ValueError(f"a message of {len(view)} bytes has no header")
@@ -108,16 +152,17 @@ def decode(message: bytes | bytearray | memoryview) -> tuple[dict[str, Any], dic
     header = json.loads(bytes(view[4 : 4 + length]))
     start = 4 + length + (-(4 + length) % 8)
     strings = header.get("strings") or {}
-    tensors: dict[str, Array] = {}
+    tensors: dict[str, Packed] = {}
     for name, kind, dims, offset, nbytes in header.get("tensors", ()):
         if kind == "string":
-            tensors[name] = np.array(strings.get(name, []), dtype=object).reshape(dims)
+            tensors[name] = Packed(kind, tuple(dims), memoryview(b""), tuple(strings.get(name, ())))
             continue
         begin = start + offset
         if begin + nbytes > len(view):
             raise ValueError(f"tensor {name!r} ends at {begin + nbytes} of {len(view)} bytes")
-        flat = np.frombuffer(view[begin : begin + nbytes], dtype=DTYPES[kind])
-        tensors[name] = flat.reshape(dims).copy()  # one copy: the caller may write, and the message can go
+        if element_count(dims) * DTYPES[kind].itemsize != nbytes:
+            raise ValueError(f"tensor {name!r} of {kind} {dims} does not have {nbytes} bytes")
+        tensors[name] = Packed(kind, tuple(dims), view[begin : begin + nbytes])
     return header, tensors
 
 
