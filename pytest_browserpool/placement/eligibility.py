@@ -69,12 +69,13 @@ def why_not(node: NodeCapabilities, needs: ModelNeeds | None, refused: Collectio
 
 
 def _browser_reason(browser: BrowserCapabilities, needs: ModelNeeds, refused: Collection[Session]) -> str:
-    parts = []
-    for backend in needs.backends or browser.preference:
-        if (browser.name, backend, needs.model_key) in refused:
-            parts.append(f"{backend}: refused this model")
-            continue
+    wanted = needs.backends or browser.preference
+    parts: dict[str, list[str]] = {}
+    for backend in wanted:
         support = next((b for b in browser.backends if b.name == backend), None)
         detail = (support.detail if support else "") or "not available"
-        parts.append(f"{backend}: {detail}")
-    return f"{browser.name} ({', '.join(parts)})"
+        if (browser.name, backend, needs.model_key) in refused:
+            detail = "refused this model"
+        parts.setdefault(detail, []).append(backend)
+    said = "; ".join(f"{', '.join(names)}: {detail}" for detail, names in parts.items())
+    return f"{browser.name} ({said})"
