@@ -11,7 +11,7 @@ from typing import Any
 
 from aiohttp import WSMsgType, web
 
-from pytest_browserpool.browsers.protocol import Array, decode, encode
+from pytest_browserpool.browsers.protocol import Array, Packed, decode_packed, encode
 from pytest_browserpool.errors import ConnectionLost, Fault, PageHung
 
 KEPT_LINES = 500
@@ -35,6 +35,8 @@ class Reply:
 
     values: Mapping[str, Any]
     tensors: Mapping[str, Array] = field(default_factory=dict)
+    packed: Mapping[str, Packed] = field(default_factory=dict)
+    """The tensors as they came, where the caller asked for them so; ``tensors`` is empty then."""
 
 
 class PageChannel:
@@ -53,6 +55,7 @@ class PageChannel:
         self._socket: web.WebSocketResponse | None = None
         self._ids = itertools.count(1)
         self._pending: dict[int, asyncio.Future[Reply]] = {}
+        self._packed: set[int] = set()
         self._ready: asyncio.Future[Mapping[str, Any]] = asyncio.get_running_loop().create_future()
 
     async def ready(self, timeout: float) -> Mapping[str, Any]:
@@ -84,7 +87,7 @@ class PageChannel:
         self.fail(ConnectionLost(f"the WebSocket of page {self.page_id} closed (code {code})"))
 
     def _receive(self, data: bytes) -> None:
-        header, tensors = decode(data)
+        header, tensors = decode_packed(data)
         event = header.get("event")
         if event is not None:
             self._event(event)
@@ -93,7 +96,11 @@ class PageChannel:
         if future is None or future.done():
             return  # its caller gave up; the page is being closed
         if header["ok"]:
-            future.set_result(Reply(header["values"], tensors))
+            if header["id"] in self._packed:
+                future.set_result(Reply(header["values"], packed=tensors))
+            else:
+                arrays = {name: tensor.array() for name, tensor in tensors.items()}
+                future.set_result(Reply(header["values"], arrays))
         else:
             future.set_exception(PageError(header["error"], header.get("stack", "")))
 
@@ -125,11 +132,12 @@ class PageChannel:
         self,
         op: str,
         args: Mapping[str, Any] | None = None,
-        tensors: Mapping[str, Array] | None = None,
+        tensors: Mapping[str, Array | Packed] | None = None,
         *,
         timeout: float,
+        packed: bool = False,
     ) -> Reply:
-        """One command.
+        """One command. ``packed`` asks for the reply's tensors as they lie in the message.
 
         Raises:
             PageError: the page answered with an error.
@@ -143,6 +151,8 @@ class PageChannel:
         message = encode({"id": number, "op": op, "args": args or {}}, tensors or {})
         future: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
         self._pending[number] = future
+        if packed:
+            self._packed.add(number)
         self.calls += 1
         try:
             async with asyncio.timeout(timeout):
@@ -160,3 +170,4 @@ class PageChannel:
             raise self.broken or ConnectionLost(f"sending {op!r} to page {self.page_id}: {error}") from error
         finally:
             self._pending.pop(number, None)
+            self._packed.discard(number)

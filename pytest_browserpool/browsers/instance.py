@@ -40,6 +40,8 @@ class BrowserInstance:
         """Seconds spent in commands: the numerator of the utilization."""
         self.leases = 0
         self.identity = process.token
+        self.slot = 0
+        """Which of several browsers of this name: a sharded model may need more than there are names."""
         self._server = server
         self._channels = channels
         self._threads = threads

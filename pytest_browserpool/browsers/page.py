@@ -14,7 +14,7 @@ from typing import Any
 from pytest_browserpool.browsers.channel import PageChannel, PageError, Reply
 from pytest_browserpool.browsers.interpret import interpret
 from pytest_browserpool.browsers.launch import ModelPage
-from pytest_browserpool.browsers.protocol import Array
+from pytest_browserpool.browsers.protocol import Array, Packed
 from pytest_browserpool.errors import DeviceLost, Fault, PageHung
 
 ANCHOR = Path(__file__).parent / "page" / "anchor.onnx"
@@ -52,6 +52,8 @@ class Session:
     inputs: tuple[str, ...] = ()
     outputs: tuple[str, ...] = ()
     runs: int = 0
+    holders: int = 0
+    """Shards that need it to stay: it is not let go of for want of room."""
     last_used: float = field(default_factory=time.monotonic)
 
 
@@ -71,6 +73,7 @@ class RuntimePage:
         self._page: ModelPage | None = None
         self._offer = offer
         self._queue = asyncio.Lock()
+        self._ahead = 0
         self._creating: dict[SessionKey, asyncio.Lock] = {}
         self._anchored = False
 
@@ -94,18 +97,30 @@ class RuntimePage:
     ) -> Reply:
         """One command in its turn; an error text becomes the error that it stands for, a fault loses the page."""
         async with self._queue:
-            if self.lost is not None:
-                raise self.lost
-            try:
-                return await self.channel.call(op, args, tensors, timeout=timeout)
-            except PageError as error:
-                meaning = interpret(error.text, where=where)
-                if isinstance(meaning, Fault):
-                    self.lose(meaning)
-                raise meaning from None  # its text is in the message
-            except Fault as fault:
-                self.lose(fault)
-                raise
+            return await self._command(op, args, tensors, timeout=timeout, where=where)
+
+    async def _command(
+        self,
+        op: str,
+        args: Mapping[str, Any],
+        tensors: Mapping[str, Array | Packed] | None,
+        *,
+        timeout: float,
+        where: str,
+        packed: bool = False,
+    ) -> Reply:
+        if self.lost is not None:
+            raise self.lost
+        try:
+            return await self.channel.call(op, args, tensors, timeout=timeout, packed=packed)
+        except PageError as error:
+            meaning = interpret(error.text, where=where)
+            if isinstance(meaning, Fault):
+                self.lose(meaning)
+            raise meaning from None  # its text is in the message
+        except Fault as fault:
+            self.lose(fault)
+            raise
 
     async def configure(self, threads: int, timeout: float) -> None:
         """Loads the bundle."""
@@ -178,6 +193,24 @@ class RuntimePage:
         session.last_used = time.monotonic()
         return reply
 
+    async def run_packed(self, session: Session, inputs: Mapping[str, Packed], *, timeout: float) -> Reply:
+        """One inference on tensors of other messages. Sent at once, so that they travel while the page still works.
+
+        The page's own queue keeps the order; the caller bounds how many are sent ahead, and ``timeout`` counts the
+        wait for them.
+        """
+        where = f"{session.label} on {session.key.backend}"
+        self._ahead += 1
+        try:
+            reply = await self._command(
+                "run", {"session": session.name}, inputs, timeout=timeout, where=where, packed=True
+            )
+        finally:
+            self._ahead -= 1
+        session.runs += 1
+        session.last_used = time.monotonic()
+        return reply
+
     async def benchmark(
         self, session: Session, inputs: Mapping[str, Array], runs: int, *, timeout: float
     ) -> list[float]:
@@ -196,7 +229,7 @@ class RuntimePage:
 
     async def ping(self, timeout: float) -> bool:
         """Whether JavaScript answers and, once a GPU device is in use, the GPU too. Skipped while the page is busy."""
-        if self._queue.locked():
+        if self._queue.locked() or self._ahead:
             return True
         try:
             await self.channel.call("ping", timeout=timeout)

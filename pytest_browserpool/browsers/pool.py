@@ -21,6 +21,7 @@ from pytest_browserpool.browsers.instance import BrowserInstance
 from pytest_browserpool.browsers.launch import Launcher
 from pytest_browserpool.browsers.page import RuntimePage, Session, SessionKey
 from pytest_browserpool.browsers.processes import Workdir
+from pytest_browserpool.browsers.protocol import Packed
 from pytest_browserpool.browsers.serve import Server
 from pytest_browserpool.config import Settings
 from pytest_browserpool.errors import BrowserCrashed, CapabilityError, Fault, NoBrowser, PageHung
@@ -110,8 +111,10 @@ class Pool:
 
     # -- browsers ---------------------------------------------------------------------------------------------------
 
-    async def browser(self, name: str) -> tuple[BrowserInstance, float]:
+    async def browser(self, name: str, slot: int = 0) -> tuple[BrowserInstance, float]:
         """A running browser of this name and the milliseconds that launching it took (0 where it ran).
+
+        ``slot``: which of several of the name; all count against ``max_browsers``.
 
         Raises:
             NoBrowser: the node has none of this name.
@@ -122,11 +125,13 @@ class Pool:
                 if not instance.usable:
                     await self._retire(instance, str(instance.lost or "disconnected"))
             for instance in self.instances:
-                if instance.name == name:
+                if instance.name == name and instance.slot == slot:
                     instance.last_used = time.monotonic()
                     return instance, 0.0
             await self._make_room()
-            return await self._launch(name)
+            launched, launch_ms = await self._launch(name)
+            launched.slot = slot
+            return launched, launch_ms
 
     async def _launch(self, name: str) -> tuple[BrowserInstance, float]:
         installed = self.installed.get(name)
@@ -174,9 +179,9 @@ class Pool:
             self.instances.remove(instance)
         await self._close(instance, reason)
 
-    async def end(self, name: str, reason: str) -> None:
+    async def end(self, name: str, reason: str, slot: int = 0) -> None:
         """Ends the browser of this name, whoever holds it."""
-        for instance in [i for i in self.instances if i.name == name]:
+        for instance in [i for i in self.instances if i.name == name and i.slot == slot]:
             instance.lose(BrowserCrashed(f"{name} was ended: {reason}"))
             await self._retire(instance, reason)
 
@@ -201,14 +206,16 @@ class Pool:
 
     # -- sessions ---------------------------------------------------------------------------------------------------
 
-    async def load(self, browser: str, key: SessionKey, model: ModelContent, timeout: float) -> Loaded:
+    async def load(
+        self, browser: str, key: SessionKey, model: ModelContent, timeout: float, slot: int = 0
+    ) -> Loaded:
         """A session of ``model`` in ``browser``: the warm one, or a new one.
 
         Raises:
             Fault: browser or page failed; both are replaced at the next load.
             UsageError, RunFailed: onnxruntime-web does not take the model.
         """
-        instance, launch_ms = await self.browser(browser)
+        instance, launch_ms = await self.browser(browser, slot)
         found = instance.find(key)
         if found is not None:
             self.warm_hits += 1
@@ -217,8 +224,9 @@ class Pool:
         started = time.perf_counter()
         async with self._using(instance):
             page = await instance.page(key.bundle)
-            if len(page.sessions) >= SESSIONS_PER_PAGE:
-                await self._release(page, min(page.sessions.values(), key=lambda s: s.last_used), instance)
+            idle = [s for s in page.sessions.values() if not s.holders]
+            if idle and len(page.sessions) >= SESSIONS_PER_PAGE:
+                await self._release(page, min(idle, key=lambda s: s.last_used), instance)
             creating = page.create(key, model.path, model.external, label=model.label, timeout=timeout)
             session, made = await self._guarded(instance, page, creating)
         if not made:  # somebody else was at it, a prewarm say
@@ -234,6 +242,12 @@ class Pool:
             return await self._guarded(
                 loaded.instance, loaded.page, loaded.page.run(loaded.session, inputs, timeout=timeout)
             )
+
+    async def run_packed(self, loaded: Loaded, inputs: Mapping[str, Packed], timeout: float) -> Any:
+        """One inference on tensors that came from another page; the reply's are ``packed`` too."""
+        async with self._using(loaded.instance):
+            running = loaded.page.run_packed(loaded.session, inputs, timeout=timeout)
+            return await self._guarded(loaded.instance, loaded.page, running)
 
     async def benchmark(
         self, loaded: Loaded, inputs: Mapping[str, Any], runs: int, timeout: float
@@ -262,10 +276,13 @@ class Pool:
         except (Fault, asyncio.CancelledError) as error:
             if isinstance(error, asyncio.CancelledError):
                 page.lose(PageHung(f"page {page.channel.page_id}: its command was given up"))
-            await asyncio.shield(instance.drop(page))
-            if isinstance(page.lost, PageHung) and not await self._answers(instance):
-                instance.lose(page.lost)
-                await asyncio.shield(self._retire(instance, f"hung: {page.lost.what}"))
+            dropping = asyncio.ensure_future(instance.drop(page))
+            if isinstance(page.lost, PageHung):
+                # beside the closing, which waits for its whole deadline where the browser is stopped
+                if not await self._answers(instance):
+                    instance.lose(page.lost)
+                    await asyncio.shield(self._retire(instance, f"hung: {page.lost.what}"))
+            await asyncio.shield(dropping)
             raise
 
     async def _answers(self, instance: BrowserInstance) -> bool:
