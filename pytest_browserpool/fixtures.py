@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from numpy.typing import NDArray
 
-from pytest_browserpool.errors import MarkerError, hide_from_traceback
+from pytest_browserpool.errors import MarkerError, ShardingError, hide_from_traceback
 from pytest_browserpool.models.inputs import checked
 from pytest_browserpool.models.inspect import Tensor
 
@@ -28,8 +28,11 @@ class Browser:
     """A browser as a test sees it."""
 
     name: str
+    """As in ``browsers=``: chromium, firefox, headless-shell …"""
     version: str
+    """As the browser says it."""
     family: str
+    """chrome, edge, firefox or webkit."""
 
     def __str__(self) -> str:
         return f"{self.name} {self.version}"
@@ -103,6 +106,7 @@ class Model:
 
     @property
     def outputs(self) -> tuple[Tensor, ...]:
+        """What the model declares to return: name, dtype, dims."""
         return self._resident.info.outputs
 
     @property
@@ -117,6 +121,7 @@ class Model:
 
     @property
     def sha256(self) -> str:
+        """The hash of the model's bytes, in hexadecimal."""
         return self._resident.content.sha256
 
     @property
@@ -146,6 +151,7 @@ class Model:
 
     @property
     def recoveries(self) -> int:
+        """How many faults this test's operations on the model survived."""
         return self._resident.use.recoveries
 
     def __repr__(self) -> str:
@@ -195,6 +201,12 @@ class BrowserPool:
 
 
 def _model(node: Node, needs: ModelNeeds, source: Any, test_file: Path) -> Model:
+    if (needs.shards or 1) > 1:  # never whole instead: a test that asked for shards would prove what it did not do
+        raise ShardingError(
+            f"shards={needs.shards}: this version does not run the shards of a model in browsers",
+            where=needs.source,
+            remedy="leave shards out; pytest_browserpool.sharding.prepare cuts a model and checks the pieces natively",
+        )
     return Model(node, node.load(needs, source, test_file))
 
 

@@ -31,9 +31,11 @@ class Tensor:
     """An input or output of a graph. ``dims`` is None where the model does not even say the rank."""
 
     name: str
+    """As the graph has it: the key of inputs and outputs."""
     dtype: str
     """ONNX's own word in lower case (float, float16, int64, string …); else sequence, optional, map."""
     dims: tuple[Dim, ...] | None
+    """One entry for each axis: a size, a symbol, or None for any size."""
 
     @property
     def static(self) -> bool:

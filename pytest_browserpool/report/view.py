@@ -167,7 +167,8 @@ def p95(values: Iterable[float]) -> float | None:
 def _facts(rows: RunRows, seconds: float) -> tuple[Fact, ...]:
     tests = rows.tests
     failed = sum(t.outcome in FAILED for t in tests)
-    skipped = sum(t.outcome in ("skipped", "xfailed") for t in tests)
+    skipped = sum(t.outcome == "skipped" for t in tests)
+    expected = sum(t.outcome == "xfailed" for t in tests)
     degraded = sum(t.degraded for t in tests)
     loads = [o for o in rows.operations if o.kind == "load"]
     warm = sum(o.warm for o in loads)
@@ -175,6 +176,7 @@ def _facts(rows: RunRows, seconds: float) -> tuple[Fact, ...]:
     recovered = sum(t.recoveries for t in tests)
     notes = [f"{failed} failed"] if failed else []
     notes += [f"{skipped} skipped"] if skipped else []
+    notes += [f"{expected} expected to fail"] if expected else []
     return (
         Fact(name="tests", value=str(len(tests)), note=", ".join(notes) or "all passed", bad=bool(failed)),
         Fact(name="wall time", value=duration(seconds)),

@@ -1,0 +1,407 @@
+"""Writes docs/reference.md from the code: ``python scripts/generate_reference.py``; ``--check`` only compares."""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import dataclasses
+import importlib
+import inspect
+import itertools
+import sys
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import click
+
+import pytest_browserpool
+from pytest_browserpool import cli, config, errors, fixtures, hookspecs, keywords, plugin, values
+from pytest_browserpool.browsers import catalogue
+from pytest_browserpool.models import inspect as model_inspect
+
+ROOT = Path(__file__).parent.parent
+PAGE = ROOT / "docs" / "reference.md"
+
+HEAD = """# Reference
+
+Made from the code by `scripts/generate_reference.py`; a test compares them.
+"""
+
+ENVIRONMENT = {
+    "BROWSERPOOL_CACHE": "The cache directory, in place of the platform's (`~/.cache/browserpool` on Linux).",
+    "HF_ENDPOINT": "Where `hf:` sources come from: a mirror in place of `https://huggingface.co`.",
+    "HF_TOKEN": "Opens private repositories of `hf:` sources; it is never sent on to where the hub redirects.",
+    "PLAYWRIGHT_BROWSERS_PATH": "Playwright's own variable: where its downloaded browsers are looked for.",
+    "PYTEST_XDIST_WORKER_COUNT": "Set by pytest-xdist; the nodes of one machine share its memory and cores by it.",
+    "BROWSERPOOL_INSTANCE": "Set by us in every browser that we start: by it leftovers are found and ended. "
+    "Do not set it.",
+    "TMPDIR": "Where temporary profiles are made. Each browser gets one below, which is removed at the end.",
+}
+"""What each variable that the package reads or sets is for; a test compares the names with the code."""
+
+
+# -- reading the code --------------------------------------------------------------------------------------------
+
+
+def field_docs(cls: type) -> dict[str, str]:
+    """Field → the string that stands below it in the class body, on one line."""
+    tree = ast.parse(textwrap.dedent(inspect.getsource(cls)))
+    body = next(node for node in tree.body if isinstance(node, ast.ClassDef)).body
+    docs: dict[str, str] = {}
+    for node, below in itertools.pairwise(body):
+        if not isinstance(node, ast.AnnAssign) or not isinstance(node.target, ast.Name):
+            continue
+        if isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant):
+            docs[node.target.id] = prose(str(below.value.value))
+    return docs
+
+
+def prose(text: str | None) -> str:
+    """A docstring as Markdown on one line: reStructuredText's double backticks become single ones."""
+    text = " ".join((text or "").split()).replace("``", "`")
+    for role in (":class:", ":func:", ":meth:"):
+        text = text.replace(role, "")
+    return text
+
+
+def cell(text: str) -> str:
+    return text.replace("|", "\\|")
+
+
+def table(heads: list[str], rows: list[list[str]]) -> Iterator[str]:
+    yield "| " + " | ".join(heads) + " |"
+    yield "|" + "---|" * len(heads)
+    for row in rows:
+        yield "| " + " | ".join(cell(text) for text in row) + " |"
+    yield ""
+
+
+def shown(value: Any) -> str:
+    """A default as a reader would write it."""
+    if value is True or value is False:
+        return "on" if value else "off"
+    if value is None or value in ((), ""):
+        return "–"
+    return f"`{value:g}`" if isinstance(value, float) else f"`{value}`"
+
+
+def default_of(field: dataclasses.Field[Any]) -> Any:
+    return None if field.default is dataclasses.MISSING else field.default
+
+
+# -- the chapters ------------------------------------------------------------------------------------------------
+
+
+def options() -> Iterator[str]:
+    yield "## Options\n"
+    yield (
+        "Each option has an ini twin, for `pytest.ini`, `tox.ini` or `[tool.pytest.ini_options]` of `pyproject.toml`. "
+        "What is given on the command line wins.\n"
+    )
+    docs = field_docs(config.Settings)
+    fields = {field.name: field for field in dataclasses.fields(config.Settings)}
+    rows = [["`--browserpool`", "`browserpool`", "off", "Run tests of models on browser pools.", OFF]]
+    for option in plugin.OPTIONS:
+        flag = f"`{option.flag}{' ' + option.metavar if option.metavar else ''}`" if option.cli else "–"
+        default = plugin.DEFAULT_DB if option.name == "db" else default_of(fields[option.field])
+        why = docs[option.field] if option.name != "db" else prose(DB)
+        what = option.help.rsplit(" (", 1)[0]
+        rows.append([flag, f"`{option.ini}`", shown(default), what[0].upper() + what[1:] + ".", why])
+    yield from table(["option", "ini", "default", "what it does", "why that default"], rows)
+    yield "Values that no option changes:\n"
+    told = {option.field for option in plugin.OPTIONS} | {"rootdir", "db", "custom"}
+    fixed = [name for name in fields if name not in told]
+    rows = [[f"`{name}`", shown(default_of(fields[name])), docs[name]] for name in fixed]
+    yield from table(["setting", "value", "why"], rows)
+
+
+OFF = "Without it nothing happens: tests that ask for the fixtures are skipped."
+DB = "Under rootdir: the history belongs to the project, and the directory is easy to ignore."
+
+
+def accepted(keyword: str) -> str:
+    """What the keyword's own validator tells somebody who gets it wrong."""
+    try:
+        keywords.normalise(keyword, object(), where="", words=keywords.Words())
+    except errors.MarkerError as error:
+        text = error.remedy or ""
+    if keyword == "browsers":
+        return "a name or family, or a list of them: " + ", ".join(f"`{n}`" for n in keywords.Words().allowed)
+    if keyword == "backends":
+        names = (*values.BACKENDS, *values.BACKEND_ALIASES)
+        return "a backend, or a list of them: " + ", ".join(f"`{name}`" for name in names)
+    return text.removeprefix("give ")
+
+
+def marker() -> Iterator[str]:
+    yield "## Marker\n"
+    yield "`@pytest.mark.model(source=None, *, …)`: the model that a test runs in a browser, and what it needs.\n"
+    yield (
+        "`source` is a path, `pypi:…`, `npm:…`, `hf:…`, `https://…`, bytes, an `onnx.ModelProto` or a function that "
+        "returns one of those; see [where models come from](sources.md). Markers on function, class and module merge, "
+        "the nearest wins; see [under pytest](xdist.md#markers).\n"
+    )
+    docs = field_docs(values.ModelNeeds)
+    fields = {field.name: field for field in dataclasses.fields(values.ModelNeeds)}
+    rows = [
+        [f"`{name}`", accepted(name), shown(default_of(fields[name])), docs.get(name, "")]
+        for name in keywords.KEYWORDS
+    ]
+    yield from table(["keyword", "takes", "default", "meaning"], rows)
+    aliases = ", ".join(f"`{alias}` means `{name}`" for alias, name in values.BACKEND_ALIASES.items())
+    yield f"Backends: {', '.join(f'`{name}`' for name in values.BACKENDS)}; {aliases}.\n"
+
+
+def custom_browsers() -> Iterator[str]:
+    yield "## Browsers of your own\n"
+    yield "Keys of `[tool.browserpool.browsers.NAME]` in `pyproject.toml`; see [browsers](browsers.md#your-own).\n"
+    docs = field_docs(config.CustomBrowser)
+    rows = [
+        [f"`{f.name}`", docs.get(f.name, "")]
+        for f in dataclasses.fields(config.CustomBrowser)
+        if f.name != "name"
+    ]
+    yield from table(["key", "meaning"], rows)
+    names = ", ".join(f"`{name}`" for name in catalogue.NAMES)
+    yield f"Built-in names: {names}.\n"
+
+
+def members(cls: type) -> Iterator[tuple[str, str]]:
+    """(how it is written, its first paragraph) of each public attribute and method, as in the source."""
+    for name, value in vars(cls).items():
+        if name.startswith("_") and name != "__call__":
+            continue
+        if isinstance(value, property):
+            yield name, prose(inspect.getdoc(value))
+        elif inspect.isfunction(value):
+            written = signature(value)
+            yield (written if name == "__call__" else f"{name}{written}"), prose(inspect.getdoc(value))
+
+
+def signature(function: Any) -> str:
+    """Parameters without annotations and ``self``: the docstring says what they are."""
+    found = inspect.signature(function)
+    plain = [p.replace(annotation=p.empty) for name, p in found.parameters.items() if name != "self"]
+    return str(found.replace(parameters=plain, return_annotation=found.empty))
+
+
+def fixture_chapter() -> Iterator[str]:
+    yield "## Fixtures\n"
+    for name, cls in (("model", fixtures.Model), ("browser_pool", fixtures.BrowserPool)):
+        yield f"### {name}\n"
+        yield f"{fixture_doc(name)} {prose(inspect.getdoc(cls))}\n"
+        rows = [
+            [f"`{name if written.startswith('(') else ''}{written}`", text] for written, text in members(cls)
+        ]
+        yield from table(["", ""], rows)
+    yield (
+        "A leased page has the methods of Playwright's Page, Locator, Frame, Keyboard and Mouse, synchronous: they "
+        "return when they are done. `with page.expect_…() as info:` works as in Playwright's synchronous API.\n"
+    )
+    yield from fields_of("A browser", fixtures.Browser)
+    yield from fields_of("An input or output", model_inspect.Tensor)
+
+
+def fields_of(title: str, cls: type[Any]) -> Iterator[str]:
+    docs = field_docs(cls)
+    yield f"{title} has\n"
+    for field in dataclasses.fields(cls):
+        yield f"- `{field.name}`{': ' + docs[field.name] if field.name in docs else ''}"
+    yield ""
+
+
+def fixture_doc(name: str) -> str:
+    """The fixture's own docstring, from the source: pytest wraps fixture functions."""
+    tree = ast.parse(inspect.getsource(fixtures))
+    found = next(n for n in tree.body if isinstance(n, ast.FunctionDef) and n.name == name)
+    return prose(ast.get_docstring(found))
+
+
+def functions() -> Iterator[str]:
+    yield "## Functions\n"
+    yield "`from pytest_browserpool import assert_close, tolerance`\n"
+    for name in pytest_browserpool.__all__:
+        value = getattr(pytest_browserpool, name)
+        if inspect.isfunction(value):
+            yield f"### {name}\n"
+            yield f"```python\ndef {name}{signature(value)}: ...\n```\n"
+            yield docstring(value) + "\n"
+    yield "How tolerances come about: [comparing with a reference](comparing.md).\n"
+
+
+def docstring(value: Any) -> str:
+    """A docstring of several paragraphs as Markdown, its sections (Raises, Args …) as lists."""
+    out = []
+    for block in (inspect.getdoc(value) or "").split("\n\n"):
+        head, _, rest = block.partition("\n")
+        if head in ("Raises:", "Args:", "Returns:"):
+            items = [" ".join(item.split()) for item in entries(rest)]
+            out.append(f"{head}\n\n" + "\n".join(f"- {prose(item)}" for item in items))
+        else:
+            out.append(prose(block))
+    return "\n\n".join(out)
+
+
+def entries(text: str) -> list[str]:
+    """The entries of a docstring's section; a deeper line continues the one above."""
+    found: list[str] = []
+    for line in textwrap.dedent(text).splitlines():
+        if line.startswith(" ") and found:
+            found[-1] += " " + line
+        else:
+            found.append(line)
+    return found
+
+
+def hooks() -> Iterator[str]:
+    yield "## Hooks\n"
+    yield "In a `conftest.py` of the root directory or in a plugin.\n"
+    for name, value in vars(hookspecs).items():
+        if name.startswith("pytest_browserpool_"):
+            yield f"### {name}\n"
+            yield f"```python\ndef {name}{inspect.signature(value)}: ...\n```\n".replace("'", "")
+            yield docstring(value) + "\n"
+
+
+def commands() -> Iterator[str]:
+    yield "## Commands\n"
+    yield prose_of_help(cli.cli)
+    for name in cli.cli.list_commands(click.Context(cli.cli)):
+        command = cli.cli.get_command(click.Context(cli.cli), name)
+        assert command is not None
+        yield from command_chapter(f"browserpool {name}", command, 3)
+
+
+def command_chapter(path: str, command: click.Command, level: int) -> Iterator[str]:
+    parameters = [p for p in command.params if isinstance(p, click.Argument)]
+    subcommands = command.commands if isinstance(command, click.Group) else {}
+    usage = " ".join([path, "[OPTIONS]", *(a.make_metavar(click.Context(command)) for a in parameters)])
+    yield f"{'#' * level} {path}\n"
+    yield f"```\n{usage}{' [COMMAND]' if subcommands else ''}\n```\n"
+    yield prose_of_help(command)
+    rows = []
+    for option in (p for p in command.params if isinstance(p, click.Option)):
+        takes = "" if option.is_flag else f" {option.make_metavar(click.Context(command))}"
+        default = (
+            f" Default: `{option.default}`." if option.show_default and option.default is not None else ""
+        )
+        rows.append([f"`{', '.join(option.opts)}{takes}`", f"{option.help or ''}{default}"])
+    if rows:
+        yield from table(["option", ""], rows)
+    for name, subcommand in subcommands.items():
+        yield from command_chapter(f"{path} {name}", subcommand, level + 1)
+
+
+def prose_of_help(command: click.Command) -> str:
+    r"""A command's help: paragraphs as prose, what follows ``\b`` (examples) as code."""
+    out = []
+    for block in inspect.cleandoc(command.help or "").split("\n\n"):
+        if block.startswith("\b\n"):
+            title, _, lines = block.removeprefix("\b\n").partition("\n")
+            out.append(f"{title}\n\n```\n{textwrap.dedent(lines)}\n```")
+        else:
+            out.append(prose(block))
+    return "\n\n".join(out) + "\n"
+
+
+def error_tree() -> Iterator[str]:
+    yield "## Errors\n"
+    yield (
+        "All are in `pytest_browserpool.errors`. Each has `what` (with the value that broke), `where` and `remedy`; "
+        "its text is the three of them.\n"
+    )
+    tree = (errors.__doc__ or "").split("::\n", 1)[1].rsplit("\n\n", 1)[0]
+    yield f"```text\n{textwrap.dedent(tree).strip()}\n```\n"
+    rows = [
+        [
+            f"`{name}`",
+            f"`{cls.kind}`" if issubclass(cls, errors.Fault) and cls is not errors.Fault else "",
+            prose(cls.__doc__),
+        ]
+        for name, cls in error_classes(errors)
+    ]
+    yield from table(["error", "kind in the history", ""], rows)
+
+
+def error_classes(module: ModuleType) -> list[tuple[str, type[errors.BrowserPoolError]]]:
+    return [
+        (n, c)
+        for n, c in vars(module).items()
+        if isinstance(c, type) and issubclass(c, errors.BrowserPoolError)
+    ]
+
+
+def environment() -> Iterator[str]:
+    yield "## Environment variables\n"
+    yield from table(["variable", "meaning"], [[f"`{name}`", text] for name, text in ENVIRONMENT.items()])
+    yield (
+        "`pip`, `npm` and Playwright are called as they are: what their own variables and files say about indexes, "
+        "registries and proxies holds.\n"
+    )
+
+
+LOOKS_UP = tuple(f"environ{call}.{method}" for call in ("", "()") for method in ("get", "pop", "setdefault"))
+
+
+def variables_in_code() -> set[str]:
+    """Every name that the package looks up in ``os.environ`` or in another process's environment."""
+    found: set[str] = set()
+    for path in (ROOT / "pytest_browserpool").rglob("*.py"):
+        text = path.read_text(encoding="utf-8")
+        if "environ" in text:
+            module = importlib.import_module(".".join(path.relative_to(ROOT).with_suffix("").parts))
+            found |= {resolved(node, module) for node in looked_up(ast.parse(text))}
+    return found
+
+
+def looked_up(tree: ast.AST) -> Iterator[ast.expr]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Subscript) and "environ" in ast.unparse(node.value):
+            yield node.slice
+        elif isinstance(node, ast.Call) and node.args and ast.unparse(node.func).endswith(LOOKS_UP):
+            yield node.args[0]
+
+
+def resolved(node: ast.expr, module: ModuleType) -> str:
+    return str(node.value) if isinstance(node, ast.Constant) else str(getattr(module, ast.unparse(node)))
+
+
+CHAPTERS = (
+    options,
+    marker,
+    fixture_chapter,
+    functions,
+    commands,
+    custom_browsers,
+    hooks,
+    error_tree,
+    environment,
+)
+
+
+def reference() -> str:
+    """The whole page."""
+    parts = [HEAD, *(line for chapter in CHAPTERS for line in chapter())]
+    return "\n".join(parts).rstrip() + "\n"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        "--check", action="store_true", help="only say whether docs/reference.md is up to date"
+    )
+    text = reference()
+    if not parser.parse_args().check:
+        PAGE.write_text(text, encoding="utf-8")
+        return 0
+    if PAGE.read_text(encoding="utf-8") == text:
+        return 0
+    print("docs/reference.md is out of date: run  python scripts/generate_reference.py", file=sys.stderr)
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
