@@ -197,6 +197,11 @@ class Book:
     def batches(self) -> int:
         return sum(len(n.batches) for n in self.nodes.values())
 
+    def wait(self, test: Test, change: int) -> None:
+        """Count ``test`` among those that wait to be sent (+1), or no more (−1)."""
+        self.waiting[test.kind.priority] += change
+        test.kind.waiting += change
+
     def is_free(self, kind: Kind) -> bool:
         """Whether a test of ``kind`` may start as far as its concurrency key goes."""
         return kind.key is None or self.held[kind.key[0]] < self.limits[kind.key[0]]

@@ -37,9 +37,6 @@ nearly all; types and browsers differ less than the models within them; a node's
 or so."""
 OTHERS = 8
 """Nodes that a measurement is compared with: their mean is good enough, and the cost stays constant."""
-HOPE = 0.85
-"""Browsers differ by half their logarithm (factors of 0.6 – 1.6, measured up to 8): the better one of two takes on
-average about 0.7 of any one's time, and half of that hope is kept against the set-up of finding out."""
 LEAST_S = 1e-4
 """Seconds below which a measured time is taken to be this: a logarithm wants something above zero."""
 
@@ -96,10 +93,6 @@ class Ladder:
         self.stats: dict[tuple[str, ...], Stat] = {}
         self.cells: dict[Session, dict[str, Stat]] = {}
         """Session → node → what was measured there, not brought to speed 1."""
-
-    def knows(self, model: str) -> bool:
-        """Whether ``model`` was measured in any browser."""
-        return ("model", "", "", "", model) in self.stats
 
     def measured(self, session: Session) -> bool:
         """Whether anything is known of this very session."""
@@ -165,21 +158,13 @@ class CostModel:
         self.version = 0
 
     def run(self, session: Session, kind: str) -> float:
-        """Seconds of an average warm test of ``session`` on a node of speed 1.
-
-        Of a model that was measured in another browser only, and is not being tried in this one, the estimate is
-        hopeful: where it would pay if that were true, one node finds out.
-        """
-        value = math.exp(self.runs.log_estimate(session, kind))
-        if session not in self.trying and not self.runs.measured(session) and self.runs.knows(session[2]):
-            value *= HOPE
-        return value
+        """Seconds of an average warm test of ``session`` on a node of speed 1."""
+        return math.exp(self.runs.log_estimate(session, kind))
 
     def try_out(self, session: Session) -> None:
         """A first test is on its way to ``session``: no need for a second node to find out."""
-        if not self.runs.measured(session) and session not in self.trying:
+        if not self.runs.measured(session):
             self.trying.add(session)
-            self.version += 1
 
     def load(self, session: Session, kind: str) -> float:
         """Seconds to load and first run the model of ``session`` on a node of speed 1."""

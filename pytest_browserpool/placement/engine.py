@@ -206,7 +206,7 @@ class PlacementEngine:
                 self.sender.out.append(Abandoned(test=test.nodeid, nodes=test.lost_on))
                 self._done(test)
             else:
-                self.book.waiting[test.kind.priority] += 1
+                self.book.wait(test, 1)
                 orphans.append(test)
         self._place(orphans)
         self._report_unrunnable()
@@ -221,7 +221,7 @@ class PlacementEngine:
         self.collected = True
         self.watch.collected_at = self.now
         for test in tests:
-            self.book.waiting[test.kind.priority] += 1
+            self.book.wait(test, 1)
         self._place(tests)
         self._first_search()
         self._report_unrunnable()
@@ -400,7 +400,7 @@ class PlacementEngine:
             reasons = self.book.reasons(self.book.kinds[index])
             for test in tests:
                 self.sender.out.append(Unrunnable(test=test.nodeid, reasons=reasons))
-                self.book.waiting[test.kind.priority] -= 1
+                self.book.wait(test, -1)
                 self._done(test)
             del self.book.unplaced[index]
         self._shutdown_if_done()

@@ -21,9 +21,17 @@ from pytest_browserpool.placement.state import Batch, Kind, NodePlan, Test
 CRITICAL_SHARE = 0.75
 """Share of the iterations spent on the node that ends last; the rest looks for work to save anywhere."""
 
-WORK_PRICE = 0.02
-"""What a second of work is worth beside a second of the end: nobody wants ten seconds of set-up for a gain of
-a tenth, which it would cost in heat and in what shares the machine."""
+PRICE_RANGE = (0.02, 0.25)
+
+
+def work_price(nodes: int) -> float:
+    """What a second of work is worth beside a second of the end.
+
+    Where ``nodes`` share the work evenly, each second of it moves the end by 1/nodes, sooner or later: a set-up that
+    only fills a gap now is missed when estimates turn out wrong. At least 2 %: nobody wants ten seconds of set-up
+    for a gain of a tenth; at most a quarter, so that two nodes still share.
+    """
+    return min(PRICE_RANGE[1], max(PRICE_RANGE[0], 1.0 / max(nodes, 1)))
 
 
 class Search:
@@ -35,6 +43,7 @@ class Search:
         self.now = now
         self.changed: set[str] = set()
         self.moves = 0
+        self.price = work_price(len(nodes))
         self.heap = [(-self.finish(n), i) for i, n in enumerate(nodes)]
         heapq.heapify(self.heap)
         self.index = {n.id: i for i, n in enumerate(nodes)}
@@ -230,7 +239,7 @@ class Search:
         worst, new = max(before), max(after)
         saved = before[0] + before[1] - after[0] - after[1]
         if worst >= end - SPLIT_EPSILON_S:
-            return new < worst + WORK_PRICE * saved - SPLIT_EPSILON_S
+            return new < worst + self.price * saved - SPLIT_EPSILON_S
         return new < end - SPLIT_EPSILON_S and saved > SPLIT_EPSILON_S
 
     def note(self, a: NodePlan, b: NodePlan) -> None:

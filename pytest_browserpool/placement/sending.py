@@ -9,6 +9,7 @@ from pytest_browserpool.placement.events import Command, Prewarm, Run
 from pytest_browserpool.placement.explain import Explainer
 from pytest_browserpool.placement.migration import Migrations
 from pytest_browserpool.placement.policy import EngineConfig
+from pytest_browserpool.placement.search import work_price
 from pytest_browserpool.placement.state import Batch, NodePlan, Test
 from pytest_browserpool.placement.stealing import VICTIMS, Finishes, more_urgent, steal_for
 from pytest_browserpool.placement.watch import Watch
@@ -19,6 +20,10 @@ PREWARM_LEAD = 2.0
 """A set-up is announced when the work before it takes at most twice as long: early enough to hide wholly in
 spite of wrong estimates, late enough not to hold memory for long, and not to be overtaken by a change of
 plan."""
+
+PROBE_SHARE = 0.2
+"""Share of a kind's waiting work that trying another browser is worth: browsers differ by half their logarithm, and
+the better one of two takes on average a fifth less than any one."""
 
 
 class Sender:
@@ -52,7 +57,9 @@ class Sender:
 
     def steal(self, node: NodePlan) -> bool:
         victims = self.finishes.last(self.book.nodes, VICTIMS)
-        stolen = steal_for(node, victims, self.now, self.rng, self.book.is_free)
+        stolen = steal_for(
+            node, victims, self.now, self.rng, self.book.is_free, work_price(len(self.book.nodes))
+        )
         if stolen is None:
             return False
         self.finishes.note(stolen[0])
@@ -71,6 +78,8 @@ class Sender:
             return
         if len(batch.kind.options[node.profile]) > 1 and any(node.setup_now(batch.session)):
             batch = self._reconsider(node, batch)
+        if len(batch.kind.options[node.profile]) > 1:
+            batch = self._probe(node, batch)
         self._send(node, batch, batch.tests[-1])
 
     def _more_urgent(self, node: NodePlan, priority: int) -> Batch | None:
@@ -98,6 +107,20 @@ class Sender:
         node.put(batch.kind, session, tests)
         return node.batches[batch.kind.index, session]
 
+    def _probe(self, node: NodePlan, batch: Batch) -> Batch:
+        """Where much work waits, have one test find out whether another browser is faster: once per session."""
+        costs = self.book.costs
+        at_stake = PROBE_SHARE * batch.kind.waiting * node.unit(batch.session)
+        for session in batch.kind.options[node.profile]:
+            if session == batch.session or session in costs.trying or costs.runs.measured(session):
+                continue
+            if sum(node.setup_now(session)) < at_stake:
+                test = batch.tests[0]
+                node.take(batch, [test])
+                node.put(batch.kind, session, [test])
+                return node.batches[batch.kind.index, session]
+        return batch
+
     def _send(self, node: NodePlan, batch: Batch, test: Test) -> None:
         session, kind = batch.session, batch.kind
         decision = self.explainer.decision(node, session, test, self.now) if self.config.explain else None
@@ -109,7 +132,7 @@ class Sender:
         node.running, node.session = test, session
         node.started, node.expected_s = self.now, expected
         node.busy_until = self.now + expected
-        self.book.waiting[kind.priority] -= 1
+        self.book.wait(test, -1)
         if kind.key is not None:
             self.book.held[kind.key[0]] += 1
         self.migrations.sent(test, node, self.book.nodes, self.now)

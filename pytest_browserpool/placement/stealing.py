@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 
 from pytest_browserpool.placement.history import Session
 from pytest_browserpool.placement.policy import SPLIT_EPSILON_S
-from pytest_browserpool.placement.search import WORK_PRICE, Search, pick
+from pytest_browserpool.placement.search import Search, pick
 from pytest_browserpool.placement.state import Batch, Kind, NodePlan, Test
 
 VICTIMS = 6
@@ -65,9 +65,17 @@ class Finishes:
 
 
 def steal_for(
-    node: NodePlan, victims: list[NodePlan], now: float, rng: random.Random, allowed: Callable[[Kind], bool]
+    node: NodePlan,
+    victims: list[NodePlan],
+    now: float,
+    rng: random.Random,
+    allowed: Callable[[Kind], bool],
+    price: float,
 ) -> tuple[NodePlan, list[Test]] | None:
-    """Move to the dry ``node`` the tests whose move gains most; the victim and what was moved, or None."""
+    """Move to the dry ``node`` the tests whose move gains most; the victim and what was moved, or None.
+
+    ``price``: what a second of added set-up must gain (``search.work_price``).
+    """
     best: tuple[float, NodePlan, Batch, Session] | None = None
     mine = max(node.busy_until, now) + node.load
     for victim in victims:
@@ -84,7 +92,7 @@ def steal_for(
                 # the whole gap shared between both, or the shortest test where that is already too much
                 share = max((theirs - mine - setup) / (unit + there), batch.tests[0].scale)
                 share = min(share, batch.work)
-                gain = theirs - max(mine + setup + share * unit, theirs - share * there) - WORK_PRICE * setup
+                gain = theirs - max(mine + setup + share * unit, theirs - share * there) - price * setup
                 if gain > SPLIT_EPSILON_S and (best is None or gain > best[0]):
                     best = (gain, victim, batch, session)
     if best is None:
