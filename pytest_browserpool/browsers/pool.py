@@ -277,11 +277,10 @@ class Pool:
             if isinstance(error, asyncio.CancelledError):
                 page.lose(PageHung(f"page {page.channel.page_id}: its command was given up"))
             dropping = asyncio.ensure_future(instance.drop(page))
-            if isinstance(page.lost, PageHung):
-                # beside the closing, which waits for its whole deadline where the browser is stopped
-                if not await self._answers(instance):
-                    instance.lose(page.lost)
-                    await asyncio.shield(self._retire(instance, f"hung: {page.lost.what}"))
+            # its browser is asked beside the closing, which takes its whole deadline where the browser is stopped
+            if isinstance(page.lost, PageHung) and not await self._answers(instance):
+                instance.lose(page.lost)
+                await asyncio.shield(self._retire(instance, f"hung: {page.lost.what}"))
             await asyncio.shield(dropping)
             raise
 

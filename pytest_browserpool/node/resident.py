@@ -102,7 +102,13 @@ class Resident:
 
     async def place(self) -> Loaded:
         """A session before the first call, recovered where infrastructure fails."""
-        return await self._recovering(lambda: self.ensure(None))
+        return await self._recovering(self._placed)
+
+    async def _placed(self) -> Loaded:
+        """The session that recovery has made, or one by the usual way: a load counts once, however often tried."""
+        if self.loaded is not None and self.loaded.page.lost is None:
+            return self.loaded
+        return await self.ensure(None)
 
     @property
     def current(self) -> Candidate | None:
