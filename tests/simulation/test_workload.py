@@ -12,6 +12,7 @@ from click.testing import CliRunner
 
 from pytest_browserpool.cli import cli
 from pytest_browserpool.simulation import zoo
+from pytest_browserpool.simulation.figures import simulate
 from pytest_browserpool.simulation.workload import WorkloadError, parse
 
 
@@ -85,6 +86,13 @@ def test_right_workload() -> None:
     workload = parse(small())
     assert workload.options(workload.tests[0], workload.nodes[0]) == (("chromium", "wasm"),)
     assert (workload.history, workload.noise_sigma, workload.events) == ("cold", 0.0, ())
+
+
+def test_the_documented_example_is_a_workload() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "scheduling.md").read_text(encoding="utf-8")
+    example = json.loads(page.partition("```json\n")[2].partition("```")[0])
+    result = simulate(parse(example, "docs"))["schedulers"]
+    assert [row["failed"] for row in result.values()] == [[], [], []]
 
 
 def test_zoo_is_the_same_for_the_same_seed() -> None:
