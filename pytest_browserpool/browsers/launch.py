@@ -11,6 +11,7 @@ import base64
 import contextlib
 import json
 import os
+import re
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
@@ -342,9 +343,8 @@ class Launcher:
 
     def _failed(self, installed: InstalledBrowser, error: Exception) -> LaunchFailed:
         place = installed.executable or installed.endpoint or f"channel {installed.channel}"
-        text = str(error).strip().splitlines()
         return LaunchFailed(
-            f"{installed.name} did not start: {text[0] if text else f'no answer within {self._timeout:g} s'}",
+            f"{installed.name} did not start: {_said(error) or f'no answer within {self._timeout:g} s'}",
             where=place,
             remedy="run `browserpool doctor`; start the executable by hand to see what it says",
         )
@@ -360,3 +360,19 @@ class Launcher:
                 async with asyncio.timeout(CLOSE_SECONDS):
                     await self._playwright.stop()
             self._playwright = None
+
+
+def _said(error: Exception) -> str:
+    """What is worth reading of a failed launch: Playwright's first line hides that the program ended, and its own words."""
+    lines = str(error).strip().splitlines()
+    if not lines:
+        return ""
+    own = [
+        re.sub(r"^.*?\[pid=\d+\]\[(?:err|out)\] ?", "", line)
+        for line in lines
+        if re.search(r"\]\[(err|out)\]", line)
+    ]
+    first = lines[0].removeprefix("BrowserType.launch: ")
+    if "has been closed" in first:
+        first = "it ended at once; is it a browser?"
+    return f"{first} It said: {' / '.join(own[-2:])[:300]}" if own else first

@@ -1,0 +1,58 @@
+"""A browser that is none: said in seconds with its own words, and the others go on."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import numpy as np
+import onnx_models as make
+import pytest
+
+from pytest_browserpool.config import CustomBrowser
+from pytest_browserpool.errors import CapabilityError, LaunchFailed
+
+
+def program(tmp_path: Path, script: str) -> str:
+    path = tmp_path / "browser"
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(0o755)
+    return str(path)
+
+
+@pytest.mark.parametrize("family", ["chrome", "firefox"])
+def test_an_executable_that_is_no_browser(fresh_bench, tmp_path, family):
+    path = program(tmp_path, "echo cannot open display of the century >&2; exit 3")
+    bench = fresh_bench(custom=(CustomBrowser(name="odd", family=family, executable=path),))
+    started = time.monotonic()
+    with pytest.raises(CapabilityError) as caught:
+        bench.load(make.affine(), "odd")
+    assert time.monotonic() - started < 30
+    assert "odd did not start" in str(caught.value)
+    assert "cannot open display of the century" in str(caught.value)
+    assert bench.load(make.affine(), "chromium")({"x": np.zeros((4, 4), np.float32)})["y"].item(0) == 1
+
+
+def test_a_browser_that_breaks_after_it_was_probed(fresh_bench, tmp_path):
+    """The probe's answer is kept; then the same file stops working, as after a broken update."""
+    path = program(tmp_path, 'exec /usr/bin/chromium "$@"')
+    bench = fresh_bench(
+        custom=(CustomBrowser(name="own", family="chrome", executable=path),), recovery="none"
+    )
+    assert bench.load(make.affine(), "own")({"x": np.zeros((4, 4), np.float32)})["y"].item(0) == 1
+    bench.node.end_test()
+    bench.node.call(lambda: bench.node.pool.retire_idle("own"), 20)
+    Path(path).write_text("#!/bin/sh\nexit 1\n")
+    bench.node.begin_test("after the update")
+    with pytest.raises(LaunchFailed, match=r"own did not start.*\n  where: .*/browser"):
+        bench.load(make.affine(), "own")
+
+
+def test_a_browser_that_never_answers_ends_at_the_launch_timeout(fresh_bench, tmp_path):
+    path = program(tmp_path, "exec sleep 300")
+    custom = (CustomBrowser(name="mute", family="chrome", executable=path),)
+    bench = fresh_bench(custom=custom, launch_timeout=3.0)
+    started = time.monotonic()
+    with pytest.raises(CapabilityError, match="mute did not start"):
+        bench.load(make.affine(), "mute")
+    assert time.monotonic() - started < 40
