@@ -255,3 +255,23 @@ def test_the_sessions_of_a_page_are_bounded(fresh_bench, monkeypatch):
     instance = bench.node.pool.instances[0]
     assert len(instance.sessions()) == 2
     assert {s.key.backend for s in instance.sessions()} == {"wasm"}
+
+
+def test_the_memory_of_the_node_is_kept_by_letting_the_oldest_browser_go(fresh_bench):
+    bench = fresh_bench()
+    for kind in ("headless-shell", "chromium"):
+        bench.load(make.affine(), kind)(X)
+    bench.node.end_test()
+    bench.node.pool._memory_limit = 1  # bytes: as if the machine were full
+    bench.node.call(bench.node.pool.settle, 30)
+    assert [i.name for i in bench.node.pool.instances] == ["chromium"]
+
+
+def test_a_browser_that_a_test_holds_is_not_taken_away(fresh_bench):
+    from pytest_browserpool.errors import CapabilityError
+
+    bench = fresh_bench(max_browsers=1)
+    held = bench.load(make.affine(), "chromium")
+    with pytest.raises(CapabilityError, match="--browserpool-max-browsers=2"):
+        bench.load(make.affine(), "headless-shell", recovery="none")
+    assert held(X)["y"].item(0) == 1
