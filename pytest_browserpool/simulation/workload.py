@@ -15,6 +15,8 @@ from pytest_browserpool.values import BACKEND_ALIASES, BACKENDS
 
 FAMILY = {"chromium": "chrome", "headless-shell": "chrome"}
 """Families of the browsers whose family is not their name."""
+KNOWN = frozenset({"chrome", "chromium", "edge", "firefox", "headless-shell", "webkit"})
+"""Browsers that exist, whether a node of the workload has them or not."""
 
 
 class WorkloadError(ConfigurationError):
@@ -177,7 +179,7 @@ class _Reader:
                 )
 
     def _get(self, key: str, default: Any) -> Any:
-        if key in self.data:
+        if self.data.get(key) is not None:
             return self.data[key]
         if default is None:
             raise WorkloadError(f"{key!r} is missing", where=self.where)
@@ -325,7 +327,8 @@ def _check(workload: Workload, where: str) -> None:
     for i, event in enumerate(workload.events):
         if event.node not in names:
             _unknown("node", event.node, names, f"{where}: events[{i}].node")
-    browsers = {b for n in workload.nodes for b in n.browsers}
+    # a model may have times for browsers that no node here has, but not for ones that nobody has
+    browsers = {b for n in workload.nodes for b in n.browsers} | KNOWN
     for model in workload.models.values():
         for key in (*model.load_s, *model.run_s):
             if key[0] not in browsers:
