@@ -66,6 +66,10 @@ bench-scheduler: setup ## makespan against xdist's own schedulers, simulated
 bench-sharding: setup ## quality and speed of the partitioner
 	$(BIN)/python benchmarks/sharding.py $(ARGS)
 
+.PHONY: reference
+reference: $(STAMP) ## docs/reference.md and the layers, from the code
+	$(BIN)/python scripts/generate_reference.py
+
 .PHONY: docs
 docs: $(VENV)/.docs ## the documentation, into site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet

@@ -1,9 +1,13 @@
-"""Writes docs/reference.md from the code: ``python scripts/generate_reference.py``; ``--check`` only compares."""
+"""Writes what the documentation takes from the code: docs/reference.md, and the layers in docs/architecture.md.
+
+``python scripts/generate_reference.py``; with ``--check`` it only compares.
+"""
 
 from __future__ import annotations
 
 import argparse
 import ast
+import configparser
 import dataclasses
 import importlib
 import inspect
@@ -24,6 +28,7 @@ from pytest_browserpool.models import inspect as model_inspect
 
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "reference.md"
+ARCHITECTURE = ROOT / "docs" / "architecture.md"
 
 HEAD = """# Reference
 
@@ -99,18 +104,17 @@ def options() -> Iterator[str]:
     yield "## Options\n"
     yield (
         "Each option has an ini twin, for `pytest.ini`, `tox.ini` or `[tool.pytest.ini_options]` of `pyproject.toml`. "
-        "What is given on the command line wins.\n"
+        "What is given on the command line wins. One without `--` is for the ini file only.\n"
     )
     docs = field_docs(config.Settings)
     fields = {field.name: field for field in dataclasses.fields(config.Settings)}
-    rows = [["`--browserpool`", "`browserpool`", "off", "Run tests of models on browser pools.", OFF]]
+    rows = [["`--browserpool`<br>`browserpool`", "off", f"Run tests of models on browser pools. {OFF}"]]
     for option in plugin.OPTIONS:
-        flag = f"`{option.flag}{' ' + option.metavar if option.metavar else ''}`" if option.cli else "–"
+        flag = f"`{option.flag}{' ' + option.metavar if option.metavar else ''}`<br>" if option.cli else ""
         default = plugin.DEFAULT_DB if option.name == "db" else default_of(fields[option.field])
-        why = docs[option.field] if option.name != "db" else prose(DB)
-        what = option.help.rsplit(" (", 1)[0]
-        rows.append([flag, f"`{option.ini}`", shown(default), what[0].upper() + what[1:] + ".", why])
-    yield from table(["option", "ini", "default", "what it does", "why that default"], rows)
+        what, why = option.help.rsplit(" (", 1)[0], DB if option.name == "db" else docs[option.field]
+        rows.append([f"{flag}`{option.ini}`", shown(default), f"{what[0].upper()}{what[1:]}. *{why}*"])
+    yield from table(["option, ini value", "default", "what it does, *and why that default*"], rows)
     yield "Values that no option changes:\n"
     told = {option.field for option in plugin.OPTIONS} | {"rootdir", "db", "custom"}
     fixed = [name for name in fields if name not in told]
@@ -388,19 +392,30 @@ def reference() -> str:
     return "\n".join(parts).rstrip() + "\n"
 
 
+def architecture() -> str:
+    """docs/architecture.md with the layers of ``.importlinter`` between its two comments."""
+    contracts = configparser.ConfigParser()
+    contracts.read(ROOT / ".importlinter", encoding="utf-8")
+    layers = contracts["importlinter:contract:layers"]["layers"].strip()
+    begin, end = "<!-- layers -->\n", "<!-- end of layers -->"
+    before, rest = ARCHITECTURE.read_text(encoding="utf-8").split(begin, 1)
+    return f"{before}{begin}\n```text\n{layers}\n```\n\n{end}{rest.split(end, 1)[1]}"
+
+
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument(
-        "--check", action="store_true", help="only say whether docs/reference.md is up to date"
-    )
-    text = reference()
-    if not parser.parse_args().check:
-        PAGE.write_text(text, encoding="utf-8")
-        return 0
-    if PAGE.read_text(encoding="utf-8") == text:
-        return 0
-    print("docs/reference.md is out of date: run  python scripts/generate_reference.py", file=sys.stderr)
-    return 1
+    parser = argparse.ArgumentParser(description="Write what the documentation takes from the code.")
+    parser.add_argument("--check", action="store_true", help="only say whether it is up to date")
+    only_check = parser.parse_args().check
+    stale = 0
+    for page, text in ((PAGE, reference()), (ARCHITECTURE, architecture())):
+        if page.exists() and page.read_text(encoding="utf-8") == text:
+            continue
+        stale += 1
+        if only_check:
+            print(f"{page.relative_to(ROOT)} is out of date: run  make reference", file=sys.stderr)
+        else:
+            page.write_text(text, encoding="utf-8")
+    return 1 if only_check and stale else 0
 
 
 if __name__ == "__main__":
