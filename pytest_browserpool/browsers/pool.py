@@ -217,6 +217,10 @@ class Pool:
         """
         instance, launch_ms = await self.browser(browser, slot)
         found = instance.find(key)
+        if found is not None and not await found[0].ping(self.settings.ping_timeout):
+            # it went bad while nobody used it; the test that comes must not pay for that with its own time-out
+            await self._clear_away(instance, found[0])
+            return await self.load(browser, key, model, timeout, slot)
         if found is not None:
             self.warm_hits += 1
             found[1].last_used = time.monotonic()
@@ -276,13 +280,17 @@ class Pool:
         except (Fault, asyncio.CancelledError) as error:
             if isinstance(error, asyncio.CancelledError):
                 page.lose(PageHung(f"page {page.channel.page_id}: its command was given up"))
-            dropping = asyncio.ensure_future(instance.drop(page))
-            # its browser is asked beside the closing, which takes its whole deadline where the browser is stopped
-            if isinstance(page.lost, PageHung) and not await self._answers(instance):
-                instance.lose(page.lost)
-                await asyncio.shield(self._retire(instance, f"hung: {page.lost.what}"))
-            await asyncio.shield(dropping)
+            await self._clear_away(instance, page)
             raise
+
+    async def _clear_away(self, instance: BrowserInstance, page: RuntimePage) -> None:
+        """Closes a lost page; where it hung and its browser opens no other, the browser too."""
+        dropping = asyncio.ensure_future(instance.drop(page))
+        # its browser is asked beside the closing, which takes its whole deadline where the browser is stopped
+        if isinstance(page.lost, PageHung) and not await self._answers(instance):
+            instance.lose(page.lost)
+            await asyncio.shield(self._retire(instance, f"hung: {page.lost.what}"))
+        await asyncio.shield(dropping)
 
     async def _answers(self, instance: BrowserInstance) -> bool:
         """Whether a browser whose page hung still opens pages: a stopped one does not."""

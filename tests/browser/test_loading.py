@@ -59,3 +59,21 @@ def test_a_load_that_hangs_ends_at_the_marker_s_timeout(bench):
     assert time.monotonic() - started < 2 + 15
     again = bench.load(make.affine(salt=99.0), "chromium")
     assert again({"x": np.zeros((4, 4), np.float32)})["y"].item(0) == 99
+
+
+@pytest.mark.parametrize("stopped", ["--type=renderer", ""], ids=["renderer", "browser"])
+def test_a_page_that_went_bad_between_tests_is_replaced_before_the_next(fresh_bench, stopped):
+    """Stopped processes still hold their sockets: only asking finds out."""
+    bench = fresh_bench(ping_timeout=1.5)
+    model = bench.load(make.affine(), "chromium")
+    model({"x": np.zeros((4, 4), np.float32)})
+    bench.node.end_test()
+    processes = model._resident.loaded.instance.process.process_tree()
+    for process in processes:
+        if stopped in " ".join(process.cmdline()):
+            process.suspend()
+    bench.node.begin_test("next")
+    after = bench.load(make.affine(), "chromium")
+    assert not after.warm
+    assert after({"x": np.zeros((4, 4), np.float32)})["y"].item(0) == 1
+    assert after.recoveries == 0
