@@ -153,6 +153,7 @@ class CostModel:
             self.known_launches["", browser] = _known(sample)
         self.launches: dict[tuple[str, str], Stat] = {}
         self.speeds: dict[str, Stat] = {}
+        self._log_speeds: dict[str, float] = {}
         self.hosts: dict[str, str] = {}
         self.trying: set[Session] = set()
         self.version = 0
@@ -185,9 +186,16 @@ class CostModel:
 
     def speed(self, node: str) -> float:
         """The node's speed: 2 takes half the time."""
-        known = self.known_speeds.get(node) or self.known_speeds.get(self.hosts.get(node, ""))
-        above, k = (math.log(known.value), min(known.count, HISTORY_WEIGHT)) if known else (0.0, K_SPEED)
-        return math.exp(_shrunk(self.speeds.get(node), above, k))
+        return math.exp(self.log_speed(node))
+
+    def log_speed(self, node: str) -> float:
+        """Log of the node's speed; kept until something is measured there."""
+        found = self._log_speeds.get(node)
+        if found is None:
+            known = self.known_speeds.get(node) or self.known_speeds.get(self.hosts.get(node, ""))
+            above, k = _known(known) if known else (0.0, K_SPEED)
+            found = self._log_speeds[node] = _shrunk(self.speeds.get(node), above, k)
+        return found
 
     def scale(self, test: str) -> float | None:
         """The test's warm time over that of an average test of its session, if history knows it."""
@@ -218,7 +226,7 @@ class CostModel:
         value = math.log(max(seconds, LEAST_S))
         cell = ladder.cells.setdefault(session, {})
         others = [
-            stat.middle + math.log(self.speed(name))
+            stat.middle + self.log_speed(name)
             for name, stat in itertools.islice(cell.items(), OTHERS)
             if name != node
         ]
@@ -226,6 +234,7 @@ class CostModel:
             others.append(ladder.log_estimate(session, kind))
         if others:
             self.speeds.setdefault(node, Stat()).add(sum(others) / len(others) - value)
+            self._log_speeds.pop(node, None)
         cell.setdefault(node, Stat()).add(value)
 
     def hint(self, model: str, seconds: float) -> None:

@@ -126,8 +126,8 @@ class Predictor:
         window)."""
         total = 0.0
         for start, end in reversed(self.spans[browser]):
-            if end < since - WINDOW_S:
-                break
+            if end < since:
+                break  # they are in the order of their ends
             total += max(0.0, min(end, until) - max(start, since))
         for name, start in self.open.values():
             if name == browser:
