@@ -54,6 +54,10 @@ test: lint ## lint, then all tests, the quick ones first
 	$(BIN)/pytest tests -q -n auto -m "not ($(LONG))" $(ARGS)
 	$(BIN)/pytest tests -q -m "$(LONG)" $(ARGS)
 
+.PHONY: test-remote
+test-remote: setup ## nodes on three hosts (network namespaces, ssh); part of `make test` where root can make them
+	$(BIN)/pytest tests/remote -q -rs $(ARGS)
+
 .PHONY: bench-transport
 bench-transport: setup ## what one call of a model costs over session.run in the page
 	$(BIN)/python benchmarks/transport.py $(ARGS)

@@ -42,9 +42,9 @@ class Settings(Plain):
     rootdir: str
     db: str
     browsers: tuple[str, ...] = ()
-    """Names or families to use; empty: all that the node has, because a browser that is here is there to be tested in."""
+    """Names or families; unless given all that the node has, because a browser that is here is there to be tested in."""
     max_browsers: int = 3
-    """Browsers alive at once per node: a Chromium with one warm WebGPU model takes 0.4 – 0.8 GiB."""
+    """One of each kind that is usual; a Chromium with one warm WebGPU model takes 0.4 – 0.8 GiB."""
     recovery: str = "progressive"
     """The cheapest step first: most faults are one browser's."""
     scheduler: bool = True
@@ -62,8 +62,10 @@ class Settings(Plain):
     ping_timeout: float = 5.0
     """Seconds: a healthy page answers in milliseconds; a page busy compiling blocks its main thread for a while."""
     heartbeat_timeout: float = 30.0
-    """Seconds without a sign of life after which a node is ended and its tests run elsewhere. Nodes beat every 2 s from
-    a thread; only native code that holds the interpreter's lock, or a stopped process, is silent for longer."""
+    """Nodes beat every 2 s from a thread; only native code that holds the interpreter's lock, or a stopped process, is
+    silent for longer. The tests of a lost node run elsewhere."""
+    connect_timeout: float = 30.0
+    """Seconds until a remote node must be connected and ready: ssh and Python take one to two on an idle machine."""
     page_max_loads: int = 200
     """Sessions created in one page before it is replaced: create and release leak about 4 MB each beside an anchor."""
     page_max_memory_gib: float = 4.0
@@ -76,9 +78,17 @@ class Settings(Plain):
         _at_least("max_browsers", self.max_browsers, 1)
         _at_least("redundancy", self.redundancy, 1)
         _at_least("history_copies", self.history_copies, 1)
-        for name in ("state_sync_interval", "launch_timeout", "ping_timeout", "heartbeat_timeout"):
+        for name in (
+            "state_sync_interval",
+            "launch_timeout",
+            "ping_timeout",
+            "heartbeat_timeout",
+            "connect_timeout",
+        ):
             if not getattr(self, name) > 0:
-                raise ConfigurationError(f"{name} is {getattr(self, name)!r}", remedy="give a number of seconds above 0")
+                raise ConfigurationError(
+                    f"{name} is {getattr(self, name)!r}", remedy="give a number of seconds above 0"
+                )
         _one_of("recovery", self.recovery, STRATEGIES)
         _one_of("missing", self.missing, ("fail", "skip"))
 
@@ -124,7 +134,10 @@ def custom_browsers(rootdir: Path) -> tuple[CustomBrowser, ...]:
 
     with path.open("rb") as file:
         tables = tomllib.load(file).get("tool", {}).get("browserpool", {}).get("browsers", {})
-    return tuple(_custom_browser(name, table, f"{path} [tool.browserpool.browsers.{name}]") for name, table in tables.items())
+    return tuple(
+        _custom_browser(name, table, f"{path} [tool.browserpool.browsers.{name}]")
+        for name, table in tables.items()
+    )
 
 
 def _custom_browser(name: str, table: Any, where: str) -> CustomBrowser:
@@ -133,13 +146,17 @@ def _custom_browser(name: str, table: Any, where: str) -> CustomBrowser:
     for key in table:
         if key not in _TABLE_KEYS:
             raise ConfigurationError(
-                f"unknown key {key!r}{did_you_mean(key, _TABLE_KEYS)}", where=where, remedy=f"known: {', '.join(sorted(_TABLE_KEYS))}"
+                f"unknown key {key!r}{did_you_mean(key, _TABLE_KEYS)}",
+                where=where,
+                remedy=f"known: {', '.join(sorted(_TABLE_KEYS))}",
             )
     family = table.get("family")
     if family not in FAMILIES:
         raise ConfigurationError(f"family is {family!r}", where=where, remedy=f"one of {', '.join(FAMILIES)}")
     if not any(table.get(key) for key in ("executable", "channel", "endpoint")):
-        raise ConfigurationError("no browser named", where=where, remedy="give executable, channel or endpoint")
+        raise ConfigurationError(
+            "no browser named", where=where, remedy="give executable, channel or endpoint"
+        )
     return CustomBrowser(
         name=name,
         family=family,

@@ -16,9 +16,11 @@ import pytest
 
 from pytest_browserpool import __version__, link, outcomes
 from pytest_browserpool.config import did_you_mean
+from pytest_browserpool.fleet import Fleet
 from pytest_browserpool.ledger import Ledger
 from pytest_browserpool.link import Message
 from pytest_browserpool.placement import events
+from pytest_browserpool.remote import Paths
 from pytest_browserpool.report.crashed import close_crashed_row
 from pytest_browserpool.values import ModelNeeds, NodeCapabilities
 
@@ -106,6 +108,7 @@ class Controller:
         """Of the search, in the next tick; adapted to ``IMPROVE_SECONDS``."""
         self._stop = threading.Event()
         self._timer: threading.Thread | None = None
+        self._fleet: Fleet | None = None
 
     @property
     def schedules(self) -> bool:
@@ -149,6 +152,8 @@ class Controller:
         self._stop.set()
         if self._timer is not None:
             self._timer.join(timeout=5.0)
+        if self._fleet is not None:
+            self._fleet.close()
         self.ledger.end(int(exitstatus))
 
     def _report_what_is_left(self) -> None:
@@ -163,6 +168,23 @@ class Controller:
             self.publish(outcomes.failed(test, said, crashed=bool(losses)))
 
     # -- nodes -----------------------------------------------------------------------------------------------
+
+    @pytest.hookimpl(optionalhook=True, trylast=True)
+    def pytest_xdist_setupnodes(self, config: pytest.Config, specs: list[Any]) -> None:
+        """Before xdist makes its nodes: connect to those on other machines; leave out what cannot be reached."""
+        paths = Paths(rootdir=config.rootpath, cwd=config.invocation_params.dir)
+        self._fleet = Fleet(
+            self.dsession,
+            paths,
+            timeout=self.settings.connect_timeout,
+            say=self._warn,
+            given_up=self._given_up,
+        )
+        self._fleet.begin(specs)
+
+    def _given_up(self, name: str) -> None:
+        if self.scheduler is not None and self.engine is not None:
+            self.scheduler.expect_fewer(max(0, (self.engine.book.more or 0) - 1))
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_configure_node(self, node: Any) -> None:
@@ -188,6 +210,7 @@ class Controller:
     def pytest_testnodedown(self, node: Any, error: object) -> None:
         name = node.gateway.id
         self._heard.pop(node, None)
+        self._ended_early(node, error)
         reason = self._down.setdefault(name, str(error) if error else FINISHED)
         phases = [f"{rep.when} {rep.outcome}" for rep in self._gate.drop(node)] if self._gate else []
         test = self.scheduler.holds(node) if self.scheduler is not None and error else None
@@ -198,23 +221,36 @@ class Controller:
             self._say(f"{name} was lost while it ran {test}: {reason}")
         self.ledger.node_down(name, reason, lost=bool(error), test=test or "")
 
+    def _ended_early(self, node: Any, error: object) -> None:
+        """A node that ended by itself before it had collected (a wrong argument, no suite there) is waited for no
+        more; xdist replaces only those that were lost."""
+        if error or self._fleet is None or node in self._fleet.proven or self.stopping():
+            return
+        status = getattr(node, "workeroutput", {}).get("exitstatus", "?")
+        self._fleet.give_up(node.gateway.id, f"{node.gateway.id} ended with exit status {status} before any test")
+
     def _say(self, line: str) -> None:
         terminal = self.config.pluginmanager.getplugin("terminalreporter")
         if terminal is not None and self.config.option.verbose >= 0:
             terminal.ensure_newline()
             terminal.write_line(f"browserpool: {line}")
 
+    def _warn(self, line: str) -> None:
+        """A line that ``-q`` does not hide: the run is not the one that was asked for."""
+        terminal = self.config.pluginmanager.getplugin("terminalreporter")
+        if terminal is not None:
+            terminal.ensure_newline()
+            terminal.write_line(f"browserpool: {line}", red=True, bold=True)
+
     @pytest.hookimpl(optionalhook=True)
     def pytest_xdist_make_scheduler(self, config: pytest.Config) -> Any:
         if not self.schedules:
             return None
-        from xdist.workermanage import parse_tx_spec_config
-
         from pytest_browserpool.placement.engine import PlacementEngine
         from pytest_browserpool.placement.policy import EngineConfig
         from pytest_browserpool.scheduler import BrowserPoolScheduling
 
-        expected = len(parse_tx_spec_config(config))
+        expected = len(self.dsession.nodemanager.specs)
         self.engine = PlacementEngine(
             EngineConfig(expected_nodes=expected, memory_share=self.settings.memory_share),
             self.ledger.history(),
@@ -257,6 +293,8 @@ class Controller:
             self.ledger.beat(name, message)
         elif kind == "capabilities":
             capabilities = NodeCapabilities.from_plain(message["value"])
+            if self._fleet is not None:
+                self._fleet.proven.add(node)
             self.ledger.node_up(name, python=message["python"], capabilities=capabilities)
             self._troubles[name] = message["trouble"]
             if self.scheduler is not None:
@@ -289,6 +327,8 @@ class Controller:
 
     def _on_tick(self) -> None:
         """Once a second, on the main thread: time has passed, and there is a little to spend on the plan."""
+        if self._fleet is not None:
+            self._fleet.tick()
         if self.scheduler is None or self.engine is None or self.stopping():
             return
         self.scheduler.hear(events.Tick(at=time.monotonic()))

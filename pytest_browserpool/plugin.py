@@ -87,6 +87,12 @@ OPTIONS = (
         kind="float",
         cli=False,
     ),
+    Option(
+        name="connect-timeout",
+        help="seconds until a remote node must be connected, else the run goes on without it (30)",
+        kind="float",
+        cli=False,
+    ),
 )
 
 

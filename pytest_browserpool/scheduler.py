@@ -181,6 +181,14 @@ class BrowserPoolScheduling:
         if replaced is not None:
             self.hear(events.NodeLost(at=self._clock(), node=member.id, reason="lost", replaced=replaced))
 
+    def expect_fewer(self, more: int) -> None:
+        """A node that was expected will not come; ``more`` still may."""
+        if not self._started:
+            self._expected -= 1
+            if self.collection_is_completed and self._members:
+                self.schedule()
+        self.hear(events.AllNodesKnown(at=self._clock(), more=more))
+
     # -- what nodes say over our channel ---------------------------------------------------------------------
 
     def capabilities(self, node: WorkerController, capabilities: NodeCapabilities) -> None:

@@ -1,0 +1,147 @@
+"""Nodes on other hosts over ssh: paths on the command line, hosts that are not there, a host cut off."""
+
+from __future__ import annotations
+
+import xml.etree.ElementTree as ET
+from collections import Counter
+from collections.abc import Callable
+
+import pytest
+from remote_support import Network, Run
+
+WHERE = """
+import os, pathlib, socket, time
+import pytest
+
+@pytest.mark.parametrize("i", range(8))
+def test_where(i):
+    time.sleep(0.2)
+    log = pathlib.Path(__file__).parent / "ran"
+    with log.open("a") as file:
+        file.write(f"{i}\\n")
+"""
+
+
+def outcomes(run: Run) -> Counter[str]:
+    """JUnit's, after seeing that it has each test once."""
+    found: dict[str, list[str]] = {}
+    for case in ET.parse(run.directory / "junit.xml").getroot().iter("testcase"):
+        kinds = [child.tag for child in case if child.tag in ("failure", "error", "skipped")]
+        found.setdefault(f"{case.get('classname')}.{case.get('name')}", []).append(
+            kinds[0] if kinds else "passed"
+        )
+    assert {name: kinds for name, kinds in found.items() if len(kinds) != 1} == {}
+    return Counter(kinds[0] for kinds in found.values())
+
+
+def ran(hosts: Network, name: str, path: str = "ran") -> list[str]:
+    """What the tests wrote down on that host."""
+    file = hosts.hosts[name].suite / path
+    return file.read_text().split() if file.exists() else []
+
+
+def test_a_relative_path_runs_on_each_host(hosts: Network, run: Run, suite: Callable[..., None]) -> None:
+    suite(test_where=WHERE, test_other="def test_not_asked_for(): assert False\n")
+    run.start(*(hosts.tx(name) for name in ("alpha", "beta", "gamma")), "test_where.py")
+    assert run.end() == 0, run.output
+    assert outcomes(run) == {"passed": 8}
+    shares = {name: ran(hosts, name) for name in ("alpha", "beta", "gamma")}
+    assert sorted(i for share in shares.values() for i in share) == [str(i) for i in range(8)]
+    assert all(shares.values()), shares
+
+
+def test_paths_mean_the_same_from_a_directory_inside_and_from_outside(
+    hosts: Network, run: Run, suite: Callable[..., None]
+) -> None:
+    suite(sub__test_where=WHERE, test_other="def test_not_asked_for(): assert False\n")
+    inside, outside = run.directory / "sub", run.directory.parent
+    cases = (
+        (inside, "test_where.py::test_where[0]"),
+        (outside, "suite/sub/test_where.py::test_where[0]"),
+        (outside, f"{inside}/test_where.py::test_where[0]"),
+    )
+    for cwd, argument in cases:
+        run.start(hosts.tx("alpha"), argument, cwd=cwd)
+        assert run.end() == 0, run.output
+        assert outcomes(run) == {"passed": 1}
+    assert ran(hosts, "alpha", "sub/ran") == ["0"] * 3
+
+
+def test_a_host_that_is_not_there_costs_itself(hosts: Network, run: Run, suite: Callable[..., None]) -> None:
+    suite(ini="browserpool_connect_timeout = 6\n", test_where=WHERE)
+    hosts.up("beta", up=False)
+    run.start(*(hosts.tx(name) for name in ("alpha", "beta", "gamma", "beta")), "-q", "test_where.py")
+    assert run.end() == 0, run.output
+    assert outcomes(run) == {"passed": 8}
+    assert run.output.count("node left out: beta: no answer within 6 s") == 1
+    assert [bool(ran(hosts, name)) for name in ("alpha", "beta", "gamma")] == [True, False, True]
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (("chdir=/nowhere/at/all",), "chdir=/nowhere/at/all is not a directory there"),
+        (("python=/no/such/python",), "/no/such/python is not there"),
+    ],
+    ids=["chdir", "python"],
+)
+def test_a_host_that_is_set_up_wrong_costs_itself_and_says_why(
+    hosts: Network, run: Run, suite: Callable[..., None], more: tuple[str, ...], said: str
+) -> None:
+    suite(test_where=WHERE)
+    wrong = hosts.tx("beta", *more)
+    run.start(hosts.tx("alpha"), wrong, "test_where.py")
+    assert run.end() == 0, run.output
+    assert outcomes(run) == {"passed": 8}
+    assert f"node left out: beta: {said}" in run.output
+
+
+def test_without_any_host_the_run_ends_at_once_and_says_so(
+    hosts: Network, run: Run, suite: Callable[..., None]
+) -> None:
+    suite(ini="browserpool_connect_timeout = 6\n", test_where=WHERE)
+    hosts.up("alpha", up=False)
+    run.start(hosts.tx("alpha"), "test_where.py")
+    assert run.end() == 4, run.output
+    assert "no node of --tx could be reached: alpha: no answer within 6 s" in run.output
+
+
+def test_a_host_cut_off_in_the_middle_loses_no_test_and_repeats_none(
+    hosts: Network, run: Run, suite: Callable[..., None]
+) -> None:
+    ini = "browserpool_connect_timeout = 6\nbrowserpool_heartbeat_timeout = 6\n"
+    suite(ini=ini, test_where=WHERE.replace("range(8)", "range(24)").replace("0.2", "0.5"))
+    run.start(*(hosts.tx(name) for name in ("alpha", "beta", "gamma")), "-v", "test_where.py")
+    run.wait_for("PASSED")
+    run.wait_for("[gw1]")
+    hosts.up("beta", up=False)
+    assert run.end() == 0, run.output
+    assert outcomes(run) == {"passed": 24}
+    assert "gw1 was lost" in run.output
+    assert "silent for 6 s" in run.output
+
+
+def test_a_host_cut_off_alone_ends_the_run_and_each_test_is_reported(
+    hosts: Network, run: Run, suite: Callable[..., None]
+) -> None:
+    ini = "browserpool_connect_timeout = 4\nbrowserpool_heartbeat_timeout = 6\n"
+    suite(ini=ini, test_where=WHERE.replace("0.2", "1.5"))
+    run.start(hosts.tx("alpha"), "-v", "test_where.py")
+    run.wait_for("PASSED")
+    hosts.up("alpha", up=False)
+    assert run.end() == 1, run.output
+    assert outcomes(run).total() == 8
+    assert outcomes(run)["failure"] >= 6
+    assert "no node is left" in run.output
+
+
+def test_a_host_that_is_back_in_time_goes_on(hosts: Network, run: Run, suite: Callable[..., None]) -> None:
+    ini = "browserpool_connect_timeout = 60\nbrowserpool_heartbeat_timeout = 6\n"
+    suite(ini=ini, test_where=WHERE.replace("0.2", "1"))
+    run.start(hosts.tx("alpha"), "-v", "test_where.py")
+    run.wait_for("PASSED")
+    hosts.up("alpha", up=False)
+    run.wait_for("was lost")
+    hosts.up("alpha", up=True)
+    assert run.end() == 0, run.output
+    assert outcomes(run) == {"passed": 8}
