@@ -197,7 +197,7 @@ class ModelNeeds(Plain):
     priority: int = 3
     """1 goes first, 5 last. The middle, so that there is room on both sides."""
     timeout: float = 60.0
-    """Seconds for one attempt of an operation. A WebGPU compile on a software adapter took up to 18 s alone on the machine."""
+    """Seconds for one attempt of an operation. A WebGPU compile on a software adapter took up to 18 s on an idle machine."""
     recovery: str | None = None
     """What is done after a fault. Unless given: ``--browserpool-recovery``; priorities 1 and 2 recover immediately where
     neither names a strategy."""
