@@ -89,6 +89,7 @@ class Pool:
         self._memory_limit = memory_limit
         self._emit = emit
         self._places = asyncio.Lock()
+        self._closing: set[asyncio.Future[None]] = set()
 
     async def start(self) -> None:
         await self._server.start()
@@ -96,7 +97,8 @@ class Pool:
     async def close(self) -> None:
         """Closes every browser, the driver and the server; each with its own deadline."""
         instances, self.instances = self.instances, []
-        await asyncio.gather(*(self._close(i, "end of run") for i in instances), return_exceptions=True)
+        closing = [self._close(i, "end of run") for i in instances]
+        await asyncio.gather(*closing, *self._closing, return_exceptions=True)
         await self._launcher.close()
         await self._server.close()
 
@@ -184,6 +186,15 @@ class Pool:
         for instance in [i for i in self.instances if i.name == name and i.slot == slot]:
             instance.lose(BrowserCrashed(f"{name} was ended: {reason}"))
             await self._retire(instance, reason)
+
+    def abandon(self, name: str, reason: str, slot: int = 0) -> None:
+        """As ``end``, without waiting: its successor need not wait for it to be dead. ``close`` sees to it."""
+        for instance in [i for i in self.instances if i.name == name and i.slot == slot]:
+            instance.lose(BrowserCrashed(f"{name} was ended: {reason}"))
+            self.instances.remove(instance)
+            closing = asyncio.ensure_future(self._close(instance, reason))
+            self._closing.add(closing)
+            closing.add_done_callback(self._closing.discard)
 
     async def drop_lost(self, name: str) -> None:
         """Closes the pages of this browser that must not be used again."""

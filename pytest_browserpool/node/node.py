@@ -41,6 +41,7 @@ from pytest_browserpool.node.lease import Lease
 from pytest_browserpool.node.recovering import Recovery
 from pytest_browserpool.node.reporting import Reporter
 from pytest_browserpool.node.resident import Refusals, Reply, Resident
+from pytest_browserpool.node.sharded import ShardedResident
 from pytest_browserpool.node.use import ModelUse, RunningTest, TestUse
 from pytest_browserpool.values import ModelNeeds, NodeCapabilities
 
@@ -81,7 +82,7 @@ class Node:
         self._refusals: Refusals = {}
         self._recovery = Recovery(settings, self.report, lambda: self.pool, lambda: self.test)
         self._models: dict[str, tuple[ModelContent, ModelInfo]] = {}
-        self._residents: list[Resident] = []
+        self._residents: list[Resident | ShardedResident] = []
         self._settled = time.monotonic()
         self.last_page_ms = 0.0
         """Milliseconds of the latest ``session.run``, measured in the page: what a benchmark takes off a call."""
@@ -156,11 +157,16 @@ class Node:
         Raises:
             DeadlineExceeded: the loop did not come back: it is given up, and so is what it was at.
         """
+        return self.finish(self.start(function), timeout)
+
+    def start(self, function: Callable[[], Awaitable[Any]]) -> concurrent.futures.Future[Any]:
+        """Begins ``function`` in the loop; ``finish`` waits for it."""
         assert self._loop is not None
         # asyncio's own way in: half the time of the portal's, which every warm call would pay
-        future: concurrent.futures.Future[Any] = asyncio.run_coroutine_threadsafe(
-            _awaited(function), self._loop
-        )
+        return asyncio.run_coroutine_threadsafe(_awaited(function), self._loop)
+
+    def finish(self, future: concurrent.futures.Future[Any], timeout: float) -> Any:
+        """What ``start`` began; ends like ``call``."""
         try:
             return future.result(timeout + GRACE)
         except (concurrent.futures.TimeoutError, TimeoutError):
@@ -196,10 +202,9 @@ class Node:
         errors: list[str] = []
         screenshot: str | None = None
         for resident in residents:
-            if resident.loaded is not None and failed:
-                console += resident.loaded.page.channel.console
-                errors += resident.loaded.page.channel.errors
-                page = resident.loaded.page
+            for page in [loaded.page for loaded in resident.everywhere if failed]:
+                console += page.channel.console
+                errors += page.channel.errors
                 picture = self.call(page.screenshot, 10.0) if screenshot is None else None
                 screenshot = base64.b64encode(picture).decode() if picture else screenshot
             resident.pin(None)
@@ -241,12 +246,18 @@ class Node:
         test = self.test or RunningTest("")
         use = ModelUse(key=needs.model_key or describe(source), label=content.label, sha256=content.sha256)
         resident = self._resident(needs, content, info, use, test.hint)
-        test.models.append(use)
-        self._residents.append(resident)
-        self.report.model(content, needs)
+        self.hold(resident)
+        self._recovery.guard(resident)
         if not resident.waits_for_shapes:
-            self._ensure(resident)
+            self.ensure(resident)
         return resident
+
+    def hold(self, resident: Resident | ShardedResident) -> None:
+        """The running test holds the model until its end."""
+        if self.test is not None:
+            self.test.models.append(resident.use)
+        self._residents.append(resident)
+        self.report.model(resident.content, resident.needs)
 
     def _resident(
         self,
@@ -288,13 +299,14 @@ class Node:
             found,
             use,
             self._refusals,
-            self._static,
+            self.static,
             refused,
             self._loaded,
             self._recovery,
         )
 
-    def _ensure(self, resident: Resident) -> None:
+    def ensure(self, resident: Resident | ShardedResident) -> None:
+        """Sessions for a model whose shapes are known, on the record."""
         started = time.time()
         try:
             self.call(resident.place, self._budget(resident))
@@ -313,12 +325,15 @@ class Node:
         warm = resident.loaded is not None and resident.loaded.warm
         self.report.operation(self.test, resident, "load", started, latency_ms, warm=warm)
 
-    def _budget(self, resident: Resident) -> float:
+    def _budget(self, resident: Resident | ShardedResident) -> float:
         """Seconds that an operation may take with everything that recovery may do: what bounds it are inner deadlines."""
+        if isinstance(resident, ShardedResident):
+            return resident.budget
         attempt = resident.needs.timeout * 2 + self.settings.launch_timeout  # a load, then a run
         return attempt + max(RECOVERY_SECONDS, attempt)
 
-    def _static(self, content: ModelContent, shapes: Mapping[str, Sequence[int]]) -> Path:
+    def static(self, content: ModelContent, shapes: Mapping[str, Sequence[int]]) -> Path:
+        """The file of the same graph with its shapes fixed; made once for each run."""
         assert self._workdir is not None
         suffix = "-".join("x".join(map(str, dims)) for _, dims in sorted(shapes.items()))
         path = self._workdir.path / f"{content.sha256}-{suffix}.onnx"
@@ -326,22 +341,18 @@ class Node:
             path.write_bytes(with_static_shapes(content.path, shapes))
         return path
 
-    def run(self, resident: Resident, inputs: Mapping[str, Any]) -> Reply:
+    def run(self, resident: Resident | ShardedResident, inputs: Mapping[str, Any]) -> Reply:
         """One call of a loaded model."""
-        started = time.time()
         budget = self._budget(resident)
-        try:
-            reply: Reply = self.call(lambda: resident.run(inputs), budget)
-        except BrowserPoolError as error:
-            self.report.operation(
-                self.test, resident, "run", started, (time.time() - started) * 1000, error=error
-            )
-            raise
+        reply = self.report.called(
+            self.test, resident, time.time(), inputs, lambda: self.call(lambda: resident.run(inputs), budget)
+        )
         self.last_page_ms = reply.page_ms
-        self.report.run(self.test, resident, started, reply, inputs)
         return reply
 
-    def benchmark(self, resident: Resident, inputs: Mapping[str, Any], runs: int) -> list[float]:
+    def benchmark(
+        self, resident: Resident | ShardedResident, inputs: Mapping[str, Any], runs: int
+    ) -> list[float]:
         """Milliseconds of ``runs`` inferences, timed in the page."""
         budget = self._budget(resident) + resident.needs.timeout * runs
         started = time.time()
@@ -349,7 +360,7 @@ class Node:
         self.report.benchmark(self.test, resident, started, times)
         return times
 
-    def reload(self, resident: Resident) -> None:
+    def reload(self, resident: Resident | ShardedResident) -> None:
         """Makes the model's session anew."""
         self.call(resident.reload, self._budget(resident))
 
@@ -389,7 +400,8 @@ class Node:
     def prewarm(self, browser: str, backend: str | None, request: ModelRequest | None) -> None:
         """Launches the browser and loads the model of a test that comes next, beside the running one."""
         pool = self.pool
-        if request is None or request.source is None or backend is None:
+        sharded = request is not None and (request.needs.shards or 1) > 1  # its browsers are its own choice
+        if request is None or request.source is None or backend is None or sharded:
             self.call(lambda: pool.browser(browser), self.settings.launch_timeout)
             return
         content, info = self.resolve(request.source, request.test_file)

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, TypeVar
 from pytest_browserpool.browsers.choice import Candidate
 from pytest_browserpool.browsers.pool import Pool
 from pytest_browserpool.config import Settings
-from pytest_browserpool.errors import BackendRefused, Fault
+from pytest_browserpool.errors import BackendRefused, ConfigurationError, Fault
+from pytest_browserpool.node.standby import Seat, Standby
 from pytest_browserpool.recovery import signals
 from pytest_browserpool.recovery.breaker import Breakers
 from pytest_browserpool.recovery.carry_out import Story, Unavailable, recover
@@ -40,6 +41,16 @@ class Recovery:
     ) -> None:
         self._settings, self._report, self._pool, self._test = settings, report, pool, test
         self.breakers = Breakers()
+        if settings.redundancy > settings.max_browsers:
+            raise ConfigurationError(
+                f"redundancy {settings.redundancy} needs as many browsers, and max_browsers is {settings.max_browsers}",
+                remedy=f"--browserpool-max-browsers={settings.redundancy}",
+            )
+
+    def guard(self, resident: Resident) -> None:
+        """Gives the resident a standby where the settings want one."""
+        if self._settings.redundancy > 1:
+            resident.standby = Standby(resident)
 
     def not_tried(self, resident: Resident, fault: Fault) -> None:
         """A fault that is not recovered from, for the record."""
@@ -52,19 +63,26 @@ class Recovery:
     ) -> T:
         """``attempt`` again, as the strategy of the test says."""
         seats = _seats(resident)
-        here = resident.current or next(iter(seats.values()))
+        here = next(iter(seats.values()))
         strategy = choose(resident.needs.recovery, self._settings.recovery, resident.needs.priority)
         pool = self._pool()
         plan = Plan(
             candidates=tuple(
-                signals.Candidate(key=key, browser=c.browser, family=pool.installed[c.browser].family)
-                for key, c in seats.items()
+                signals.Candidate(
+                    key=key,
+                    browser=seat.candidate.browser,
+                    family=pool.installed[seat.candidate.browser].family,
+                    standby=resident.standby is not None
+                    and resident.standby.hot
+                    and resident.standby.seat == seat,
+                )
+                for key, seat in seats.items()
             ),
             strategy=strategy,
             priority=resident.needs.priority,
             timeout=resident.needs.timeout,
             fallback=resident.needs.fallback,
-            backend=here.backend,
+            backend=here.candidate.backend,
             costs=_costs(resident),
         )
         carrier = _Carrier(pool, resident, seats)
@@ -82,12 +100,12 @@ class Recovery:
                 attempts=attempts,
                 outcome=story.outcome,
                 recovery_ms=story.seconds * 1000 if story.outcome in ("recovered", "degraded") else None,
-                seat=here,
+                seat=here.candidate,
             )
 
         return await recover(
             fault,
-            seat=_key(here),
+            seat=here.key,
             began_at=began,
             plan=plan,
             carrier=carrier,
@@ -100,13 +118,12 @@ class Recovery:
 class _Carrier:
     """See ``recovery.carry_out.Carrier``."""
 
-    def __init__(self, pool: Pool, resident: Resident, seats: dict[str, Candidate]) -> None:
+    def __init__(self, pool: Pool, resident: Resident, seats: dict[str, Seat]) -> None:
         self._pool, self._resident, self._seats = pool, resident, seats
 
     async def prepare(self, order: signals.Order) -> None:
         seat = self._seats[order.key]
-        if order.on_cpu:
-            seat = Candidate(seat.browser, "wasm")
+        candidate = Candidate(seat.candidate.browser, "wasm") if order.on_cpu else seat.candidate
         match order:
             case signals.Retry():
                 loaded = self._resident.loaded
@@ -114,36 +131,35 @@ class _Carrier:
                     raise Unavailable("the page is gone")
                 return
             case signals.UseStandby():
-                raise Unavailable("no standby holds the model")
+                if not self._resident.fail_over():
+                    raise Unavailable("the standby is gone")
+                return
             case signals.RestartBrowser():
-                await self._pool.end(seat.browser, "restarted by recovery")
+                self._pool.abandon(candidate.browser, "restarted by recovery", seat.slot)
         try:
-            await self._resident.move(seat)
+            await self._resident.move(candidate, seat.slot)
         except BackendRefused as error:
             raise Unavailable(error.what) from error
 
     async def drop_page(self, key: str, reason: str) -> None:
-        await self._pool.drop_lost(self._seats[key].browser)
+        await self._pool.drop_lost(self._seats[key].candidate.browser)
 
     async def retire(self, key: str, reason: str) -> None:
-        await self._pool.end(self._seats[key].browser, reason)
+        self._pool.abandon(self._seats[key].candidate.browser, reason, self._seats[key].slot)
 
 
-def _key(candidate: Candidate) -> str:
-    return f"{candidate.browser}/{candidate.backend}"
-
-
-def _seats(resident: Resident) -> dict[str, Candidate]:
-    """Where the model may run: the current place, the same backend elsewhere, then backends that the marker names."""
+def _seats(resident: Resident) -> dict[str, Seat]:
+    """Where the model may run: the current place, the standby, the same backend elsewhere, then backends that the
+    marker names."""
     here = resident.current
-    found = list(resident.candidates)
+    found = [Seat(c) for c in resident.candidates]
     if here is not None:
         named = resident.needs.backends
-        found = [c for c in found if c.backend == here.backend] + [
-            c for c in found if c.backend != here.backend and named
-        ]
-        found = [here, *(c for c in found if c != here)]
-    return {_key(c): c for c in found}
+        others = [s for s in found if s.candidate.backend == here.backend]
+        others += [s for s in found if s.candidate.backend != here.backend and named]
+        standby = resident.standby.seat if resident.standby is not None and resident.standby.hot else None
+        found = [Seat(here, resident.slot), *([standby] if standby else []), *others]
+    return {seat.key: seat for seat in found}
 
 
 def _costs(resident: Resident) -> dict[Step, float]:

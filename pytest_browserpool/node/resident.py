@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -25,6 +26,7 @@ from pytest_browserpool.errors import (
     UnsupportedOperator,
 )
 from pytest_browserpool.models.inspect import ModelInfo, resolve_shapes
+from pytest_browserpool.node.standby import Standby
 from pytest_browserpool.node.use import ModelUse
 from pytest_browserpool.values import ModelNeeds
 
@@ -76,6 +78,9 @@ class Resident:
         self.needs, self.content, self.info, self.use = needs, content, info, use
         self.loaded: Loaded | None = None
         self.pinned: Any = None
+        self.slot = 0
+        """Which of several browsers of one name it runs in."""
+        self.standby: Standby | None = None
         self._pool = pool
         self._candidates = list(candidates)
         self._refusals = refusals
@@ -111,6 +116,11 @@ class Resident:
         return await self.ensure(None)
 
     @property
+    def everywhere(self) -> list[Loaded]:
+        """One session of each browser that the model is in."""
+        return [self.loaded] if self.loaded is not None else []
+
+    @property
     def current(self) -> Candidate | None:
         """Where it runs, or ran until a fault."""
         return Candidate(self.use.browser, self.use.backend) if self.use.browser else None
@@ -120,14 +130,27 @@ class Resident:
         """What is left to try, best first."""
         return tuple(self._candidates)
 
-    async def move(self, candidate: Candidate) -> None:
+    async def move(self, candidate: Candidate, slot: int = 0) -> None:
         """A session on that candidate, whatever the order; for recovery.
 
         Raises:
             BackendRefused: the model does not run there.
         """
         self.loaded = None
-        await self._try(candidate, self._fixed(candidate, self._shapes))
+        await self._try(candidate, self._fixed(candidate, self._shapes), slot)
+
+    async def load(self, candidate: Candidate, slot: int) -> Loaded:
+        """A session on that candidate beside the one in use; for a standby. Raises what ``move`` does."""
+        return await self._load(candidate, self._fixed(candidate, self._shapes), slot)
+
+    def fail_over(self) -> bool:
+        """To the standby, without a load; whether there was one."""
+        taken = self.standby.take() if self.standby is not None else None
+        if taken is None:
+            return False
+        seat, loaded = taken
+        self._took(dataclasses.replace(loaded, launch_ms=0.0, load_ms=0.0, warm=True), seat.candidate)
+        return True
 
     async def ensure(self, shapes: Mapping[str, tuple[int, ...]] | None) -> Loaded:
         """A session that can take inputs of ``shapes`` (None: of ``input_shapes=`` or any).
@@ -166,14 +189,20 @@ class Resident:
         known = resolve_shapes(self.info, shapes or self._given_shapes() or {})
         return tuple(sorted((name, tuple(dims)) for name, dims in known.items()))
 
-    async def _try(self, candidate: Candidate, fixed: Shapes) -> Loaded:
+    async def _try(self, candidate: Candidate, fixed: Shapes, slot: int = 0) -> Loaded:
+        started, clock = time.time(), time.perf_counter()
+        loaded = await self._load(candidate, fixed, slot)
+        self._took(loaded, candidate)
+        self._on_loaded(self, started, (time.perf_counter() - clock) * 1000)
+        return loaded
+
+    async def _load(self, candidate: Candidate, fixed: Shapes, slot: int) -> Loaded:
         key = SessionKey(self.content.sha256, candidate.backend, self._bundle, self._options, fixed)
         content = self.content
         if fixed:
             path = self._static(content, dict(fixed))
             content = ModelContent(content.sha256, path, content.label, content.size, content.external)
-        started, clock = time.time(), time.perf_counter()
-        loaded = await self._pool.load(candidate.browser, key, content, self.needs.timeout)
+        loaded = await self._pool.load(candidate.browser, key, content, self.needs.timeout, slot)
         placement = loaded.session.placement
         provider = "webnn" if candidate.backend.startswith("webnn") else candidate.backend
         if not placement.get(provider):
@@ -184,8 +213,6 @@ class Resident:
                 f"onnxruntime placed {_words(placement)}{missing}",
                 remedy="another backend; WebNN also needs input_shapes= that its operators can take",
             )
-        self._took(loaded, candidate)
-        self._on_loaded(self, started, (time.perf_counter() - clock) * 1000)
         return loaded
 
     def _took(self, loaded: Loaded, candidate: Candidate) -> None:
@@ -197,15 +224,17 @@ class Resident:
         use.launch_ms += loaded.launch_ms
         use.load_ms += loaded.load_ms
         use.warm = use.warm and loaded.warm
-        self.loaded = loaded
+        self.loaded, self.slot = loaded, loaded.instance.slot
 
     def pin(self, loaded: Loaded | None) -> None:
-        """Keeps the browser from being evicted while the test holds the model; None lets it go."""
+        """Keeps the browser from being evicted while the test holds the model; None lets it and its standby go."""
         if self.pinned is not None:
             self.pinned.leases -= 1
         self.pinned = loaded.instance if loaded is not None else None
         if self.pinned is not None:
             self.pinned.leases += 1
+        elif self.standby is not None:
+            self.standby.let_go()
 
     def _none_left(self, tried: Sequence[tuple[Candidate, BrowserPoolError]]) -> BrowserPoolError:
         if len(tried) == 1:
@@ -227,14 +256,17 @@ class Resident:
     async def _recovering(self, attempt: Callable[[], Awaitable[T]]) -> T:
         began = time.monotonic()
         try:
-            return await attempt()
+            result = await attempt()
         except Fault as fault:
             if isinstance(fault, PageHung) and self.needs.recovery is None:
                 # The marker's timeout is the test's own limit: a model that does not end would not end elsewhere, and
                 # trying would multiply the time. A test that wants it tried says recovery=.
                 self.recovery.not_tried(self, fault)
                 raise
-            return await self.recovery.recover(self, fault, began, attempt)
+            result = await self.recovery.recover(self, fault, began, attempt)
+        if self.standby is not None:
+            self.standby.provide()
+        return result
 
     async def _attempt(self, inputs: Mapping[str, NDArray[Any]]) -> Reply:
         """One attempt of a call, with a session made first where the inputs' shapes need one.
