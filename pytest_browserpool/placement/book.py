@@ -36,6 +36,10 @@ class Book:
         self.limits: dict[str, int] = {}
         self.held: Counter[str] = Counter()
         self.waiting: Counter[int] = Counter()
+        self.wanted: Counter[str] = Counter()
+        """Browser → kinds with waiting tests that could use it somewhere."""
+        self.unwanted: set[str] = set()
+        """Browsers that were wanted and are no more: they may be retired."""
         self.more = config.expected_nodes
         self.remaining = 0
 
@@ -102,10 +106,14 @@ class Book:
         return frozenset(profile for profile, lacks in enumerate(self.lacking) if nodeid in lacks)
 
     def _set_options(self, kind: Kind, profile: int) -> None:
+        if kind.waiting:
+            self.wanted.subtract(kind.counted)
         if profile in kind.absent:
             kind.options[profile] = ()
         else:
             kind.options[profile] = sessions_on(self.examples[profile], kind.needs, self.refused)
+        if kind.waiting:
+            self._want(kind)
 
     def _kind(
         self, kinds: dict[tuple[object, ...], Kind], needs: ModelNeeds | None, absent: frozenset[int]
@@ -199,8 +207,19 @@ class Book:
 
     def wait(self, test: Test, change: int) -> None:
         """Count ``test`` among those that wait to be sent (+1), or no more (−1)."""
-        self.waiting[test.kind.priority] += change
-        test.kind.waiting += change
+        kind = test.kind
+        self.waiting[kind.priority] += change
+        before, kind.waiting = kind.waiting, kind.waiting + change
+        if before == 0:
+            self._want(kind)
+        elif kind.waiting == 0:
+            self.wanted.subtract(kind.counted)
+            self.unwanted |= {b for b in kind.counted if not self.wanted[b]}
+
+    def _want(self, kind: Kind) -> None:
+        kind.counted = frozenset(s[0] for options in kind.options.values() for s in options)
+        self.wanted.update(kind.counted)
+        self.unwanted -= kind.counted
 
     def is_free(self, kind: Kind) -> bool:
         """Whether a test of ``kind`` may start as far as its concurrency key goes."""

@@ -18,6 +18,7 @@ from pytest_browserpool.placement.events import (
     LoadObserved,
     NodeLost,
     NodeUp,
+    Retire,
     RunObserved,
     SessionGone,
     Shutdown,
@@ -32,12 +33,11 @@ from pytest_browserpool.placement.explain import Explainer
 from pytest_browserpool.placement.history import History
 from pytest_browserpool.placement.migration import Migrations
 from pytest_browserpool.placement.policy import EngineConfig
-from pytest_browserpool.placement.prediction import BrowserForecast, ForecastScore
 from pytest_browserpool.placement.search import Search
 from pytest_browserpool.placement.sending import Sender
 from pytest_browserpool.placement.state import Kind, NodePlan, Test
 from pytest_browserpool.placement.stealing import relieve
-from pytest_browserpool.placement.views import PlannedBatch, Wait, plan_of
+from pytest_browserpool.placement.views import EngineViews
 from pytest_browserpool.placement.watch import Watch
 
 OVERDUE = 0.25
@@ -52,7 +52,7 @@ REFRESH_SHARE = 1.0
 constant."""
 
 
-class PlacementEngine:
+class PlacementEngine(EngineViews):
     """Decides where each test runs.
 
     ``handle`` takes one event and returns the commands that follow from it, in order. ``improve`` spends a
@@ -101,43 +101,6 @@ class PlacementEngine:
                 self.sender.serve(node)
         out, self.sender.out = self.sender.out, []
         return out
-
-    # -- what reports read -----------------------------------------------------------------------------------
-
-    @property
-    def queue_lengths(self) -> dict[str, int]:
-        """Node → tests planned there and not sent yet."""
-        return {n.id: sum(len(b.tests) for b in n.batches.values()) for n in self.book.nodes.values()}
-
-    @property
-    def waits(self) -> dict[int, Wait]:
-        """Priority → how long its tests waited to be sent."""
-        return self.watch.waits.view()
-
-    @property
-    def plan(self) -> dict[str, tuple[PlannedBatch, ...]]:
-        """Node → what it is to run, in order."""
-        return {n.id: plan_of(n) for n in self.book.nodes.values()}
-
-    @property
-    def forecasts(self) -> dict[str, BrowserForecast]:
-        """Browser → the latest forecast of its next minute."""
-        return dict(self.watch.predictor.latest)
-
-    @property
-    def forecast_score(self) -> ForecastScore:
-        """Error of the forecasts that came due, beside that of "as the last minute"."""
-        return self.watch.predictor.score
-
-    def pool_size(self, node: str) -> int | None:
-        """Browsers that ``node`` should keep alive at once; None if it is not up."""
-        plan = self.book.nodes.get(node)
-        return self.watch.advisor.advise(plan, self.now) if plan is not None else None
-
-    @property
-    def expected_end(self) -> float:
-        """When all that is planned will have ended, by the estimates; same clock as the events."""
-        return max((max(n.busy_until, self.now) + n.load for n in self.book.nodes.values()), default=self.now)
 
     def _route(self, event: Event) -> None:
         match event:
@@ -258,7 +221,21 @@ class PlacementEngine:
         if keyed:
             self.sender.serve_idle()
         self.finishes.note(node)
+        if self.book.unwanted and self.book.remaining:
+            self._retire()
         self._shutdown_if_done()
+
+    def _retire(self) -> None:
+        """Browsers that no waiting test can use any more need not stay, once they are not in use."""
+        in_use = set()
+        for node in self.book.nodes.values():
+            for browser in self.book.unwanted & node.browsers:
+                if node.session is not None and node.session[0] == browser:
+                    in_use.add(browser)
+                    continue
+                node.cool_down(browser, None, None)
+                self.sender.out.append(Retire(node=node.id, browser=browser))
+        self.book.unwanted &= in_use
 
     def _done(self, test: Test) -> None:
         test.done = True

@@ -48,6 +48,9 @@ class Kind:
     options: dict[int, tuple[Session, ...]] = field(default_factory=dict)
     """Node profile → sessions that such a node can give."""
     waiting: int = 0
+    """Tests that were not sent yet."""
+    counted: frozenset[str] = frozenset()
+    """The browsers that were counted as wanted for it, while any waits."""
     tests: list[Test] = field(default_factory=list)
 
 

@@ -4,9 +4,15 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from pytest_browserpool.placement.history import Session
+from pytest_browserpool.placement.prediction import BrowserForecast, ForecastScore
 from pytest_browserpool.placement.state import NodePlan
+
+if TYPE_CHECKING:
+    from pytest_browserpool.placement.book import Book
+    from pytest_browserpool.placement.watch import Watch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,3 +66,46 @@ def plan_of(node: NodePlan) -> tuple[PlannedBatch, ...]:
         )
         for batch in reversed(node.ordered())
     )
+
+
+class EngineViews:
+    """What reports read of an engine. It changes nothing."""
+
+    book: Book
+    watch: Watch
+    now: float
+
+    @property
+    def queue_lengths(self) -> dict[str, int]:
+        """Node → tests planned there and not sent yet."""
+        return {n.id: sum(len(b.tests) for b in n.batches.values()) for n in self.book.nodes.values()}
+
+    @property
+    def waits(self) -> dict[int, Wait]:
+        """Priority → how long its tests waited to be sent."""
+        return self.watch.waits.view()
+
+    @property
+    def plan(self) -> dict[str, tuple[PlannedBatch, ...]]:
+        """Node → what it is to run, in order."""
+        return {n.id: plan_of(n) for n in self.book.nodes.values()}
+
+    @property
+    def forecasts(self) -> dict[str, BrowserForecast]:
+        """Browser → the latest forecast of its next minute."""
+        return dict(self.watch.predictor.latest)
+
+    @property
+    def forecast_score(self) -> ForecastScore:
+        """Error of the forecasts that came due, beside that of "as the last minute"."""
+        return self.watch.predictor.score
+
+    def pool_size(self, node: str) -> int | None:
+        """Browsers that ``node`` should keep alive at once; None if it is not up."""
+        plan = self.book.nodes.get(node)
+        return self.watch.advisor.advise(plan, self.now) if plan is not None else None
+
+    @property
+    def expected_end(self) -> float:
+        """When all that is planned will have ended, by the estimates; same clock as the events."""
+        return max((max(n.busy_until, self.now) + n.load for n in self.book.nodes.values()), default=self.now)

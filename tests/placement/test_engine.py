@@ -12,6 +12,7 @@ from pytest_browserpool.placement.events import (
     NodeLost,
     NodeUp,
     Prewarm,
+    Retire,
     Run,
     SessionGone,
     Shutdown,
@@ -240,6 +241,17 @@ def test_prewarm_names_what_comes() -> None:
     (hint,) = [c for c in commands if isinstance(c, Prewarm)]
     assert hint.test == ({"a1", "b1"} - {run.test}).pop()
     assert (hint.node, hint.browser, hint.backend) == ("n1", "chromium", "wasm")
+
+
+def test_browser_that_nobody_needs_any_more_is_retired() -> None:
+    made = engine(node("n1", "chromium", "firefox"))
+    tests = [wanting(f"f{i}", "f", browsers=("firefox",)) for i in range(2)]
+    (run,) = runs(collect(made, *tests, wanting("c", "c", browsers=("chromium",), priority=5)))
+    assert run.browser == "firefox"
+    (run,) = runs(finish(made, run, 1.0))
+    commands = finish(made, run, 2.0)
+    assert Retire(node="n1", browser="firefox") in commands
+    assert [r.test for r in runs(commands)] == ["c"]
 
 
 def test_evicted_session_is_paid_for_again() -> None:

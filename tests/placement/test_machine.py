@@ -28,6 +28,7 @@ from pytest_browserpool.placement.events import (
     NodeLost,
     NodeUp,
     Prewarm,
+    Retire,
     Run,
     RunObserved,
     SessionGone,
@@ -108,6 +109,10 @@ class Machine(RuleBasedStateMachine):
                     self.end(command.test, "abandoned")
                 case Prewarm():
                     assert command.node in self.up
+                case Retire():
+                    assert command.node in self.up
+                    run = self.running.get(command.node)
+                    assert run is None or run.browser != command.browser, "retired in use"
                 case Shutdown():
                     assert len(self.ended) == len(self.tests)
                     self.shut.add(command.node)
