@@ -1,0 +1,284 @@
+"""Models over several real browsers: equal to the whole, whatever is cut, and whatever is killed."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+from sharding_graphs import REAL, control_flow, two_in_three_out, with_sequence
+
+from pytest_browserpool import assert_close
+from pytest_browserpool.errors import (
+    BrowserPoolError,
+    CapabilityError,
+    Fault,
+    InputError,
+    ShardingError,
+)
+from pytest_browserpool.fixtures import ShardedModel, _model
+from pytest_browserpool.values import ModelNeeds
+
+TWO = ("chromium", "firefox")
+THREE = ("chromium", "firefox", "headless-shell")
+
+FUSED = {"rtol": 1e-4, "atol": 1e-5}
+"""What a cut may change: fusions across it are not made. docs/sharding.md has what was measured (at most 2e-6)."""
+
+
+def sharded(bench: Any, source: Any, browsers: tuple[str, ...], **needs: Any) -> ShardedModel:
+    """A model as the fixture gives it, over those browsers."""
+    wanted = {"shards": len(browsers), "backends": ("wasm",), "browsers": browsers, **needs}
+    model = _model(bench.node, ModelNeeds(**wanted), source, Path(__file__))
+    assert isinstance(model, ShardedModel)
+    return model
+
+
+def native(source: Any, inputs: dict[str, Any]) -> dict[str, Any]:
+    raw = source.SerializeToString() if hasattr(source, "SerializeToString") else str(source)
+    session = onnxruntime.InferenceSession(raw)
+    names = [output.name for output in session.get_outputs()]
+    return dict(zip(names, session.run(names, inputs), strict=True))
+
+
+def close(outputs: dict[str, Any], reference: dict[str, Any]) -> None:
+    assert list(outputs) == list(reference)
+    for name, value in reference.items():
+        np.testing.assert_allclose(outputs[name], value, **FUSED)
+
+
+def noise(shapes: dict[str, Any], seed: int = 0) -> dict[str, Any]:
+    generator = np.random.default_rng(seed)
+    return {name: generator.standard_normal(dims).astype(np.float32) for name, dims in shapes.items()}
+
+
+@pytest.mark.parametrize("browsers", [TWO, THREE], ids=["two", "three"])
+@pytest.mark.parametrize("name", ["angle", "recogniser"])
+def test_a_real_model_over_browsers_is_the_whole(bench, name, browsers):
+    source, shapes = REAL[name]
+    inputs = noise(shapes, len(browsers))
+    whole = bench.load(source, "chromium")
+    expected = whole(inputs)
+    model = sharded(bench, source, browsers, input_shapes=shapes)
+    outputs = model(inputs)
+    assert sorted(shard.browser.name for shard in model.shards) == sorted(browsers)
+    assert all(shard.calls == 1 and shard.placement["wasm"] > 5 for shard in model.shards)
+    close(outputs, expected)
+    assert_close(outputs, native(model.path, inputs), model, inputs=inputs)
+
+
+def test_shards_keep_open_dimensions(bench):
+    """The shape that costs were estimated at is no shape of the shards."""
+    source, shapes = REAL["recogniser"]
+    model = sharded(bench, source, TWO, input_shapes=shapes)
+    for width in (80, 240):
+        inputs = noise({"x": (1, 3, 48, width)}, width)
+        close(model(inputs), native(model.path, inputs))
+
+
+def test_skips_over_cuts_two_inputs_three_outputs(bench):
+    proto = two_in_three_out()
+    inputs = noise({"a": (3, 16), "b": (3, 16)})
+    model = sharded(bench, proto, THREE, input_shapes={"a": (3, 16), "b": (3, 16)})
+    outputs = model(inputs)
+    close(outputs, native(proto, inputs))
+    files = model._resident.made.sharded.files
+    assert (
+        any(n in files[2].inputs for n in files[0].outputs) or "a" in files[2].inputs
+    )  # a skip over a browser
+
+
+@pytest.mark.parametrize("sign", [1, -1])  # either branch
+def test_control_flow_stays_whole(bench, sign):
+    proto = control_flow()
+    inputs = {"x": sign * np.abs(noise({"x": (4, 8)})["x"])}
+    model = sharded(bench, proto, TWO)
+    close(model(inputs), native(proto, inputs))
+
+
+@pytest.mark.parametrize("strategy", ["attention_feedforward", "component", "auto"])
+def test_other_strategies(bench, strategy):
+    """A shard of several segments is asked several times for one request."""
+    source, shapes = REAL["minilm"]
+    inputs = {name: np.ones(dims, np.int64) for name, dims in shapes.items()}
+    inputs["input_ids"] = np.arange(1000, 1012).reshape(1, 12)
+    model = sharded(bench, source, TWO, sharding=strategy, input_shapes=shapes)
+    close(model(inputs), native(model.path, inputs))
+    if strategy == "attention_feedforward":
+        assert sum(shard.segments for shard in model.shards) > 2
+        assert [shard.calls for shard in model.shards] == [shard.segments for shard in model.shards]
+
+
+def test_several_browsers_of_one_kind(bench):
+    source, shapes = REAL["angle"]
+    inputs = noise(shapes)
+    model = sharded(bench, source, ("chromium",), shards=3, input_shapes=shapes)
+    close(model(inputs), native(model.path, inputs))
+    assert len({shard.instance for shard in model.shards}) == 3
+    assert bench.node.pool.settings.max_browsers == 3 >= len(bench.node.pool.instances)
+
+
+def test_the_second_test_finds_the_shards_warm(bench):
+    source, shapes = REAL["angle"]
+    first = sharded(bench, source, TWO, input_shapes=shapes)
+    first(noise(shapes))
+    bench.node.end_test()
+    bench.node.begin_test("the next")
+    launches, loads = bench.node.pool.launches, bench.node.pool.loads
+    again = sharded(bench, source, TWO, input_shapes=shapes)
+    again(noise(shapes))
+    assert again.warm
+    assert (bench.node.pool.launches, bench.node.pool.loads) == (launches, loads)
+
+
+# -- many requests -----------------------------------------------------------------------------------------------------
+
+
+def test_many_requests_are_under_way_at_once_and_come_back_in_order(bench):
+    source, shapes = REAL["angle"]
+    model = sharded(bench, source, TWO, input_shapes=shapes)
+    taken = 0
+
+    def requests() -> Iterator[dict[str, Any]]:
+        nonlocal taken
+        for seed in range(12):
+            taken += 1
+            yield noise(shapes, seed)
+
+    answers = model.run_many(requests(), in_flight=3)
+    first = next(answers)
+    assert taken == 3  # back-pressure: no more is read than is under way
+    for seed, outputs in enumerate([first, *answers]):
+        close(outputs, native(model.path, noise(shapes, seed)))
+    assert all(shard.calls == 12 for shard in model.shards)
+
+
+def test_a_caller_that_stops_early_costs_no_page(bench):
+    source, shapes = REAL["angle"]
+    model = sharded(bench, source, TWO, input_shapes=shapes)
+    answers = model.run_many([noise(shapes)] * 20, in_flight=4)
+    next(answers)
+    answers.close()
+    launches = bench.node.pool.launches
+    close(model(noise(shapes)), native(model.path, noise(shapes)))
+    assert bench.node.pool.launches == launches
+    assert model.recoveries == 0
+
+
+def test_a_bad_request_among_many_fails_alone(bench):
+    source, shapes = REAL["angle"]
+    model = sharded(bench, source, TWO, input_shapes=shapes)
+    answers = model.run_many([noise(shapes), {"y": np.zeros(1, np.float32)}], in_flight=1)
+    next(answers)
+    with pytest.raises(InputError, match="no input 'y'"):
+        next(answers)
+    close(model(noise(shapes)), native(model.path, noise(shapes)))
+
+
+def test_where_the_time_went_is_on_the_record(bench):
+    source, shapes = REAL["recogniser"]
+    model = sharded(bench, source, TWO, input_shapes=shapes)
+    model(noise(shapes))
+    before = [shard.compute_ms + shard.transfer_ms + shard.idle_ms for shard in model.shards]
+    list(model.run_many([noise(shapes)] * 4))
+    spent = [
+        shard.compute_ms + shard.transfer_ms + shard.idle_ms - b
+        for shard, b in zip(model.shards, before, strict=True)
+    ]
+    assert spent[0] == pytest.approx(spent[1], rel=0.05)  # all of the time that requests were under way
+    assert all(shard.compute_ms > 0 and shard.bytes_in > 0 and shard.bytes_out > 0 for shard in model.shards)
+    bench.node.end_test()
+    rows = [row for row in bench.rows("metrics") if row["name"].startswith("shard_")]
+    assert {row["name"] for row in rows} == {"shard_compute_ms", "shard_transfer_ms", "shard_idle_ms"}
+    bench.node.begin_test("after")
+
+
+# -- faults ------------------------------------------------------------------------------------------------------------
+
+
+def kill(model: ShardedModel, number: int) -> None:
+    lane = model._resident.lanes[number]
+    os.kill(next(iter(lane.sessions.values())).instance.process.pid, signal.SIGKILL)
+
+
+@pytest.mark.parametrize("number", [0, 1])
+@pytest.mark.parametrize("level", ["low", "medium", "high"])
+def test_a_shard_killed_between_requests_comes_back(bench, level, number):
+    source, shapes = REAL["angle"]
+    model = sharded(bench, source, TWO, input_shapes=shapes, fault_tolerance=level)
+    expected = model(noise(shapes))
+    kill(model, number)
+    outputs = model(noise(shapes))
+    close(outputs, expected)
+    assert model.recoveries == 1
+    assert bench.rows("faults")[-1]["strategy"] == f"shards, {level}"
+    close(model(noise(shapes, 2)), native(model.path, noise(shapes, 2)))
+
+
+@pytest.mark.parametrize("number", [0, 1])
+@pytest.mark.parametrize("level", ["low", "medium", "high"])
+def test_a_shard_killed_among_many_requests_costs_no_answer(bench, level, number):
+    source, shapes = REAL["recogniser"]
+    model = sharded(bench, source, TWO, input_shapes=shapes, fault_tolerance=level)
+    expected = [model(noise(shapes, seed)) for seed in range(3)]
+    answers = model.run_many((noise(shapes, i % 3) for i in range(9)), in_flight=4)
+    got = [next(answers), next(answers)]
+    kill(model, number)
+    got += list(answers)
+    assert len(got) == 9
+    for i, outputs in enumerate(got):
+        close(outputs, expected[i % 3])
+    assert model.recoveries >= 1
+
+
+def test_level_none_fails_and_gives_no_partial_answer(bench):
+    source, shapes = REAL["angle"]
+    model = sharded(bench, source, TWO, input_shapes=shapes, fault_tolerance="none")
+    model(noise(shapes))
+    kill(model, 1)
+    with pytest.raises(Fault):
+        model(noise(shapes))
+    assert model.recoveries == 0
+
+
+# -- bad input ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("source", "needs", "error", "words"),
+    [
+        (control_flow(), {"shards": 3, "sharding": "by_magic"}, ShardingError, "by_magic"),
+        (with_sequence(), {"shards": 3, "sharding": "component"}, ShardingError, ""),
+        (REAL["angle"][0], {"shards": 2}, ShardingError, "is open"),
+        (REAL["angle"][0], {"shards": 4}, CapabilityError, "--browserpool-max-browsers=4"),
+        (control_flow(), {"shards": 2, "browsers": ("lynx",)}, CapabilityError, "lynx"),
+        (control_flow(), {"shards": 2, "fault_tolerance": "some"}, ShardingError, "some"),
+        (
+            control_flow(),
+            {"shards": 2, "session_options": {"bundle": "native"}},
+            ShardingError,
+            "jsep",
+        ),
+    ],
+    ids=["strategy", "cut", "open", "too many", "browser", "tolerance", "bundle"],
+)
+def test_what_cannot_be_is_said_before_anything_is_launched(fresh_bench, source, needs, error, words):
+    bench = fresh_bench()
+    with pytest.raises(error) as caught:
+        sharded(bench, source, THREE, **needs)
+    assert words in str(caught.value)
+    assert isinstance(caught.value, BrowserPoolError)
+    assert bench.node._pool is None or bench.node.pool.launches == 0
+
+
+def test_a_browser_too_small_for_its_shard(fresh_bench):
+    source, shapes = REAL["recogniser"]
+    bench = fresh_bench(memory_share=1e-6)
+    with pytest.raises(ShardingError, match="MiB"):
+        sharded(bench, source, TWO, input_shapes=shapes)
+    assert bench.node._pool is None or bench.node.pool.launches == 0
