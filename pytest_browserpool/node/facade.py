@@ -11,6 +11,8 @@ from typing import Any
 
 from pytest_browserpool.errors import UsageError
 
+__tracebackhide__ = True  # a failing call is shown where the test made it
+
 Call = Callable[[Callable[[], Awaitable[Any]]], Any]
 """Runs an async function in the node's loop and gives its result; raises ``DeadlineExceeded``."""
 
@@ -19,11 +21,20 @@ class Bridge:
     """What the facades of one lease share: the way into the loop, and a thread for the test's handlers."""
 
     def __init__(self, call: Call, loop_thread: int) -> None:
-        self.call = call
+        self._call = call
         self._loop_thread = loop_thread
         # one thread, so that handlers see events in order; they may call back into the page from there
         self.handlers = ThreadPoolExecutor(1, thread_name_prefix="browserpool-handlers")
         self.wrapped: dict[Any, Any] = {}
+
+    def call(self, function: Callable[[], Awaitable[Any]]) -> Any:
+        """The result of ``function`` in the node's loop; Playwright's errors without the way through its inside."""
+        try:
+            return self._call(function)
+        except Exception as error:
+            if type(error).__module__.startswith("playwright."):
+                raise error.with_traceback(None) from error.__cause__
+            raise
 
     def run(self, function: Callable[[], Any]) -> Any:
         if threading.get_ident() == self._loop_thread:
