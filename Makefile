@@ -74,6 +74,14 @@ bench-sharding: setup ## quality and speed of the partitioner
 reference: $(STAMP) ## docs/reference.md and the layers, from the code
 	$(BIN)/python scripts/generate_reference.py
 
+.PHONY: chaos
+chaos: setup ## every fault on every browser where it exists, with the table of what came of it
+	BROWSERPOOL_CHAOS=full $(BIN)/pytest tests/chaos -q $(ARGS)
+
+.PHONY: bench-recovery
+bench-recovery: setup ## seconds from the death of a browser to the right answer, beside a rerun by hand
+	$(BIN)/python benchmarks/recovery.py $(ARGS)
+
 .PHONY: docs
 docs: $(VENV)/.docs ## the documentation, into site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
