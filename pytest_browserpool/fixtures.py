@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from numpy.typing import NDArray
 
-from pytest_browserpool.errors import MarkerError, ShardingError, hide_from_traceback
+from pytest_browserpool.errors import InputError, MarkerError, hide_from_traceback
 from pytest_browserpool.models.inputs import checked
 from pytest_browserpool.models.inspect import Tensor
 
@@ -20,6 +20,7 @@ __tracebackhide__ = hide_from_traceback
 if TYPE_CHECKING:
     from pytest_browserpool.node.node import Node
     from pytest_browserpool.node.resident import Resident
+    from pytest_browserpool.node.sharded import ShardedResident
     from pytest_browserpool.values import ModelNeeds
 
 
@@ -46,7 +47,7 @@ class Model:
     ``input_shapes=``) fixes them.
     """
 
-    def __init__(self, node: Node, resident: Resident) -> None:
+    def __init__(self, node: Node, resident: Resident | ShardedResident) -> None:
         self._node, self._resident = node, resident
         self.last_inputs: dict[str, NDArray[Any]] | None = None
         """The arrays of the latest call as they were sent; ``assert_close`` takes dynamic shapes from them."""
@@ -158,6 +159,93 @@ class Model:
         return f"<model {self.label} on {self.backend} in {self.browser}>"
 
 
+@dataclass(frozen=True)
+class Shard:
+    """One browser's part of a sharded model, and where its time went in this test (milliseconds)."""
+
+    browser: Browser
+    instance: str
+    """Which of several browsers of one kind: unlike for each shard."""
+    backend: str
+    """What really ran, joined with "+" where its segments differ."""
+    segments: int
+    """Pieces of the model that run there, each a session of its own."""
+    placement: Mapping[str, int]
+    """Nodes of the graph per execution provider."""
+    load_time_ms: float
+    calls: int
+    compute_ms: float
+    """Inside onnxruntime-web."""
+    transfer_ms: float
+    """Tensors on their way to the page and back, and the command itself."""
+    idle_ms: float
+    """Requests were under way, and nothing was asked of this browser."""
+    bytes_in: int
+    bytes_out: int
+    faults: int
+
+
+class ShardedModel(Model):
+    """A model over several browsers: called like a ``Model``. ``browser`` is that of the first shard."""
+
+    _resident: ShardedResident
+
+    def run_many(
+        self, inputs: Iterable[Mapping[str, Any]], in_flight: int | None = None
+    ) -> Iterator[dict[str, NDArray[Any]]]:
+        """The outputs for each of ``inputs``, in their order, with several requests under way at once.
+
+        ``inputs`` may be a generator: it is read only as fast as outputs are taken. ``in_flight`` (twice the number of
+        shards unless given: one request at work in each browser, and one on its way to it) bounds what is held.
+
+        Raises:
+            InputError: ``in_flight`` below 1, or what a call raises for inputs. Fault: as a call.
+        """
+        from pytest_browserpool.node.opening import run_many
+
+        resident = self._resident
+        if in_flight is not None and in_flight < 1:
+            raise InputError(f"in_flight is {in_flight}", remedy="give 1 or more, or leave it out")
+        many = (checked(each, resident.info, where=resident.content.label) for each in inputs)
+        for reply in run_many(self._node, resident, many, in_flight or 2 * len(resident.lanes)):
+            yield dict(reply.outputs)
+
+    @property
+    def shards(self) -> tuple[Shard, ...]:
+        """Each browser's part, in the order of the plan."""
+        found = []
+        for lane, times in zip(self._resident.lanes, self._resident.times, strict=True):
+            sessions = list(lane.sessions.values())
+            placement: dict[str, int] = {}
+            for loaded in sessions:
+                for provider, nodes in loaded.session.placement.items():
+                    placement[provider] = placement.get(provider, 0) + nodes
+            process = sessions[0].instance.process
+            found.append(
+                Shard(
+                    Browser(process.installed.name, process.version, process.installed.family),
+                    instance=sessions[0].instance.identity,
+                    backend=self._resident.lane_backend(lane),
+                    segments=len(lane.stages),
+                    placement=placement,
+                    load_time_ms=lane.load_ms,
+                    calls=times.calls,
+                    compute_ms=times.compute_ms,
+                    transfer_ms=times.transfer_ms,
+                    idle_ms=times.idle_ms,
+                    bytes_in=times.bytes_in,
+                    bytes_out=times.bytes_out,
+                    faults=times.faults,
+                )
+            )
+        return tuple(found)
+
+    @property
+    def plan(self) -> str:
+        """How the model was cut, in words."""
+        return self._resident.made.sharded.plan.describe()
+
+
 class BrowserPool:
     """The browsers of this process, for tests that need more than one model."""
 
@@ -201,12 +289,10 @@ class BrowserPool:
 
 
 def _model(node: Node, needs: ModelNeeds, source: Any, test_file: Path) -> Model:
-    if (needs.shards or 1) > 1:  # never whole instead: a test that asked for shards would prove what it did not do
-        raise ShardingError(
-            f"shards={needs.shards}: this version does not run the shards of a model in browsers",
-            where=needs.source,
-            remedy="leave shards out; pytest_browserpool.sharding.prepare cuts a model and checks the pieces natively",
-        )
+    if (needs.shards or 1) > 1:
+        from pytest_browserpool.node.opening import open_sharded
+
+        return ShardedModel(node, open_sharded(node, needs, source, test_file))
     return Model(node, node.load(needs, source, test_file))
 
 

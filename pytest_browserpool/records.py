@@ -182,7 +182,8 @@ class MetricRecord(Plain):
     node: str
     at: float
     name: str
-    """cpu_percent, memory_bytes, gpu_percent, utilization, active_models, sessions."""
+    """cpu_percent, memory_bytes, gpu_percent, utilization, active_models, sessions; of a browser that had a shard of a
+    model in a test: shard_compute_ms, shard_transfer_ms, shard_idle_ms."""
     value: float
     instance: str = ""
 

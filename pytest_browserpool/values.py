@@ -205,8 +205,7 @@ class ModelNeeds(Plain):
     """cpu: the last step of a recovery may be the CPU, and the result is then marked degraded. Not unless it is asked
     for: a test of WebGPU that passed on the CPU has shown nothing."""
     shards: int | None = None
-    """Over how many browsers the model is cut. Unless given it is whole. More than 1 is refused in this version: models
-    are cut and checked (docs/sharding.md), but nothing runs the pieces in browsers yet."""
+    """Over how many browsers the model is cut (docs/sharding.md). Unless given it is whole."""
     sharding: str = "layer_balanced"
     """How it is cut: contiguous stages have the fewest transfers."""
     fault_tolerance: str = "medium"

@@ -13,11 +13,12 @@ from pytest_browserpool import records
 from pytest_browserpool.browsers.choice import Candidate
 from pytest_browserpool.browsers.pool import ModelContent
 from pytest_browserpool.errors import BrowserPoolError, Fault
-from pytest_browserpool.node.use import RunningTest
+from pytest_browserpool.node.use import Held, RunningTest
 from pytest_browserpool.values import ModelNeeds, Plain
 
 if TYPE_CHECKING:
-    from pytest_browserpool.node.resident import Reply, Resident
+    from pytest_browserpool.node.resident import Reply
+    from pytest_browserpool.sharding.execute import LaneTimes
 
 BATCH = 256
 """Rows held back at most: a message per call would cost each warm call a tenth of a millisecond."""
@@ -142,7 +143,7 @@ class Reporter:
     def operation(
         self,
         test: RunningTest | None,
-        resident: Resident,
+        resident: Held,
         kind: str,
         started: float,
         latency_ms: float,
@@ -184,7 +185,7 @@ class Reporter:
     def fault(
         self,
         test: RunningTest | None,
-        resident: Resident,
+        resident: Held,
         fault: Fault,
         *,
         strategy: str,
@@ -212,7 +213,7 @@ class Reporter:
     def run(
         self,
         test: RunningTest | None,
-        resident: Resident,
+        resident: Held,
         started: float,
         reply: Reply,
         inputs: Mapping[str, Any],
@@ -230,12 +231,41 @@ class Reporter:
             bytes_out=sum(a.nbytes for a in reply.outputs.values()),
         )
 
-    def benchmark(
-        self, test: RunningTest | None, resident: Resident, started: float, times: list[float]
-    ) -> None:
+    def called(
+        self,
+        test: RunningTest | None,
+        resident: Held,
+        started: float,
+        inputs: Mapping[str, Any],
+        wait: Callable[[], Reply],
+    ) -> Reply:
+        """What ``wait`` returns, on the record as a call that began at ``started``; a failure too."""
+        try:
+            reply = wait()
+        except BrowserPoolError as error:
+            self.operation(test, resident, "run", started, (time.time() - started) * 1000, error=error)
+            raise
+        self.run(test, resident, started, reply, inputs)
+        return reply
+
+    def benchmark(self, test: RunningTest | None, resident: Held, started: float, times: list[float]) -> None:
         """A benchmark: its median stands for all of its runs."""
         median = sorted(times)[len(times) // 2] if times else 0.0
         self.operation(test, resident, "benchmark", started, median, page_ms=median, warm=True)
+
+    def shard(self, instance: str, times: LaneTimes) -> None:
+        """Where the time of one shard's browser went in a test."""
+        for name in ("compute", "transfer", "idle"):
+            value = float(getattr(times, f"{name}_ms"))
+            row = records.MetricRecord(
+                run_id="",
+                node=self._node,
+                at=time.time(),
+                name=f"shard_{name}_ms",
+                value=value,
+                instance=self._name(instance),
+            )
+            self.row("metrics", row)
 
     # -- tests ------------------------------------------------------------------------------------------------------
 
@@ -244,14 +274,14 @@ class Reporter:
         total = time.monotonic() - test.started
         setup = 0.0
         for use in test.models:
-            if not use.browser:
+            if not use.browser or use.shards > 1:  # what the scheduler learns of is a model in one browser
                 continue
             load = (use.load_ms + use.compile_ms) / 1000
             setup += load + use.launch_ms / 1000
             where = {"browser": use.browser, "backend": use.backend, "model": use.key}
             if not use.warm and use.load_ms:
                 self.event("LoadObserved", **where, seconds=load, test=test.nodeid)
-        if test.models and test.models[0].browser:
+        if test.models and test.models[0].browser and test.models[0].shards == 1:
             first = test.models[0]
             self.event(
                 "RunObserved",

@@ -6,8 +6,12 @@ import statistics
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
 
 from pytest_browserpool.values import Plain
+
+if TYPE_CHECKING:
+    from pytest_browserpool.browsers.pool import Loaded, ModelContent
 
 CONSOLE_LINES = 100
 """Lines of the page's console that travel with a failed test's report."""
@@ -64,6 +68,8 @@ class ModelUse:
     timings: list[float] = field(default_factory=list)
     degraded: bool = False
     recoveries: int = 0
+    shards: int = 1
+    """In how many browsers it is at once; their names are joined in ``browser`` where it is more than one."""
 
     @property
     def compile_ms(self) -> float:
@@ -82,6 +88,18 @@ class ModelUse:
         """Median of the calls; the first on a new session counts only when it is the only one."""
         calls = self.timings[1:] if self.first_run_ms and len(self.timings) > 1 else self.timings
         return statistics.median(calls) if calls else None
+
+
+class Held(Protocol):
+    """A model that a test holds, whole or in shards, as far as the record cares."""
+
+    use: ModelUse
+
+    @property
+    def content(self) -> ModelContent: ...
+
+    @property
+    def loaded(self) -> Loaded | None: ...
 
 
 @dataclass

@@ -1,0 +1,215 @@
+"""Which browsers take the shards of a model, how fast they are, and the checked pieces on disk."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pytest_browserpool.browsers import choice
+from pytest_browserpool.browsers.pool import ModelContent
+from pytest_browserpool.errors import CapabilityError, ConfigurationError, ShardingError
+from pytest_browserpool.values import BrowserCapabilities, ModelNeeds
+
+if TYPE_CHECKING:
+    from pytest_browserpool.sharding.prepare import Sharded
+    from pytest_browserpool.sharding.read import Source
+
+WASM_MEMORY = 4 << 30
+"""Bytes: a 32-bit WebAssembly memory has at most 65,536 pages of 64 KiB (WebAssembly specification, "Memory Types")."""
+
+MEASURED_RUNS = 8
+"""Runs of the yardstick; the quickest counts, because a busy machine only ever adds."""
+
+
+@dataclass(frozen=True)
+class Seat:
+    """A browser that a shard can run in. ``backends`` in order of preference."""
+
+    browser: str
+    slot: int
+    """Which of several browsers of that name."""
+    backends: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """As plans and reports call it: ``chromium``, ``chromium#2`` …"""
+        return self.browser if self.slot == 0 else f"{self.browser}#{self.slot + 1}"
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A model in checked pieces, with the seat of each shard."""
+
+    source: Source
+    sharded: Sharded
+    seats: tuple[Seat, ...]
+    """By shard."""
+    spare: tuple[Seat, ...]
+    """Other browsers that qualify: where a shard goes whose own browser does not come back."""
+
+
+def seats(
+    needs: ModelNeeds, browsers: Sequence[BrowserCapabilities], *, where: str, most: int
+) -> tuple[Seat, ...]:
+    """Seats for at least ``needs.shards`` shards: one of each kind that qualifies, then further ones of each in turn.
+
+    The order depends on the needs and the machine alone, so that a second test finds its shards warm. Backends are a
+    strict order: with ``backends=`` only browsers that give the first one that any browser here gives are taken.
+
+    Raises:
+        CapabilityError: no browser qualifies, or the node may not run so many (``most``).
+    """
+    shards = needs.shards or 1
+    found = choice.candidates(needs, browsers)
+    if not found:
+        raise CapabilityError(
+            f"nothing here can run the shards of {where}:\n    "
+            + "\n    ".join(choice.reasons(needs, browsers)),
+            remedy="`browserpool doctor` shows what each browser gives; change browsers= or backends=",
+        )
+    if shards > most:
+        raise CapabilityError(
+            f"shards={shards} needs {shards} browsers at once, and this node may run {most}",
+            where=where,
+            remedy=f"--browserpool-max-browsers={shards}, or fewer shards",
+        )
+    first = found[0].backend
+    kinds = dict.fromkeys(c.browser for c in found if not needs.backends or c.backend == first)
+    backends = {kind: tuple(c.backend for c in found if c.browser == kind) for kind in kinds}
+    slots = -(-shards // len(kinds))
+    return tuple(Seat(kind, slot, backends[kind]) for slot in range(slots) for kind in kinds)
+
+
+def cut(
+    needs: ModelNeeds,
+    content: ModelContent,
+    places: Sequence[Seat],
+    speed: Callable[[Seat], float],
+    *,
+    memory: int,
+    folder: Path,
+) -> Cut:
+    """Cuts the model for ``places`` and checks the pieces natively; the same cut is found on disk later.
+
+    ``speed`` may launch a browser to measure it, so it is asked only once the model is known to be cuttable.
+
+    Raises:
+        ShardingError, InvalidModel, UnsupportedOperator, ConfigurationError: as ``sharding.prepare``.
+    """
+    from pytest_browserpool.sharding.partition import partition
+    from pytest_browserpool.sharding.plan import Host
+    from pytest_browserpool.sharding.prepare import prepare
+
+    shards = needs.shards or 1
+    source = _source(content.path, content.external, _frozen(needs), folder)
+    limit = min(WASM_MEMORY, memory // shards)
+    hosts = [Host(name=seat.name, memory=limit) for seat in places]
+    partition(
+        source.graph, hosts, shards, needs.sharding
+    )  # what cannot be is said before anything is launched
+    by_name = {seat.name: seat for seat in places}
+    hosts = [Host(name=seat.name, memory=limit, speed=speed(seat)) for seat in places]
+    sharded = prepare(source, shards=shards, hosts=hosts, folder=folder, strategy=needs.sharding)
+    taken = tuple(by_name[shard.host] for shard in sharded.plan.shards)
+    return Cut(source, sharded, taken, tuple(seat for seat in places if seat not in taken))
+
+
+Shapes = tuple[tuple[str, tuple[int, ...]], ...]
+
+
+def _frozen(needs: ModelNeeds) -> Shapes:
+    return tuple(sorted((name, tuple(dims)) for name, dims in (needs.input_shapes or {}).items()))
+
+
+@lru_cache(maxsize=8)  # reading runs the whole model once; a graph has a few megabytes at most
+def _source(path: Path, external: tuple[tuple[str, Path], ...], shapes: Shapes, folder: Path) -> Source:
+    from pytest_browserpool.sharding.prepare import gather, read_for_sharding
+
+    return read_for_sharding(gather(path, dict(external), folder), dict(shapes))
+
+
+def contents(made: Cut, label: str) -> list[ModelContent]:
+    """The segments as the pool takes them, in order of execution."""
+    found = []
+    for file in made.sharded.files:
+        path = Path(file.path)
+        # the folder is named after the model's and the cut's content, so this names the segment's
+        identity = hashlib.sha256(f"{path.parent.name}/{path.name}".encode()).hexdigest()
+        external = ((Path(file.data).name, Path(file.data)),) if file.data else ()
+        found.append(ModelContent(identity, path, f"{label}, segment {file.index}", file.bytes, external))
+    return found
+
+
+def fixed_shapes(made: Cut, index: int) -> Shapes:
+    """The shapes of a segment's inputs at the shapes that the model was read with.
+
+    Raises:
+        ShardingError: one of them is unknown.
+    """
+    shapes = []
+    for name in made.sharded.files[index].inputs:
+        dims = made.source.types.shape(name)
+        if dims is None:
+            raise ShardingError(
+                f"the shape of {name!r}, which crosses a cut, is not known, and WebNN needs it",
+                remedy="use another backend, or fewer shards",
+            )
+        shapes.append((name, dims))
+    return tuple(sorted(shapes))
+
+
+# -- speed --------------------------------------------------------------------------------------------------------
+
+
+@lru_cache(maxsize=1)
+def yardstick() -> tuple[bytes, float]:
+    """A model of convolutions and products, and the seconds that a host of speed 1 takes for it."""
+    import numpy as np
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    from pytest_browserpool.sharding.read import read
+
+    generator = np.random.default_rng(7)
+
+    def weights(name: str, *dims: int) -> onnx.TensorProto:
+        return numpy_helper.from_array((generator.standard_normal(dims) / 30).astype(np.float32), name)
+
+    nodes = [
+        helper.make_node("Conv", ["x", "w1"], ["a"], pads=[1, 1, 1, 1]),
+        helper.make_node("Relu", ["a"], ["b"]),
+        helper.make_node("Conv", ["b", "w2"], ["c"], pads=[1, 1, 1, 1]),
+        helper.make_node("MatMul", ["c", "w3"], ["d"]),
+        helper.make_node("Tanh", ["d"], ["y"]),
+    ]
+    size = [1, 32, 48, 48]
+    graph = helper.make_graph(
+        nodes,
+        "yardstick",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, size)],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, size)],
+        [weights("w1", 32, 32, 3, 3), weights("w2", 32, 32, 3, 3), weights("w3", 48, 48)],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    return model.SerializeToString(), read(model).graph.total_seconds
+
+
+def speed_of(milliseconds: Iterable[float]) -> float:
+    """Speed relative to ``costs.REFERENCE`` from the yardstick's times, in steps of an eighth of an octave.
+
+    Coarse on purpose: noise must not move a cut, which would be written and checked again.
+
+    Raises:
+        ConfigurationError: no time at all.
+    """
+    import math
+
+    times = [t for t in milliseconds if t > 0]
+    if not times:
+        raise ConfigurationError("a browser's clock stood still while it was measured", remedy="try again")
+    exact = yardstick()[1] / (min(times) / 1000)
+    return float(2 ** (round(8 * math.log2(exact)) / 8))

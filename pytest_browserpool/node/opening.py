@@ -1,0 +1,157 @@
+"""From a marker with ``shards=`` to a model in several browsers, and many requests through it at once."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pytest_browserpool.artefacts import pins
+from pytest_browserpool.browsers.choice import Candidate
+from pytest_browserpool.browsers.page import SessionKey
+from pytest_browserpool.browsers.pool import ModelContent
+from pytest_browserpool.errors import BackendRefused, BrowserPoolError, Fault, ShardingError
+from pytest_browserpool.models.sources import describe
+from pytest_browserpool.node.cutting import MEASURED_RUNS, Seat, cut, seats, speed_of, yardstick
+from pytest_browserpool.node.resident import Reply
+from pytest_browserpool.node.sharded import Arrays, ShardedResident
+from pytest_browserpool.node.use import ModelUse
+from pytest_browserpool.values import ModelNeeds
+
+if TYPE_CHECKING:
+    from pytest_browserpool.node.node import Node
+
+MEASURE_SECONDS = 60.0
+"""For loading and running the yardstick, which takes milliseconds but compiles for seconds on a software adapter."""
+
+
+def open_sharded(node: Node, needs: ModelNeeds, source: Any, test_file: Path | None) -> ShardedResident:
+    """A model cut, checked natively and loaded over ``needs.shards`` browsers.
+
+    Raises:
+        UsageError, CapabilityError: before any browser is launched for it. Fault: the infrastructure failed.
+    """
+    content, info = node.resolve(source, test_file)
+    options = needs.session_options or {}
+    if options.get("bundle", "jsep") != "jsep":
+        raise ShardingError(
+            f"shards run in the jsep bundle, and session_options asks for {options['bundle']!r}",
+            where=content.label,
+            remedy="leave bundle out",
+        )
+    capabilities = node.capabilities()
+    places = seats(needs, capabilities.browsers, where=content.label, most=node.settings.max_browsers)
+    memory = int(capabilities.memory_gib * (1 << 30))
+    folder = pins.default_cache().root / "shards"
+    made = cut(needs, content, places, lambda seat: speed(node, seat), memory=memory, folder=folder)
+    use = ModelUse(key=needs.model_key or describe(source), label=content.label, sha256=content.sha256)
+    use.shards = needs.shards or 1
+
+    def recovered(
+        resident: ShardedResident,
+        fault: Fault,
+        steps: list[dict[str, Any]],
+        outcome: str,
+        recovery_ms: float | None,
+        seat: Candidate,
+    ) -> None:
+        strategy = f"shards, {needs.fault_tolerance}"
+        node.report.fault(
+            node.test,
+            resident,
+            fault,
+            strategy=strategy,
+            attempts=json.dumps(steps),
+            outcome=outcome,
+            recovery_ms=recovery_ms,
+            seat=seat,
+        )
+
+    def make() -> ShardedResident:
+        return ShardedResident(
+            node.pool, needs, content, info, made, use, node.static, node.report, recovered
+        )
+
+    resident = make()
+    node.hold(resident)
+    node.ensure(resident)
+    return resident
+
+
+def speed(node: Node, seat: Seat) -> float:
+    """How fast the browser is with the backend that it would use, relative to ``costs.REFERENCE``; measured once for
+    each version of it on this machine.
+
+    Raises:
+        Fault: the browser failed while it was measured.
+    """
+    browser = node.capabilities().browser(seat.browser)
+    assert browser is not None
+    cache = pins.default_cache()
+    name = f"{seat.browser}-{browser.version}-{seat.backends[0]}".replace("/", "_").replace(" ", "_")
+    known = cache.read_json("speeds", name).get("speed")
+    if isinstance(known, float) and known > 0:
+        return known
+    found = _measured(node, seat)
+    if found is None:  # the yardstick does not run there; the model may
+        return 1.0
+    cache.write_json("speeds", name, {"speed": found})
+    return found
+
+
+def _measured(node: Node, seat: Seat) -> float | None:
+    import numpy as np
+
+    content, _ = node.resolve(yardstick()[0], None)
+    key = SessionKey(content.sha256, seat.backends[0])
+    timeout = MEASURE_SECONDS
+
+    pool = node.pool
+
+    async def measure() -> list[float]:
+        loaded = await pool.load(seat.browser, key, _labelled(content), timeout, seat.slot)
+        try:
+            inputs: Mapping[str, Any] = {"x": np.ones((1, 32, 48, 48), np.float32)}
+            return await pool.benchmark(loaded, inputs, MEASURED_RUNS, timeout)
+        finally:
+            await pool.release(loaded)
+
+    try:
+        return speed_of(node.call(measure, timeout * 2))
+    except BackendRefused:
+        return None
+
+
+def _labelled(content: ModelContent) -> ModelContent:
+    return ModelContent(content.sha256, content.path, "the yardstick of browsers' speed", content.size)
+
+
+def run_many(
+    node: Node, resident: ShardedResident, inputs: Iterable[Arrays], in_flight: int
+) -> Iterator[Reply]:
+    """Replies in the order of ``inputs``, with up to ``in_flight`` requests under way.
+
+    ``inputs`` is read only as fast as replies are taken. After an error, or when the caller stops, what is under way
+    ends by itself first: giving it up would cost the pages that are at it.
+    """
+    waiting: deque[tuple[float, Arrays, Any]] = deque()
+    items, limit = iter(inputs), resident.budget * in_flight
+    try:
+        while True:
+            while len(waiting) < in_flight and (arrays := next(items, None)) is not None:
+                task = node.start(functools.partial(resident.run, arrays))
+                waiting.append((time.time(), arrays, task))
+            if not waiting:
+                return
+            started, arrays, task = waiting.popleft()
+            wait = functools.partial(node.finish, task, limit)
+            yield node.report.called(node.test, resident, started, arrays, wait)
+    finally:
+        for _, _, task in waiting:
+            with contextlib.suppress(BrowserPoolError):
+                node.finish(task, limit)
