@@ -239,15 +239,15 @@ def test_browser_tables_that_are_shown_are_accepted(doc: Path, tmp_path: Path) -
 def files(path: Path) -> dict[str, str]:
     """The files that a page tells its reader to write: blocks that open with a comment with their path."""
     found: dict[str, str] = {}
-    for block in blocks(path, "python"):
-        match = re.match(r"# (\S+\.py)\n", block)
+    for block in (*blocks(path, "python"), *blocks(path, "html")):
+        match = re.match(r"(?:# |<!-- )([\w/]+\.(?:py|html))(?: -->)?\n", block)
         if match:
             found[match[1]] = block
     return found
 
 
 @pytest.mark.browser
-@pytest.mark.parametrize("doc", ["README.md", "docs/tutorial.md"])
+@pytest.mark.parametrize("doc", ["README.md", "docs/tutorial.md", "docs/how-to-app.md"])
 def test_what_a_reader_ends_up_with_passes_in_real_browsers(
     doc: str, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -267,10 +267,3 @@ def test_what_a_reader_ends_up_with_passes_in_real_browsers(
     outcomes = result.parseoutcomes()
     outcomes.pop("warnings", None)
     assert set(outcomes) == {"passed"}, outcomes
-
-
-def test_shards_are_refused_as_the_readme_says(tmp_path: Path) -> None:
-    """Not run whole instead. Until shards are executed: then this and the README's line go."""
-    needs = values.ModelNeeds(source="model.onnx", shards=2)
-    with pytest.raises(errors.ShardingError, match="shards=2"):
-        fixtures._model(None, needs, "model.onnx", tmp_path / "test_x.py")  # type: ignore[arg-type]
