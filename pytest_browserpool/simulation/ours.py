@@ -39,6 +39,8 @@ from pytest_browserpool.values import (
 
 STEP_ITERATIONS = 120
 """Search iterations after each test: about a millisecond, which a node spends between two tests anyway."""
+OCCASIONS = 2_000
+"""Times at most that the search is called in one simulation: with more tests, not after each of them."""
 KNOWN_FOR_SURE = 1000
 """Count behind a value of a warm history: it is the true mean."""
 
@@ -177,7 +179,8 @@ class OurRun:
             ),
             TestFinished(at=now, node=ran.node, test=ran.test, seconds=began.seconds),
         )
-        self._improve(self.step_iterations)
+        if len(self.truth.trace) % max(1, len(self.truth.tests) // OCCASIONS) == 0:
+            self._improve(self.step_iterations)
 
     # -- nodes -----------------------------------------------------------------------------------------------
 

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from simulation_support import check
 
-from pytest_browserpool.simulation import zoo
+from pytest_browserpool.simulation import bounds, zoo
 from pytest_browserpool.simulation.bounds import lower_bound
 from pytest_browserpool.simulation.figures import SCHEDULERS, simulate
 from pytest_browserpool.simulation.workload import parse
@@ -144,3 +144,12 @@ def test_the_check_itself_finds_lies() -> None:
         lie(told)
         with pytest.raises(AssertionError):
             check(data, told, 0)
+
+
+@pytest.mark.parametrize("name", ["nested", "small_models", "unrelated"])
+def test_the_simple_bound_is_below_the_program(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    workload = zoo.workload(name, 3)
+    program = lower_bound(workload, 3)
+    monkeypatch.setattr(bounds, "LARGEST_PROGRAM", 0)
+    simple = lower_bound(workload, 3)
+    assert 0.3 * program < simple <= program + 1e-6
