@@ -84,7 +84,8 @@ def _alone(workload: Workload, group: Group, hidden: float) -> float:
 
 def _even(workload: Workload, groups: list[Group], hidden: float) -> float:
     """All work in its best place, and the cheapest load of each model, shared evenly over the nodes."""
-    total, loads = 0.0, {}
+    total = 0.0
+    loads: dict[str, float] = {}
     for group in groups:
         model = workload.models[group.test.model]
         speeds = [(workload.nodes[j].speed, (b, e)) for j, b, e in group.options]
