@@ -196,17 +196,26 @@ def fixture_chapter() -> Iterator[str]:
     yield "## Fixtures\n"
     for name, cls in (("model", fixtures.Model), ("browser_pool", fixtures.BrowserPool)):
         yield f"### {name}\n"
-        yield f"{fixture_doc(name)} {prose(inspect.getdoc(cls))}\n"
-        rows = [
-            [f"`{name if written.startswith('(') else ''}{written}`", text] for written, text in members(cls)
-        ]
-        yield from table(["", ""], rows)
+        yield f"{fixture_doc(name)}\n"
+        yield f"{prose(inspect.getdoc(cls))}\n"
+        yield from handle(name, cls)
+        if cls is fixtures.Model:
+            yield "With `shards=` above 1 it is more ([sharded models](sharding.md)):\n"
+            yield f"{prose(inspect.getdoc(fixtures.ShardedModel))}\n"
+            yield from handle(name, fixtures.ShardedModel)
+            yield from fields_of("A shard", fixtures.Shard)
     yield (
         "A leased page has the methods of Playwright's Page, Locator, Frame, Keyboard and Mouse, synchronous: they "
         "return when they are done. `with page.expect_…() as info:` works as in Playwright's synchronous API.\n"
     )
     yield from fields_of("A browser", fixtures.Browser)
     yield from fields_of("An input or output", model_inspect.Tensor)
+
+
+def handle(name: str, cls: type) -> Iterator[str]:
+    """The table of a handle's attributes and methods."""
+    rows = [[f"`{name if written.startswith('(') else ''}{written}`", text] for written, text in members(cls)]
+    yield from table(["", ""], rows)
 
 
 def fields_of(title: str, cls: type[Any]) -> Iterator[str]:

@@ -98,7 +98,7 @@ class TestReference:
         for keyword in keywords.KEYWORDS:
             assert keyword in plugin.MARKER_LINE
 
-    @pytest.mark.parametrize("cls", [fixtures.Model, fixtures.BrowserPool, fixtures.Browser])
+    @pytest.mark.parametrize("cls", [fixtures.Model, fixtures.ShardedModel, fixtures.BrowserPool])
     def test_every_attribute_and_method_of_the_fixtures_is_described(self, cls: type) -> None:
         own = [name for name in vars(cls) if not name.startswith("_")]
         for name in own:
