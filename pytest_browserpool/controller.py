@@ -19,8 +19,9 @@ from pytest_browserpool.config import did_you_mean
 from pytest_browserpool.fleet import Fleet
 from pytest_browserpool.ledger import Ledger
 from pytest_browserpool.link import Message
+from pytest_browserpool.models import shipping
 from pytest_browserpool.placement import events
-from pytest_browserpool.remote import Paths
+from pytest_browserpool.remote import Paths, is_elsewhere
 from pytest_browserpool.report.crashed import close_crashed_row
 from pytest_browserpool.values import ModelNeeds, NodeCapabilities
 
@@ -109,6 +110,7 @@ class Controller:
         self._stop = threading.Event()
         self._timer: threading.Thread | None = None
         self._fleet: Fleet | None = None
+        self._depot = shipping.Depot(config.rootpath)
 
     @property
     def schedules(self) -> bool:
@@ -193,13 +195,17 @@ class Controller:
         node.browserpool_channel = channel
         settings = settings_for(node.gateway.spec, self.settings, self.words)
         plain = link.worker_input(channel, settings, self.words, node.gateway.id, self.run_id)
-        node.workerinput[link.INPUT] = plain | {"own_loop": self.schedules}
+        elsewhere = is_elsewhere(node.gateway.spec)
+        node.workerinput[link.INPUT] = plain | {"own_loop": self.schedules, "elsewhere": elsewhere}
         self._heard[node] = time.monotonic() + STARTUP
         channel.setcallback(lambda message: self._receive(node, message))
 
     def _receive(self, node: Any, message: Message) -> None:
         """On the gateway's receiver thread: note the sign of life, leave the rest to the main thread."""
         self._heard[node] = time.monotonic()
+        if message["kind"] in shipping.KINDS_FROM_NODE:
+            self._depot.hear(node.gateway.id, message, lambda told: link.send(node.browserpool_channel, told))
+            return
         self.dsession.queue.put(("browserpool", {"node": node, "message": message}))
 
     @pytest.hookimpl(optionalhook=True)
@@ -227,7 +233,9 @@ class Controller:
         if error or self._fleet is None or node in self._fleet.proven or self.stopping():
             return
         status = getattr(node, "workeroutput", {}).get("exitstatus", "?")
-        self._fleet.give_up(node.gateway.id, f"{node.gateway.id} ended with exit status {status} before any test")
+        self._fleet.give_up(
+            node.gateway.id, f"{node.gateway.id} ended with exit status {status} before any test"
+        )
 
     def _say(self, line: str) -> None:
         terminal = self.config.pluginmanager.getplugin("terminalreporter")

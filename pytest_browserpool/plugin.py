@@ -169,6 +169,8 @@ def _activate_worker(config: pytest.Config) -> None:
     side = worker.NodeSide(config, link.settings, link.node, link.send)
     config.pluginmanager.register(side, worker.PLUGIN)
     link.listen(side.on_directive)
+    if config.workerinput["browserpool"]["elsewhere"]:  # type: ignore[attr-defined]
+        side.ask_the_controller()
     side.start_beating()
     _register_tests_side(config)
 

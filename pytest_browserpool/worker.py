@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -24,6 +25,7 @@ from pytest_browserpool.values import NodeCapabilities
 
 if TYPE_CHECKING:
     from pytest_browserpool.config import Settings
+    from pytest_browserpool.models.shipping import Supplier
     from pytest_browserpool.node.node import Node
 
 PLUGIN = "browserpool-node"
@@ -71,6 +73,8 @@ class NodeSide:
         self._hint: tuple[str | None, str | None] | None = None
         self._items: dict[str, pytest.Item] = {}
         self._stop = threading.Event()
+        self._supplier: Supplier | None = None
+        """On another machine than the controller's: what brings its models here."""
         self._aside = ThreadPoolExecutor(max_workers=1, thread_name_prefix="browserpool-directives")
 
     # -- the browser runtime ---------------------------------------------------------------------------------
@@ -100,6 +104,8 @@ class NodeSide:
         """What this node has. Without ``probe`` no browser is looked for: no test needs one."""
         if probe:
             try:
+                if self._supplier is not None:
+                    self._supplier.runtime()
                 return self.node.capabilities()
             except NoBrowser as error:
                 self.trouble = str(error)
@@ -112,6 +118,15 @@ class NodeSide:
             node, self._node, self._closed = self._node, None, True
         if node is not None:
             node.close()
+
+    def ask_the_controller(self) -> None:
+        """For models and onnxruntime-web: this process is on a machine that may have neither, nor a network."""
+        from pytest_browserpool.models import sources
+        from pytest_browserpool.models.shipping import Elsewhere, Supplier
+
+        rootdir = Path(self.settings.rootdir)
+        self._supplier = Supplier(self.send, rootdir)
+        sources.ask(Elsewhere(self._supplier, rootdir))
 
     # -- collection ------------------------------------------------------------------------------------------
 
@@ -161,7 +176,10 @@ class NodeSide:
     def on_directive(self, message: Message) -> None:
         """One message of the controller, on execnet's receiver thread: nothing here may wait."""
         kind = message["kind"]
-        if kind == "run":
+        if kind in ("manifest", "refused", "piece"):
+            assert self._supplier is not None
+            self._supplier.deliver(message)
+        elif kind == "run":
             self._hints[message["index"]] = (message["browser"], message["backend"])
         elif kind in ("prewarm", "retire") and not self._closed:
             with contextlib.suppress(RuntimeError):  # the executor was shut down in between: the run is over

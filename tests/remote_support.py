@@ -17,6 +17,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from pytest_browserpool.artefacts.cache import cache_root
+
 NET = "10.231.77"
 """First three bytes of the addresses; they exist only inside the namespaces."""
 CONTROLLER = "desk"
@@ -144,6 +146,11 @@ class Network:
             f"{hosts}Host *\n  User root\n  IdentityFile {self.root}/user\n  IdentitiesOnly yes\n"
             f"  UserKnownHostsFile {self.root}/known_hosts\n  StrictHostKeyChecking yes\n  BatchMode yes\n"
         )
+
+    @property
+    def own_cache(self) -> dict[str, str]:
+        """For a controller that uses this machine's real cache, where set-up put runtime and example models."""
+        return {"BROWSERPOOL_CACHE": str(cache_root())}
 
     def tx(self, name: str, *more: str) -> str:
         """``--tx`` of a node on a host over ssh."""

@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from pytest_browserpool.artefacts import archive, fetch
 from pytest_browserpool.artefacts.cache import Cache, Stored, mismatch, sha256_of
@@ -37,6 +37,27 @@ class ModelFile:
     """External data: the name as the model writes it, and where it lies."""
 
 
+class Elsewhere(Protocol):
+    """Who has the say on sources where this is a node on another machine: ``shipping.Elsewhere``."""
+
+    def resolve(
+        self, source: str | os.PathLike[str], test_file: Path | None, local: Callable[[], ModelFile]
+    ) -> ModelFile:
+        """The model of ``source``; ``local`` looks on this machine alone."""
+
+    def file(self, source: str) -> Stored:
+        """Any file by a remote reference."""
+
+
+_elsewhere: Elsewhere | None = None
+
+
+def ask(elsewhere: Elsewhere | None) -> None:
+    """From now on in this process ``elsewhere`` resolves paths and references; None: this machine does."""
+    global _elsewhere
+    _elsewhere = elsewhere
+
+
 def resolve(
     source: Any, *, test_file: Path | None, rootdir: Path, lock: LockFile, cache: Cache | None = None
 ) -> ModelFile:
@@ -50,7 +71,8 @@ def resolve(
         SourceError: not there, cannot be fetched, or a function failed. HashMismatch: not the pinned bytes.
         InvalidModel: not a complete ONNX model. DeadlineExceeded: a fetch or a lock took too long.
     """
-    return _Resolver(test_file, rootdir, lock, cache or default_cache()).resolve(source, describe(source))
+    resolver = _Resolver(test_file, rootdir, lock, cache or default_cache(), _elsewhere)
+    return resolver.resolve(source, describe(source))
 
 
 def resolve_file(source: str, *, lock: LockFile, cache: Cache | None = None) -> Stored:
@@ -65,6 +87,8 @@ def resolve_file(source: str, *, lock: LockFile, cache: Cache | None = None) -> 
         raise SourceError(
             f"{source!r} is a path", remedy="open it yourself; this is for pypi:, npm:, hf: and https:"
         )
+    if _elsewhere is not None:
+        return _elsewhere.file(source)
     return resolver.remote(reference)[0]
 
 
@@ -80,14 +104,13 @@ class _Resolver:
     rootdir: Path
     lock: LockFile
     cache: Cache
+    elsewhere: Elsewhere | None = None
 
     def resolve(self, source: Any, label: str, calls: int = 0) -> ModelFile:
-        if isinstance(source, str):
-            reference = parse(source)
-            return self._remote_model(reference, label) if reference.remote else self._local(reference, label)
-        if isinstance(source, os.PathLike):
-            # not parsed: a path object is a path, whatever its name looks like
-            return self._local(Reference("path", str(source), str(os.fspath(source))), label)
+        if isinstance(source, (str, os.PathLike)):
+            if self.elsewhere is None:
+                return self._here(source, label)
+            return self.elsewhere.resolve(source, self.test_file, lambda: self._here(source, label))
         if isinstance(source, (bytes, bytearray, memoryview)):
             return self._bytes(bytes(source), label)
         if is_proto(source):
@@ -99,6 +122,13 @@ class _Resolver:
                 )
             return self.resolve(self._called(source, label), label, calls + 1)
         raise no_source(source)
+
+    def _here(self, source: str | os.PathLike[str], label: str) -> ModelFile:
+        if isinstance(source, str):
+            reference = parse(source)
+            return self._remote_model(reference, label) if reference.remote else self._local(reference, label)
+        # not parsed: a path object is a path, whatever its name looks like
+        return self._local(Reference("path", str(source), str(os.fspath(source))), label)
 
     def _called(self, function: Callable[[], Any], label: str) -> Any:
         try:
@@ -127,13 +157,13 @@ class _Resolver:
 
     def _local(self, reference: Reference, label: str) -> ModelFile:
         path = self._find(reference.path)
-        sha256 = _remembered_hash(path)
+        sha256 = remembered_hash(path)
         if reference.sha256 is not None and sha256 != reference.sha256:
             raise mismatch(sha256, reference.sha256, str(path))
         external = tuple(
             (name, self._beside(path, name)) for name in _external_names(self.cache, sha256, path)
         )
-        hashes = {name: _remembered_hash(file) for name, file in external}
+        hashes = {name: remembered_hash(file) for name, file in external}
         size = path.stat().st_size + sum(file.stat().st_size for _, file in external)
         return ModelFile(identity(sha256, hashes), path, size, label, external)
 
@@ -279,7 +309,7 @@ def _hash_of(path: Path, size: int, changed_ns: int) -> str:
     return sha256_of(path)
 
 
-def _remembered_hash(path: Path) -> str:
+def remembered_hash(path: Path) -> str:
     """The file's hash, computed once per process and state of the file."""
     try:
         state = path.stat()
