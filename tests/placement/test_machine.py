@@ -138,6 +138,14 @@ class Machine(RuleBasedStateMachine):
         assert run.decision is not None
         assert run.decision.expected_s > 0
         assert len(run.decision.alternatives) <= 5
+        self.check_priority(run)
+
+    def check_priority(self, run: Run) -> None:
+        """On its node nothing more urgent was passed over."""
+        needs = self.tests[run.test]
+        priority = needs.priority if needs is not None else 3
+        for batch in self.engine.book.nodes[run.node].batches.values():
+            assert batch.kind.priority >= priority or not self.engine.book.is_free(batch.kind)
 
     def check_key(self, needs: ModelNeeds) -> None:
         if needs.concurrency_key is not None:
