@@ -1,4 +1,4 @@
-"""Hooks of our own: add a browser, a runtime of your own, a scoring factor, a recovery strategy."""
+"""Hooks of our own, called through pluggy as pytest's are."""
 
 from __future__ import annotations
 
@@ -12,4 +12,7 @@ if TYPE_CHECKING:
 
 @pytest.hookspec
 def pytest_browserpool_browsers(settings: Settings) -> list[CustomBrowser] | None:
-    """Return browsers to add to the catalogue; called once on every node and on the controller."""
+    """Return browsers to add to the catalogue; one of a name that exists replaces that.
+
+    Called once on the controller and once on every node, so that a remote node can answer with its own paths.
+    """

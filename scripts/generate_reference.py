@@ -282,6 +282,10 @@ def hooks() -> Iterator[str]:
 def commands() -> Iterator[str]:
     yield "## Commands\n"
     yield prose_of_help(cli.cli)
+    yield (
+        'For completion in bash add `eval "$(_BROWSERPOOL_COMPLETE=bash_source browserpool)"` to `~/.bashrc`; '
+        "`zsh_source` and `fish_source` are there too.\n"
+    )
     for name in cli.cli.list_commands(click.Context(cli.cli)):
         command = cli.cli.get_command(click.Context(cli.cli), name)
         assert command is not None
