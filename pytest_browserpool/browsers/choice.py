@@ -26,6 +26,59 @@ class Candidate:
     backend: str
 
 
+@dataclass(frozen=True, order=True)
+class Weight:
+    """Why a candidate stands where it does: compared field by field, lower goes first."""
+
+    not_hinted: int
+    """0: the scheduler's choice, made with all nodes and the measured cost in view."""
+    backend_rank: int
+    """Its place in the marker's ``backends``, a strict order; without one, in what this browser gives and prefers."""
+    cold: int
+    """0: the session is there."""
+    not_running: int
+    """0: the browser runs."""
+    browser_rank: int
+    """Its place in the marker's ``browsers``."""
+    against_prior: int
+    """0: the browser that the prior names for the model's type."""
+    position: int
+    """Its place in the catalogue, so that the order is complete."""
+
+
+def weighed(
+    needs: ModelNeeds,
+    browsers: Iterable[BrowserCapabilities],
+    *,
+    hint: Candidate | None = None,
+    warm: Collection[Candidate] = (),
+    running: Collection[str] = (),
+) -> list[tuple[Weight, Candidate]]:
+    """Every pair that the needs allow and the probe found, best first, each with its weight."""
+    found: list[tuple[Weight, Candidate]] = []
+    for position, browser in enumerate(browsers):
+        wish = _wish(needs.browsers, browser)
+        if wish is None:
+            continue
+        prior = 0 if AFFINITY.get(needs.type or "") in (browser.family, browser.name) else 1
+        # A test that names no backend takes any: of each browser the first that it prefers, and the browser decides.
+        order = needs.backends or tuple(b for b in browser.preference if browser.gives(b))
+        for rank, backend in enumerate(order):
+            if browser.gives(backend):
+                candidate = Candidate(browser.name, backend)
+                weight = Weight(
+                    not_hinted=int(candidate != hint),
+                    backend_rank=rank,
+                    cold=int(candidate not in warm),
+                    not_running=int(browser.name not in running),
+                    browser_rank=wish,
+                    against_prior=prior,
+                    position=position,
+                )
+                found.append((weight, candidate))
+    return sorted(found)
+
+
 def candidates(
     needs: ModelNeeds,
     browsers: Iterable[BrowserCapabilities],
@@ -34,34 +87,8 @@ def candidates(
     warm: Collection[Candidate] = (),
     running: Collection[str] = (),
 ) -> list[Candidate]:
-    """Every pair that the needs allow and the probe found, best first.
-
-    Backends are a strict order. Among the browsers of one backend: one with the session warm, a running one, the order
-    of the marker, the prior for the model's type. ``hint`` (the scheduler's choice, made with all nodes and the measured
-    cost in view) goes first if it is allowed at all.
-    """
-    found: list[tuple[tuple[int, ...], Candidate]] = []
-    for position, browser in enumerate(browsers):
-        wish = _wish(needs.browsers, browser)
-        if wish is None:
-            continue
-        wanted = needs.backends or browser.preference
-        for rank, backend in enumerate(wanted):
-            if not browser.gives(backend):
-                continue
-            candidate = Candidate(browser.name, backend)
-            prior = 0 if AFFINITY.get(needs.type or "") in (browser.family, browser.name) else 1
-            order = (
-                0 if candidate == hint else 1,
-                rank,
-                0 if candidate in warm else 1,
-                0 if browser.name in running else 1,
-                wish,
-                prior,
-                position,
-            )
-            found.append((order, candidate))
-    return [candidate for _, candidate in sorted(found)]
+    """``weighed`` without the weights."""
+    return [candidate for _, candidate in weighed(needs, browsers, hint=hint, warm=warm, running=running)]
 
 
 def _wish(wanted: tuple[str, ...], browser: BrowserCapabilities) -> int | None:

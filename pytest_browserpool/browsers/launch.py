@@ -228,6 +228,9 @@ class BrowserProcess:
         self._closing = True
         with contextlib.suppress(Exception):
             async with asyncio.timeout(CLOSE_SECONDS):
+                if self.installed.endpoint and self._cdp is not None:  # somebody else's browser lives on: our tabs must not
+                    for target in self._targets:
+                        await self._cdp.send("Target.closeTarget", {"targetId": target})
                 await self._browser.close()
         await asyncio.to_thread(processes.kill, self.token)
 

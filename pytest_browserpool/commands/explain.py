@@ -116,7 +116,9 @@ def show(decision: DecisionRecord, took: dict[str, Any] | None, console: Console
         table.add_row("end", _number(decision.expected_s), _number((took or {}).get("duration_s")))
         console.print(table)
     if factors:
-        console.print("\nfactors of the capability score")
+        # without a scheduler a node chooses by an order, not by a score
+        scored = decision.expected_s is not None
+        console.print("\nfactors of the capability score" if scored else "\nchosen by the node itself; lower goes first")
         table = Table(box=None, pad_edge=False, show_header=False)
         for name, value in factors.items():
             table.add_row(escape(str(name)), _number(value))

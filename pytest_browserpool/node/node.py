@@ -280,7 +280,10 @@ class Node:
             if s.key.sha256 == content.sha256
         }
         running = {i.name for i in pool.instances if i.usable}
-        found = choice.candidates(needs, browsers, hint=wanted, warm=warm, running=running)
+        weighed = choice.weighed(needs, browsers, hint=wanted, warm=warm, running=running)
+        found = [candidate for _, candidate in weighed]
+        if found and hint is None:
+            self.report.decision(self.test, weighed)  # nobody chose before: this is where the reasons are
         if not found:
             raise CapabilityError(
                 f"nothing on node {self.node_id} can run {content.label}:\n    "

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import threading
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pytest_browserpool import records
-from pytest_browserpool.browsers.choice import Candidate
+from pytest_browserpool.browsers.choice import Candidate, Weight
 from pytest_browserpool.browsers.pool import ModelContent
 from pytest_browserpool.errors import BrowserPoolError, Fault
 from pytest_browserpool.node.use import Held, RunningTest
@@ -128,6 +129,23 @@ class Reporter:
             bytes=content.size,
         )
         self.row("models", record)
+
+    def decision(self, test: RunningTest | None, weighed: Sequence[tuple[Weight, Candidate]]) -> None:
+        """This node's own choice, where no scheduler made one; of each field lower goes first."""
+        weight, chosen = weighed[0]
+        record = records.DecisionRecord(
+            run_id="",
+            nodeid=test.nodeid if test else "",
+            at=time.time(),
+            node=self._node,
+            browser=chosen.browser,
+            backend=chosen.backend,
+            factors=json.dumps(dataclasses.asdict(weight)),
+            alternatives=json.dumps(
+                [{"node": self._node, "browser": c.browser, "backend": c.backend} for _, c in weighed[1:6]]
+            ),
+        )
+        self.row("decisions", record)
 
     def refused(self, browser: str, backend: str, model: str, error: BrowserPoolError) -> None:
         """A model does not run on a backend there."""

@@ -76,6 +76,10 @@ def test_software_webgpu_is_the_last_resort_and_hardware_the_first():
     assert browser("chrome", "chrome", "webgpu", "wasm", software=False).preference[0] == "webgpu"
 
 
+def test_without_backends_the_browser_is_chosen_first_and_then_what_it_prefers():
+    assert names(candidates(ModelNeeds(type="audio"), ALL))[:3] == ["firefox/wasm", "chromium/wasm", "headless-shell/webnn"]
+
+
 def test_why_nothing_qualifies():
     needs = ModelNeeds(browsers=("firefox",), backends=("webnn",))
     assert candidates(needs, ALL) == []

@@ -15,6 +15,7 @@ window.browserpool = { models, socket }; // for a developer's console and for te
 
 // Commands that touch onnxruntime never overlap: two webgpu runs in one page end in a time-out or in memory faults.
 let queue = Promise.resolve();
+let waiting = 0;
 const SERIAL = {
   configure: (a) => models.configure(a),
   probe: (a) => probe(models, a),
@@ -42,10 +43,26 @@ async function answer(id, handler, args, tensors) {
   socket.send(message);
 }
 
+// A large reply leaves in pieces that need this thread: were the next command to compute at once, the reply would wait for it.
+const SENT_MS = 50;
+async function sent() {
+  const until = performance.now() + SENT_MS;
+  do await new Promise((go) => { turn.port1.onmessage = go; turn.port2.postMessage(0); });
+  while (socket.bufferedAmount && performance.now() < until);
+}
+const turn = new MessageChannel(); // a turn of the event loop; setTimeout would take 4 ms
+
 socket.onmessage = ({ data }) => {
   const { header, tensors } = decode(data);
   const { id, op, args } = header;
-  if (op in SERIAL) queue = queue.then(() => answer(id, SERIAL[op], args, tensors));
+  if (op in SERIAL) {
+    waiting += 1;
+    queue = queue.then(async () => {
+      waiting -= 1;
+      await answer(id, SERIAL[op], args, tensors);
+      if (waiting) await sent();
+    });
+  }
   else if (op in AT_ONCE) answer(id, AT_ONCE[op], args, tensors);
   else answer(id, () => { throw new Error(`unknown command ${op}`); }, args, tensors);
 };
