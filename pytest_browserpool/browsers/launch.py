@@ -228,16 +228,20 @@ class BrowserProcess:
         self._closing = True
         with contextlib.suppress(Exception):
             async with asyncio.timeout(CLOSE_SECONDS):
-                if self.installed.endpoint and self._cdp is not None:  # somebody else's browser lives on: our tabs must not
+                if (
+                    self.installed.endpoint and self._cdp is not None
+                ):  # somebody else's browser lives on: our tabs must not
                     for target in self._targets:
                         await self._cdp.send("Target.closeTarget", {"targetId": target})
                 await self._browser.close()
-        await asyncio.to_thread(processes.kill, self.token)
+        with contextlib.suppress(OSError):  # the guardian ends what cannot be ended now
+            await asyncio.to_thread(processes.kill, self.token)
 
     async def kill(self) -> None:
         """Ends it at once."""
         self._closing = True
-        await asyncio.to_thread(processes.kill, self.token)
+        with contextlib.suppress(OSError):  # the guardian ends what cannot be ended now
+            await asyncio.to_thread(processes.kill, self.token)
         with contextlib.suppress(Exception):
             async with asyncio.timeout(CLOSE_SECONDS):
                 await self._browser.close()
@@ -294,7 +298,10 @@ class Launcher:
         Raises:
             LaunchFailed: it did not start within ``launch_timeout``, or is not a browser.
         """
-        playwright = await self._driver()
+        try:
+            playwright = await self._driver()
+        except OSError as error:
+            raise self._failed(installed, error) from error
         self._count += 1
         token = f"{self._workdir.token}/{self._count}"
         environment = {
@@ -308,10 +315,17 @@ class Launcher:
             async with asyncio.timeout(self._timeout + 1):
                 browser = await self._start(playwright, installed, environment)
         except Exception as error:
-            await asyncio.to_thread(processes.kill, token)
+            with contextlib.suppress(OSError):  # the guardian ends what cannot be ended now
+                await asyncio.to_thread(processes.kill, token, 0.0)
             raise self._failed(installed, error) from error
         launch_ms = (time.perf_counter() - started) * 1000
-        process = BrowserProcess(installed, browser, token, launch_ms, on_lost)
+        try:
+            process = BrowserProcess(installed, browser, token, launch_ms, on_lost)
+        except OSError as error:  # the process table cannot be read: no file descriptor is left
+            with contextlib.suppress(Exception):
+                async with asyncio.timeout(CLOSE_SECONDS):
+                    await browser.close()
+            raise self._failed(installed, error) from error
         self._started = [p for p in self._started if p.connected] + [process]
         return process
 

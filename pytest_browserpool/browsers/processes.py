@@ -39,11 +39,16 @@ def marked(token: str) -> list[psutil.Process]:
     return list(found.values())
 
 
-def kill(token: str) -> int:
-    """Kills what ``marked`` finds, twice, because a process may fork meanwhile. Returns how many."""
+def kill(token: str, patience: float = 5.0) -> int:
+    """Kills what ``marked`` finds, twice, because a process may fork meanwhile. Returns how many.
+
+    Raises:
+        OSError: the process table could not be read for ``patience`` seconds: no file descriptor is left, say.
+    """
     count = 0
+    deadline = time.monotonic() + patience
     for _ in range(2):
-        processes = marked(token)
+        processes = _marked_by(token, deadline)
         for process in processes:
             with contextlib.suppress(psutil.Error):
                 process.kill()  # SIGKILL ends a stopped process too
@@ -52,6 +57,16 @@ def kill(token: str) -> int:
         if not processes:
             break
     return count
+
+
+def _marked_by(token: str, deadline: float) -> list[psutil.Process]:
+    while True:
+        try:
+            return marked(token)
+        except OSError:
+            if time.monotonic() >= deadline:
+                raise
+            time.sleep(0.2)
 
 
 def main_process(token: str) -> psutil.Process | None:
@@ -65,11 +80,13 @@ def main_process(token: str) -> psutil.Process | None:
 
 
 def alive(process: psutil.Process) -> bool:
-    """Whether it still runs (or is stopped); a dead one that nobody waited for is dead."""
+    """Whether it still runs (or is stopped); a dead one that nobody waited for is dead, one that cannot be seen is not."""
     try:
         return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
         return False
+    except (psutil.Error, OSError):
+        return True
 
 
 def drivers() -> list[psutil.Process]:
