@@ -147,6 +147,19 @@ def pytest_configure(config: pytest.Config) -> None:
     _activate(config)
 
 
+@pytest.hookimpl
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """While off: one line where tests were skipped for it, because pytest shows reasons only with ``-rs``."""
+    if is_active(config):
+        return
+    from pytest_browserpool.fixtures_inert import HINT
+
+    skipped = terminalreporter.stats.get("skipped", [])
+    count = sum(isinstance(r.longrepr, tuple) and r.longrepr[2].endswith(HINT) for r in skipped)
+    if count and not config.option.verbose < 0:
+        terminalreporter.write_line(f"{count} skipped: {HINT}", yellow=True)
+
+
 def _activate(config: pytest.Config) -> None:
     from pytest_browserpool.errors import ConfigurationError
 

@@ -53,6 +53,8 @@ def test_what_asks_for_our_fixtures_is_skipped_with_a_hint(run: Runner) -> None:
     done = run("-rs", "--strict-markers", active=False, reports=False)
     assert done.terminal == {"passed": 1, "skipped": 2}
     assert "run pytest with --browserpool" in done.output
+    quietly = run(active=False, reports=False).output
+    assert "2 skipped: pytest-browserpool is off" in quietly  # said without -rs too, once
 
 
 def test_the_ini_file_may_turn_it_on(run: Runner) -> None:
