@@ -206,6 +206,9 @@ class Controller:
         if message["kind"] in shipping.KINDS_FROM_NODE:
             self._depot.hear(node.gateway.id, message, lambda told: link.send(node.browserpool_channel, told))
             return
+        if message["kind"] == "beat" and is_elsewhere(node.gateway.spec):
+            # on this thread, which is this node's alone: a link that is cut may block it
+            link.send(node.browserpool_channel, {"kind": "beat"})
         self.dsession.queue.put(("browserpool", {"node": node, "message": message}))
 
     @pytest.hookimpl(optionalhook=True)

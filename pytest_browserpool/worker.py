@@ -19,7 +19,7 @@ from _pytest.outcomes import Failed
 
 from pytest_browserpool import markers
 from pytest_browserpool.errors import BrowserPoolError, NoBrowser
-from pytest_browserpool.link import HEARTBEAT, INPUT, Message
+from pytest_browserpool.link import HEARTBEAT, INPUT, Message, cut
 from pytest_browserpool.runloop import RunLoop, find_interactor
 from pytest_browserpool.values import NodeCapabilities
 
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from pytest_browserpool.node.node import Node
 
 PLUGIN = "browserpool-node"
+CLOSE_SECONDS = 10.0
+"""For closing the browsers of a node that lost its controller; what is left then dies with the process."""
 USE_KEY: pytest.StashKey[dict[str, Any]] = pytest.StashKey()
 """On an item: what its test used, as plain values, from the end of its call on."""
 
@@ -73,6 +75,8 @@ class NodeSide:
         self._hint: tuple[str | None, str | None] | None = None
         self._items: dict[str, pytest.Item] = {}
         self._stop = threading.Event()
+        self._heard = time.monotonic()
+        """When the controller last said anything; on another machine it answers each beat."""
         self._supplier: Supplier | None = None
         """On another machine than the controller's: what brings its models here."""
         self._aside = ThreadPoolExecutor(max_workers=1, thread_name_prefix="browserpool-directives")
@@ -149,6 +153,24 @@ class NodeSide:
             )
             if self._stop.wait(HEARTBEAT):
                 return
+            if (
+                self._supplier is not None
+                and time.monotonic() - self._heard > self.settings.heartbeat_timeout
+            ):
+                self._end_alone()
+                return
+
+    def _end_alone(self) -> None:
+        """The controller, on another machine, is out of reach: it has given this node up, and nobody else would
+        end it, for a cut link looks like silence from both ends. Local nodes see their pipe close."""
+        link = self.config.workerinput[INPUT]["channel"].gateway  # type: ignore[attr-defined]
+        if getattr(link._io, "sock", None) is not None:
+            cut(link)  # execnet then ends what runs; the socket server may live on for the next run
+            return
+        closing = threading.Thread(target=self.close, daemon=True)
+        closing.start()
+        closing.join(CLOSE_SECONDS)
+        os._exit(1)
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_collection_finish(self, session: pytest.Session) -> None:
@@ -176,6 +198,7 @@ class NodeSide:
     def on_directive(self, message: Message) -> None:
         """One message of the controller, on execnet's receiver thread: nothing here may wait."""
         kind = message["kind"]
+        self._heard = time.monotonic()
         if kind in ("manifest", "refused", "piece"):
             assert self._supplier is not None
             self._supplier.deliver(message)

@@ -80,6 +80,16 @@ class Host:
     def processes(self) -> list[int]:
         return [int(pid) for pid in _do("ip", "netns", "pids", self.namespace).split()]
 
+    def busy(self) -> list[str]:
+        """Command lines of what runs here beside sshd's own."""
+        lines = []
+        for pid in self.processes():
+            with contextlib.suppress(OSError):
+                lines.append(
+                    Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+                )
+        return [line for line in lines if line and "sshd" not in line]
+
 
 @dataclass
 class Network:
@@ -163,6 +173,29 @@ class Network:
         }
         parts |= dict(item.split("=", 1) for item in more)
         return "--tx=" + "//".join(f"{key}={value}" for key, value in parts.items())
+
+    @contextlib.contextmanager
+    def socket_server(self, name: str) -> Iterator[str]:
+        """execnet's socket server on a host; gives ``--tx`` of a node there."""
+        host, port = self.hosts[name], 8888
+        command = host.inside(
+            sys.executable, "-u", "-m", "execnet.script.socketserver", f"{host.address}:{port}"
+        )
+        log = self.root / f"{name}.socket.log"
+        with log.open("wb") as file:
+            server = subprocess.Popen(
+                command, cwd=host.home, env=os.environ | host.environment, stdout=file, stderr=file
+            )
+        try:
+            deadline = time.monotonic() + 60
+            while "Accept loop" not in log.read_text():
+                assert server.poll() is None, log.read_text()
+                assert time.monotonic() < deadline, log.read_text()
+                time.sleep(0.1)
+            yield f"--tx=socket={host.address}:{port}//chdir={host.suite}"
+        finally:
+            server.kill()
+            server.wait(10)
 
     def up(self, name: str, *, up: bool) -> None:
         """Plug or unplug a host's cable."""

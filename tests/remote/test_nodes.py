@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import xml.etree.ElementTree as ET
 from collections import Counter
 from collections.abc import Callable
@@ -48,6 +49,20 @@ def test_a_relative_path_runs_on_each_host(hosts: Network, run: Run, suite: Call
     shares = {name: ran(hosts, name) for name in ("alpha", "beta", "gamma")}
     assert sorted(i for share in shares.values() for i in share) == [str(i) for i in range(8)]
     assert all(shares.values()), shares
+
+
+def test_nodes_behind_sockets_work_as_those_over_ssh(
+    hosts: Network, run: Run, suite: Callable[..., None]
+) -> None:
+    suite(test_where=WHERE)
+    with hosts.socket_server("beta") as tx:
+        for _ in range(2):  # a server serves one run after the other
+            run.start(hosts.tx("alpha"), tx, "test_where.py")
+            assert run.end() == 0, run.output
+            assert outcomes(run) == {"passed": 8}
+    shares = [ran(hosts, name) for name in ("alpha", "beta")]
+    assert all(shares)
+    assert sorted(shares[0] + shares[1]) == sorted([str(i) for i in range(8)] * 2)
 
 
 def test_paths_mean_the_same_from_a_directory_inside_and_from_outside(
@@ -119,6 +134,12 @@ def test_a_host_cut_off_in_the_middle_loses_no_test_and_repeats_none(
     assert outcomes(run) == {"passed": 24}
     assert "gw1 was lost" in run.output
     assert "silent for 6 s" in run.output
+    assert run.output.count("node given up: beta") <= 1  # the run may end before that is known
+    # the node there cannot be reached, and ends by itself
+    deadline = time.monotonic() + 60
+    while hosts.hosts["beta"].busy():
+        assert time.monotonic() < deadline, hosts.hosts["beta"].busy()
+        time.sleep(0.2)
 
 
 def test_a_host_cut_off_alone_ends_the_run_and_each_test_is_reported(
