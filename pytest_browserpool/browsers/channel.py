@@ -17,8 +17,9 @@ from pytest_browserpool.errors import ConnectionLost, Fault, PageHung
 KEPT_LINES = 500
 """Console lines kept per page: enough for a failing test, bounded for a page that logs for hours."""
 
-EXPLANATION_SECONDS = 0.25
-"""Seconds that a closed socket waits for a better reason: Chromium reports a crash 0.02 – 0.11 s after the fact."""
+EXPLANATION_SECONDS = 1.0
+"""Seconds that a closed socket waits for a better reason: Chromium reports a crash 0.02 – 0.11 s after the fact, Firefox on
+a loaded machine later. Only a socket that was cut while its page lives waits for all of it."""
 
 
 class PageError(Exception):

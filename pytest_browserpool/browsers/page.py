@@ -240,6 +240,16 @@ class RuntimePage:
             return False
         return self.lost is None
 
+    @property
+    def uses_gpu(self) -> bool:
+        """Whether it has had a WebGPU session."""
+        return self._anchored
+
+    async def finds_adapter(self) -> bool:
+        """Whether the GPU's side of the browser answers; a stopped GPU process never does."""
+        assert self._page is not None
+        return bool(await self._page.evaluate("navigator.gpu.requestAdapter().then((a) => a !== null)"))
+
     def on_event(self, event: Mapping[str, Any]) -> None:
         """What the page says unasked."""
         if event.get("kind") == "device_lost":

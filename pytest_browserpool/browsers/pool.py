@@ -125,7 +125,7 @@ class Pool:
         async with self._places:
             for instance in list(self.instances):
                 if not instance.usable:
-                    await self._retire(instance, str(instance.lost or "disconnected"))
+                    self._abandon(instance, str(instance.lost or "disconnected"))
             for instance in self.instances:
                 if instance.name == name and instance.slot == slot:
                     instance.last_used = time.monotonic()
@@ -191,10 +191,13 @@ class Pool:
         """As ``end``, without waiting: its successor need not wait for it to be dead. ``close`` sees to it."""
         for instance in [i for i in self.instances if i.name == name and i.slot == slot]:
             instance.lose(BrowserCrashed(f"{name} was ended: {reason}"))
-            self.instances.remove(instance)
-            closing = asyncio.ensure_future(self._close(instance, reason))
-            self._closing.add(closing)
-            closing.add_done_callback(self._closing.discard)
+            self._abandon(instance, reason)
+
+    def _abandon(self, instance: BrowserInstance, reason: str) -> None:
+        self.instances.remove(instance)
+        closing = asyncio.ensure_future(self._close(instance, reason))
+        self._closing.add(closing)
+        closing.add_done_callback(self._closing.discard)
 
     async def drop_lost(self, name: str) -> None:
         """Closes the pages of this browser that must not be used again."""
@@ -298,19 +301,20 @@ class Pool:
         """Closes a lost page; where it hung and its browser opens no other, the browser too."""
         dropping = asyncio.ensure_future(instance.drop(page))
         # its browser is asked beside the closing, which takes its whole deadline where the browser is stopped
-        if isinstance(page.lost, PageHung) and not await self._answers(instance):
+        if isinstance(page.lost, PageHung) and not await self._answers(instance, page):
             instance.lose(page.lost)
             await asyncio.shield(self._retire(instance, f"hung: {page.lost.what}"))
         await asyncio.shield(dropping)
 
-    async def _answers(self, instance: BrowserInstance) -> bool:
-        """Whether a browser whose page hung still opens pages: a stopped one does not."""
+    async def _answers(self, instance: BrowserInstance, hung: RuntimePage) -> bool:
+        """Whether a browser whose page hung still opens pages, and its GPU answers where the page used it: what is
+        stopped does neither, and a new page there would hang as well."""
         try:
             async with asyncio.timeout(self.settings.ping_timeout):
-                await instance.page("all")
+                page = await instance.page("all")
+                return not hung.uses_gpu or await page.finds_adapter()
         except (Fault, TimeoutError):
             return False
-        return True
 
     async def release(self, loaded: Loaded) -> None:
         """Lets a session go for real."""

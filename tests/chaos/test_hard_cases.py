@@ -58,7 +58,7 @@ def test_a_page_that_refuses_sessions_is_replaced(bench, ledger, request):
     ledger.add("session creation refused", "chromium", fault["outcome"], seconds)
 
 
-@pytest.mark.parametrize("kind", [pytest.param("chromium", marks=full), "firefox"])
+@pytest.mark.parametrize("kind", ["chromium", pytest.param("firefox", marks=full)])
 def test_a_model_that_needs_more_memory_than_a_page_has_fails_with_its_history(bench, kind, ledger, request):
     size = np.array([600_000_000], np.int64)
     model = bench.load(make.huge(), kind)

@@ -88,7 +88,7 @@ def nothing_left(tmpdir: Path) -> None:
         time.sleep(0.3)
 
 
-@pytest.mark.parametrize("how", ["SIGKILL", "SIGSTOP"])
+@pytest.mark.parametrize("how", ["SIGKILL", pytest.param("SIGSTOP", marks=pytest.mark.full)])
 def test_a_worker_in_the_middle_of_an_inference(run: Runner, tmpdir_of_run: Path, how: str, ledger) -> None:
     directory = run.pytester.path
     (directory / "spin.onnx").write_bytes(spin())
