@@ -69,8 +69,8 @@ class LaneTimes:
     calls: int = 0
     compute_ms: float = 0.0
     """Inside ``session.run``."""
-    transfer_ms: float = 0.0
-    """From sending a command, or from the reply before it where that came later, to its reply, less the compute."""
+    busy_ms: float = 0.0
+    """Something had been sent that was not answered."""
     idle_ms: float = 0.0
     """Nothing had been sent that was not answered."""
     bytes_in: int = 0
@@ -78,6 +78,11 @@ class LaneTimes:
     faults: int = 0
     _free_since: float | None = field(default=None, repr=False)
     _sent: int = field(default=0, repr=False)
+
+    @property
+    def transfer_ms(self) -> float:
+        """Busy but not computing: tensors on their way, and the commands themselves."""
+        return max(0.0, self.busy_ms - self.compute_ms)
 
     def begin(self, now: float) -> None:
         """Requests are under way from now on."""
@@ -99,7 +104,7 @@ class LaneTimes:
             return
         self.calls += 1
         self.compute_ms += compute_ms
-        self.transfer_ms += max(0.0, busy - compute_ms)
+        self.busy_ms += busy
 
     def end(self, now: float) -> None:
         """No request is under way any more."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -101,7 +102,7 @@ def test_control_flow_stays_whole(bench, sign):
     close(model(inputs), native(proto, inputs))
 
 
-@pytest.mark.parametrize("strategy", ["attention_feedforward", "component", "auto"])
+@pytest.mark.parametrize("strategy", ["attention_feedforward", "auto"])
 def test_other_strategies(bench, strategy):
     """A shard of several segments is asked several times for one request."""
     source, shapes = REAL["minilm"]
@@ -201,18 +202,24 @@ def test_where_the_time_went_is_on_the_record(bench):
 # -- faults ------------------------------------------------------------------------------------------------------------
 
 
-def kill(model: ShardedModel, number: int) -> None:
-    lane = model._resident.lanes[number]
-    os.kill(next(iter(lane.sessions.values())).instance.process.pid, signal.SIGKILL)
+def kill(model: ShardedModel, number: int) -> Any:
+    """The page of that shard, whose browser is killed."""
+    loaded = next(iter(model._resident.lanes[number].sessions.values()))
+    os.kill(loaded.instance.process.pid, signal.SIGKILL)
+    return loaded.page
 
 
-@pytest.mark.parametrize("number", [0, 1])
-@pytest.mark.parametrize("level", ["low", "medium", "high"])
+@pytest.mark.parametrize(("level", "number"), [("low", 0), ("medium", 1), ("high", 0)])
 def test_a_shard_killed_between_requests_comes_back(bench, level, number):
     source, shapes = REAL["angle"]
     model = sharded(bench, source, TWO, input_shapes=shapes, fault_tolerance=level)
     expected = model(noise(shapes))
-    kill(model, number)
+    page = kill(model, number)
+    until = time.monotonic() + 10
+    while (
+        page.lost is None and time.monotonic() < until
+    ):  # its renderer may answer for some milliseconds more
+        time.sleep(0.01)
     outputs = model(noise(shapes))
     close(outputs, expected)
     assert model.recoveries == 1
@@ -220,8 +227,7 @@ def test_a_shard_killed_between_requests_comes_back(bench, level, number):
     close(model(noise(shapes, 2)), native(model.path, noise(shapes, 2)))
 
 
-@pytest.mark.parametrize("number", [0, 1])
-@pytest.mark.parametrize("level", ["low", "medium", "high"])
+@pytest.mark.parametrize(("level", "number"), [("low", 1), ("medium", 0), ("high", 1)])
 def test_a_shard_killed_among_many_requests_costs_no_answer(bench, level, number):
     source, shapes = REAL["recogniser"]
     model = sharded(bench, source, TWO, input_shapes=shapes, fault_tolerance=level)
@@ -270,7 +276,7 @@ def test_level_none_fails_and_gives_no_partial_answer(bench):
 def test_what_cannot_be_is_said_before_anything_is_launched(fresh_bench, source, needs, error, words):
     bench = fresh_bench()
     with pytest.raises(error) as caught:
-        sharded(bench, source, THREE, **needs)
+        sharded(bench, source, **{"browsers": THREE, **needs})
     assert words in str(caught.value)
     assert isinstance(caught.value, BrowserPoolError)
     assert bench.node._pool is None or bench.node.pool.launches == 0
