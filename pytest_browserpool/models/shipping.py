@@ -98,11 +98,11 @@ class Depot:
             directory = pins.runtime_dir()
             return "onnxruntime-web", [_described(p.name, p) for p in sorted(directory.iterdir())]
         if what == "file":
-            stored = resolve_file(message["source"], lock=lock)
+            stored = resolve_file(message["source"], lock=lock, here=True)
             return message["source"], [("", stored.sha256, stored.size, stored.path)]
         source = Path(message["source"]) if what == "path" else message["source"]
         test_file = self._rootdir / message["test_file"] if message["test_file"] else None
-        file = resolve(source, test_file=test_file, rootdir=self._rootdir, lock=lock)
+        file = resolve(source, test_file=test_file, rootdir=self._rootdir, lock=lock, here=True)
         parts = [("", file.path), *file.external]
         return file.label, [_described(name, path) for name, path in parts]
 

