@@ -37,10 +37,14 @@ setup: $(STAMP) ## .venv with everything, browsers, onnxruntime-web and the exam
 .PHONY: demo
 demo: setup ## the example suite on the browsers of this machine, with its report
 	@status=0; \
-	$(BIN)/pytest --browserpool -n auto example_suite --html=$(REPORT) --self-contained-html $(ARGS) || status=$$?; \
+	$(BIN)/pytest --browserpool -n auto example_suite -m "not slow" --html=$(REPORT) --self-contained-html $(ARGS) || status=$$?; \
 	echo "report:  $(CURDIR)/$(REPORT)"; \
 	echo "history: $(CURDIR)/$(HISTORY)"; \
 	exit $$status
+
+.PHONY: demo-language
+demo-language: setup ## a language model of 135 million weights over three browsers (minutes, 3 GiB)
+	$(BIN)/pytest --browserpool example_suite/test_language.py $(ARGS)
 
 .PHONY: lint
 lint: setup ## ruff, mypy, import-linter
@@ -67,8 +71,9 @@ bench-scheduler: setup ## makespan against xdist's own schedulers, simulated
 	$(BIN)/python benchmarks/scheduler.py $(ARGS)
 
 .PHONY: bench-sharding
-bench-sharding: setup ## quality and speed of the partitioner
-	$(BIN)/python benchmarks/sharding.py $(ARGS)
+bench-sharding: setup ## quality and speed of the partitioner, and of models over several browsers
+	$(BIN)/python benchmarks/sharding.py
+	$(BIN)/python benchmarks/sharding_execution.py $(ARGS)
 
 .PHONY: reference
 reference: $(STAMP) ## docs/reference.md and the layers, from the code

@@ -31,6 +31,9 @@ RECOGNISER = (
     "pypi:rapidocr==3.10.0/rapidocr/models/PP-OCRv6_rec_small.onnx"
     "#sha256=6f327246b50388f3c176ae304bd95767ea6dc0c9ae92153ef8cbe210b3c14884"
 )
+STEP = {"input_ids": (1, 1), "attention_mask": (1, 9), "past_key_values.0.key": (1, 3, 8, 64)}
+"""One token of the language model after eight others."""
+
 PROMPT = "The capital of France is"
 
 
@@ -136,7 +139,7 @@ def tokens(node: Node, layouts: list[tuple[str, ...]], count: int) -> None:
         node.begin_test("tokens")
         try:
             started = time.perf_counter()
-            model: Model = load(node, smollm2.onnx_path, browsers, input_shapes=smollm2.STEP)
+            model: Model = load(node, smollm2.onnx_path, browsers, input_shapes=STEP)
             opened = time.perf_counter() - started
             greedy(model, weights.config, prompt, 1)
             started = time.perf_counter()

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from pytest_browserpool.sharding.graph import Graph, Node, Value
+from pytest_browserpool.sharding.llm.config import LlamaConfig
 from pytest_browserpool.sharding.plan import Host
 
 OPS = ("Conv", "Add", "Softmax")
@@ -320,3 +321,30 @@ def transformer(blocks: int, *, named: bool = True) -> onnx.ModelProto:
             constants,
         )
     )
+
+
+SMALL = LlamaConfig(
+    blocks=4, width=32, heads=4, kv_heads=2, hidden=48, vocabulary=64, rope_base=1e4, epsilon=1e-5, context=64
+)
+"""A llama of 30,000 random weights: every feature of the large one, and quick."""
+
+
+def small_weights(name: str) -> Any:
+    c = SMALL
+    shapes = {
+        "token_embd": (c.vocabulary, c.width),
+        "output_norm": (c.width,),
+        "attn_norm": (c.width,),
+        "ffn_norm": (c.width,),
+        "attn_q": (c.width, c.width),
+        "attn_k": (c.kv_heads * c.head_size, c.width),
+        "attn_v": (c.kv_heads * c.head_size, c.width),
+        "attn_output": (c.width, c.width),
+        "ffn_gate": (c.hidden, c.width),
+        "ffn_up": (c.hidden, c.width),
+        "ffn_down": (c.width, c.hidden),
+    }
+    shape = shapes[name.removesuffix(".weight").rpartition(".")[2]]
+    generator = np.random.default_rng(list(name.encode()))
+    spread = 1.0 if len(shape) == 1 else 2.0 / shape[1] ** 0.5
+    return (generator.standard_normal(shape) * spread).astype(np.float32)

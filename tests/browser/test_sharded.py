@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import pytest
-from sharding_graphs import REAL, control_flow, two_in_three_out, with_sequence
+from sharding_graphs import REAL, SMALL, control_flow, small_weights, two_in_three_out, with_sequence
 
 from pytest_browserpool import assert_close
 from pytest_browserpool.errors import (
@@ -23,6 +23,8 @@ from pytest_browserpool.errors import (
     ShardingError,
 )
 from pytest_browserpool.fixtures import ShardedModel, _model
+from pytest_browserpool.sharding.llm.generate import greedy
+from pytest_browserpool.sharding.llm.llama import build
 from pytest_browserpool.values import ModelNeeds
 
 TWO = ("chromium", "firefox")
@@ -240,6 +242,38 @@ def test_a_shard_killed_among_many_requests_costs_no_answer(bench, level, number
     for i, outputs in enumerate(got):
         close(outputs, expected[i % 3])
     assert model.recoveries >= 1
+
+
+def test_tokens_are_the_same_whichever_shard_dies_at_whichever_step(bench, tmp_path):
+    """State over many steps: the cache that the caller holds is that of the last whole step, so nothing is lost."""
+    path = tmp_path / "small.onnx"
+    build(SMALL, small_weights, path)
+    shapes = {
+        "input_ids": (1, 1),
+        "attention_mask": (1, 9),
+        SMALL.past[0]: (1, SMALL.kv_heads, 8, SMALL.head_size),
+    }
+    prompt, count = [3, 1, 4, 1, 5], 12
+    session = onnxruntime.InferenceSession(str(path))
+    names = [output.name for output in session.get_outputs()]
+
+    def whole(inputs: Any) -> dict[str, Any]:
+        return dict(zip(names, session.run(names, dict(inputs)), strict=True))
+
+    model = sharded(bench, path, THREE, input_shapes=shapes, recovery="coordinated")
+    steps = 0
+
+    def disturbed(inputs: Any) -> dict[str, Any]:
+        nonlocal steps
+        if steps in (2, 5, 8):
+            kill(model, (2, 5, 8).index(steps))
+        steps += 1
+        return model(inputs)
+
+    undisturbed = greedy(model, SMALL, prompt, count)
+    assert undisturbed == greedy(whole, SMALL, prompt, count)
+    assert greedy(disturbed, SMALL, prompt, count) == undisturbed
+    assert model.recoveries >= 2  # a killed browser may still answer the step at hand
 
 
 def test_level_none_fails_and_gives_no_partial_answer(bench):

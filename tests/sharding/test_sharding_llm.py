@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from sharding_graphs import SMALL, small_weights
 
 from pytest_browserpool.errors import SourceError
 from pytest_browserpool.sharding.blocks import attention_regions
-from pytest_browserpool.sharding.llm.config import LOGITS, LlamaConfig
+from pytest_browserpool.sharding.llm.config import LOGITS
 from pytest_browserpool.sharding.llm.generate import greedy, greedy_steps, step_inputs
 from pytest_browserpool.sharding.llm.llama import build
 from pytest_browserpool.sharding.llm.reference import NumpyLlama
@@ -20,35 +21,9 @@ from pytest_browserpool.sharding.plan import Host
 from pytest_browserpool.sharding.read import read
 from pytest_browserpool.sharding.split import write_segments
 
-SMALL = LlamaConfig(
-    blocks=4, width=32, heads=4, kv_heads=2, hidden=48, vocabulary=64, rope_base=1e4, epsilon=1e-5, context=64
-)
-"""A llama of 30,000 random weights: every feature of the large one, and quick."""
-
 STEP = {"new": 1, "past": 8, "total": 9}
 
 HOSTS = [Host(name=f"browser{i}") for i in range(3)]
-
-
-def small_weights(name: str) -> Any:
-    c = SMALL
-    shapes = {
-        "token_embd": (c.vocabulary, c.width),
-        "output_norm": (c.width,),
-        "attn_norm": (c.width,),
-        "ffn_norm": (c.width,),
-        "attn_q": (c.width, c.width),
-        "attn_k": (c.kv_heads * c.head_size, c.width),
-        "attn_v": (c.kv_heads * c.head_size, c.width),
-        "attn_output": (c.width, c.width),
-        "ffn_gate": (c.hidden, c.width),
-        "ffn_up": (c.hidden, c.width),
-        "ffn_down": (c.width, c.hidden),
-    }
-    shape = shapes[name.removesuffix(".weight").rpartition(".")[2]]
-    generator = np.random.default_rng(list(name.encode()))
-    spread = 1.0 if len(shape) == 1 else 2.0 / shape[1] ** 0.5
-    return (generator.standard_normal(shape) * spread).astype(np.float32)
 
 
 @pytest.fixture(scope="module")
