@@ -160,6 +160,13 @@ class NodeSide:
                 self._end_alone()
                 return
 
+    @property
+    def _patience(self) -> float:
+        """Seconds without a word from a controller on another machine: a little less than it waits for us, so that
+        what runs here has ended, and its concurrency key is free, when it runs again elsewhere."""
+        timeout = self.settings.heartbeat_timeout
+        return max(timeout / 2, timeout - 2 * HEARTBEAT)
+
     def _end_alone(self) -> None:
         """The controller, on another machine, is out of reach: it has given this node up, and nobody else would
         end it, for a cut link looks like silence from both ends. Local nodes see their pipe close."""

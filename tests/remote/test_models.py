@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +13,8 @@ import pytest
 from model_support import SILERO, example, scaling
 from remote_support import Network, Run
 from test_nodes import outcomes
+
+from pytest_browserpool.artefacts.cache import cache_root
 
 pytestmark = pytest.mark.browser
 
@@ -84,3 +87,68 @@ def test_models_and_runtime_reach_hosts_that_have_nothing(
         assert (host.cache / "models" / sent).read_bytes() == (models / "scale.onnx").read_bytes()
         assert not (host.suite / "models").exists()
     assert len(list((hosts.hosts["alpha"].cache / "models").iterdir())) == 2
+
+
+KEYED = """
+import pathlib, socket, time
+import numpy as np
+import pytest
+
+LOG = pathlib.Path({log!r})
+
+def say(word, i):
+    with LOG.open("a") as file:
+        file.write(f"{{time.time():.3f}} {{word}} {{socket.gethostname()}} {{i}}\\n")
+
+@pytest.mark.model("models/scale.onnx", browsers=["chromium"], backends=["wasm"], concurrency_key="licence")
+@pytest.mark.parametrize("i", range(8))
+def test_keyed(model, i):
+    say("begin", i)
+    assert model({{"x": np.array([[1, 2, 3]], np.float32)}})["y"].tolist() == [[3, 6, 9]]
+    time.sleep(1)
+    say("end", i)
+"""
+
+
+def test_a_key_is_held_by_one_host_at_a_time_even_when_its_holder_is_cut_off(
+    hosts: Network, run: Run, suite: Callable[..., None], tmp_path: Path
+) -> None:
+    log = tmp_path / "log"
+    ini = "browserpool_connect_timeout = 5\nbrowserpool_heartbeat_timeout = 10\n"
+    suite(ini=ini, test_keyed=KEYED.format(log=str(log)))
+    (run.directory / "models").mkdir()
+    onnx.save(scaling(3.0), str(run.directory / "models" / "scale.onnx"))
+    cache = f"env:BROWSERPOOL_CACHE={cache_root()}"
+    nodes = [hosts.tx(name, cache, "browsers=chromium") for name in ("alpha", "beta")]
+    run.start(*nodes, "-v", "test_keyed.py", environment=hosts.own_cache)
+    lines = wait_for_lines(run, log, 3)
+    holder = lines[2].split()[2]  # it holds the key now
+    hosts.up(holder, up=False)
+    assert run.end() == 0, run.output
+    assert outcomes(run) == {"passed": 8}, run.output
+    open_at: dict[str, float] = {}
+    for line in log.read_text().splitlines():
+        at, word, host, _ = line.split()
+        if word == "end":
+            open_at.pop(host, None)
+        else:
+            others = {name: since for name, since in open_at.items() if name != host}
+            assert set(others) <= {holder}, log.read_text()
+            assert all(float(at) - since >= 8 for since in others.values()), log.read_text()
+            open_at[host] = float(at)
+    ended = [line.split() for line in log.read_text().splitlines() if " end " in line]
+    assert {line[3] for line in ended} == {str(i) for i in range(8)}
+    assert "was lost while it ran" in run.output
+
+
+def wait_for_lines(run: Run, path: Path, count: int) -> list[str]:
+    """The first ``count`` lines of ``path``, as soon as it has them."""
+    deadline = time.monotonic() + 120
+    while True:
+        lines = path.read_text().splitlines() if path.exists() else []
+        if len(lines) >= count:
+            return lines
+        assert run.process is not None
+        assert run.process.poll() is None, run.output
+        assert time.monotonic() < deadline, run.output
+        time.sleep(0.05)
