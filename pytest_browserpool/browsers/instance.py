@@ -102,7 +102,8 @@ class BrowserInstance:
             if isinstance(
                 error, Exception
             ):  # Playwright's own errors: the browser does not open pages any more
-                self.lose(BrowserCrashed(f"{self.name} opens no page: {str(error).splitlines()[0]}"))
+                said = str(error).strip().splitlines() or [f"no answer within {PAGE_OPEN_SECONDS:g} s"]
+                self.lose(BrowserCrashed(f"{self.name} opens no page: {said[0]}"))
                 raise self.lost from error  # type: ignore[misc]
             raise
         self.pages[bundle] = page

@@ -31,7 +31,7 @@ from pytest_browserpool.fixtures import Model
 
 ALL = ("chromium", "firefox", "headless-shell")
 CHROMIUMS = ("chromium", "headless-shell")
-ROUNDS = 40_000
+ROUNDS = 100_000
 """Of ``spin``: two to five seconds, so that a fault comes in the middle on any machine."""
 
 Inject = Callable[[Bench, Model, str], Any]
@@ -83,7 +83,7 @@ def kill_driver(bench: Bench, model: Model, kind: str) -> None:
 
 
 SOON = "void setTimeout(() => {{ {} }}, 50)"
-HANGS = {"recovery": "progressive", "timeout": 15.0}
+HANGS = {"recovery": "progressive", "timeout": 20.0}
 """A hang is seen when the attempt's time is over; a test that wants more than that says so."""
 
 INJURIES = (
@@ -98,7 +98,7 @@ INJURIES = (
     Injury(
         "renderer or content process SIGKILL",
         kill("page"),
-        ("page_crashed",),
+        ("page_crashed", "browser_crashed"),  # Firefox sometimes goes with its content process
         short=("chromium", "firefox"),
         short_running=("firefox",),
         running=True,

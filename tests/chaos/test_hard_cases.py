@@ -22,7 +22,7 @@ from pytest_browserpool.errors import Fault, LaunchFailed, OutOfMemory
 from pytest_browserpool.fixtures import Model
 from pytest_browserpool.values import ModelNeeds
 
-ROUNDS = 40_000
+ROUNDS = 100_000
 full = pytest.mark.full
 
 
