@@ -35,6 +35,13 @@ def outcomes(run: Run) -> Counter[str]:
     return Counter(kinds[0] for kinds in found.values())
 
 
+def wait_until(holds: Callable[[], bool], timeout: float = 60.0) -> None:
+    deadline = time.monotonic() + timeout
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
 def ran(hosts: Network, name: str, path: str = "ran") -> list[str]:
     """What the tests wrote down on that host."""
     file = hosts.hosts[name].suite / path
@@ -136,10 +143,7 @@ def test_a_host_cut_off_in_the_middle_loses_no_test_and_repeats_none(
     assert "silent for 6 s" in run.output
     assert run.output.count("node given up: beta") <= 1  # the run may end before that is known
     # the node there cannot be reached, and ends by itself
-    deadline = time.monotonic() + 60
-    while hosts.hosts["beta"].busy():
-        assert time.monotonic() < deadline, hosts.hosts["beta"].busy()
-        time.sleep(0.2)
+    wait_until(lambda: not hosts.hosts["beta"].busy())
 
 
 def test_a_host_cut_off_alone_ends_the_run_and_each_test_is_reported(
@@ -166,3 +170,38 @@ def test_a_host_that_is_back_in_time_goes_on(hosts: Network, run: Run, suite: Ca
     hosts.up("alpha", up=True)
     assert run.end() == 0, run.output
     assert outcomes(run) == {"passed": 8}
+
+
+def test_a_host_whose_conftest_fails_is_not_waited_for(
+    hosts: Network, run: Run, suite: Callable[..., None]
+) -> None:
+    conftest = "import socket\nif socket.gethostname() == 'beta':\n    import a_package_that_beta_lacks\n"
+    suite(conftest=conftest, test_where=WHERE)
+    run.start(*(hosts.tx(name) for name in ("alpha", "beta")), "test_where.py")
+    assert run.end() == 0, run.output
+    assert outcomes(run) == {"passed": 8}
+    assert run.output.count("node given up: beta: gw1 ended before it had collected its tests") == 1
+    assert "a_package_that_beta_lacks" in run.output
+
+
+def test_a_socket_node_cut_off_ends_what_it_runs(
+    hosts: Network, run: Run, suite: Callable[..., None]
+) -> None:
+    ini = "browserpool_connect_timeout = 4\nbrowserpool_heartbeat_timeout = 6\n"
+    slow = """
+import subprocess
+import pytest
+
+@pytest.mark.parametrize("i", range(2))
+def test_long(i):
+    subprocess.run(["sleep", "301"], check=False)
+"""
+    suite(ini=ini, test_where=WHERE, test_long=slow.replace("301", "3"), conftest="")
+    (hosts.hosts["beta"].suite / "test_long.py").write_text(slow)  # it ends elsewhere, and would not here
+    with hosts.socket_server("beta") as tx:
+        run.start(tx, hosts.tx("alpha"), "-v", "test_long.py", "test_where.py")
+        wait_until(lambda: any("sleep 301" in line for line in hosts.hosts["beta"].busy()))
+        hosts.up("beta", up=False)
+        assert run.end() == 0, run.output
+        assert outcomes(run) == {"passed": 10}
+        wait_until(lambda: not any("sleep 301" in line for line in hosts.hosts["beta"].busy()))
