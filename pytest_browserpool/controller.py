@@ -21,7 +21,7 @@ from pytest_browserpool.ledger import Ledger
 from pytest_browserpool.link import Message
 from pytest_browserpool.models import shipping
 from pytest_browserpool.placement import events
-from pytest_browserpool.remote import Paths, is_elsewhere
+from pytest_browserpool.remote import Paths, is_elsewhere, machine_of
 from pytest_browserpool.report.crashed import close_crashed_row
 from pytest_browserpool.values import ModelNeeds, NodeCapabilities
 
@@ -196,7 +196,13 @@ class Controller:
         settings = settings_for(node.gateway.spec, self.settings, self.words)
         plain = link.worker_input(channel, settings, self.words, node.gateway.id, self.run_id)
         elsewhere = is_elsewhere(node.gateway.spec)
-        node.workerinput[link.INPUT] = plain | {"own_loop": self.schedules, "elsewhere": elsewhere}
+        machine = machine_of(node.gateway.spec)
+        neighbours = sum(machine_of(spec) == machine for spec in self.dsession.nodemanager.specs)
+        node.workerinput[link.INPUT] = plain | {
+            "own_loop": self.schedules,
+            "elsewhere": elsewhere,
+            "neighbours": max(1, neighbours),
+        }
         self._heard[node] = time.monotonic() + STARTUP
         channel.setcallback(lambda message: self._receive(node, message))
 

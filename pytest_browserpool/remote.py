@@ -54,6 +54,11 @@ def is_elsewhere(spec: XSpec) -> bool:
     return bool(not spec.popen or spec.chdir or spec.via)
 
 
+def machine_of(spec: XSpec) -> str:
+    """What nodes on one machine have in common; empty for the controller's own."""
+    return "" if spec.popen and not spec.via else place_of(spec).rpartition("@")[2].partition(":")[0]
+
+
 def place_of(spec: XSpec) -> str:
     """The host of ``spec`` in words, without ssh's options."""
     if spec.ssh or spec.vagrant_ssh:

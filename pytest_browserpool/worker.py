@@ -92,7 +92,8 @@ class NodeSide:
                     raise RuntimeError("the run is over; its browsers are closed")
                 from pytest_browserpool.node.node import Node
 
-                self._node = Node(self.settings, self.node_id, self.send)
+                told = getattr(self.config, "workerinput", {}).get(INPUT, {})
+                self._node = Node(self.settings, self.node_id, self.send, told.get("neighbours"))
             return self._node
 
     def node_for(self, item: pytest.Item) -> Node:

@@ -48,6 +48,7 @@ from pytest_browserpool.values import ModelNeeds, NodeCapabilities
 if TYPE_CHECKING:
     from pytest_browserpool.markers import ModelRequest
 
+Emit = Callable[[dict[str, Any]], None]
 __tracebackhide__ = hide_from_traceback
 
 GRACE = 20.0
@@ -64,12 +65,13 @@ SETTLE_SECONDS = 5.0
 class Node:
     """See the module. ``emit`` takes messages for the controller, from any thread."""
 
-    def __init__(self, settings: Settings, node_id: str, emit: Callable[[dict[str, Any]], None]) -> None:
+    def __init__(self, settings: Settings, node_id: str, emit: Emit, neighbours: int | None = None) -> None:
+        """``neighbours``: nodes on this machine, which share its memory and cores; all of the run if not given."""
         self.settings = settings
         self.node_id = node_id
         self.report = Reporter(node_id, emit)
         self.test: RunningTest | None = None
-        self._workers = max(1, int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")))
+        self._workers = neighbours or max(1, int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")))
         self._lock = threading.RLock()
         self._stack = contextlib.ExitStack()
         self._portal: BlockingPortal | None = None

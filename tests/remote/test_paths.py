@@ -7,7 +7,7 @@ from pathlib import Path
 import execnet
 import pytest
 
-from pytest_browserpool.remote import Paths, is_elsewhere, place_of
+from pytest_browserpool.remote import Paths, is_elsewhere, machine_of, place_of
 
 
 @pytest.fixture
@@ -62,3 +62,9 @@ def test_from_outside_what_is_in_the_suite_is_named_from_its_root(root: Path) ->
 def test_hosts_in_words(spec: str, place: str, elsewhere: bool) -> None:
     assert place_of(execnet.XSpec(spec)) == place
     assert is_elsewhere(execnet.XSpec(spec)) is elsewhere
+
+
+def test_nodes_of_one_machine_are_told_from_others() -> None:
+    same = ("ssh=ci@alpha//chdir=/x", "ssh=-p 2222 alpha//chdir=/y", "socket=alpha:8888//chdir=/x")
+    assert {machine_of(execnet.XSpec(spec)) for spec in same} == {"alpha"}
+    assert {machine_of(execnet.XSpec(spec)) for spec in ("popen", "popen//chdir=/x")} == {""}
