@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -50,6 +51,14 @@ class Cut:
     """By shard."""
     spare: tuple[Seat, ...]
     """Other browsers that qualify: where a shard goes whose own browser does not come back."""
+    speeds: tuple[float, ...]
+    """Of each shard's browser, as the cut was made for."""
+
+    def speed_seen(self, shard: int, compute_ms: float) -> float:
+        """The browser's speed on this shard, from the milliseconds that one request computed there."""
+        segments = self.sharded.plan.segments
+        work = sum(segments[i].seconds for i in self.sharded.plan.shards[shard].segments) * self.speeds[shard]
+        return _step(work / (compute_ms / 1000))
 
 
 def seats(
@@ -115,7 +124,9 @@ def cut(
     hosts = [Host(name=seat.name, memory=limit, speed=speed(seat)) for seat in places]
     sharded = prepare(source, shards=shards, hosts=hosts, folder=folder, strategy=needs.sharding)
     taken = tuple(by_name[shard.host] for shard in sharded.plan.shards)
-    return Cut(source, sharded, taken, tuple(seat for seat in places if seat not in taken))
+    spare = tuple(seat for seat in places if seat not in taken)
+    by_host = {host.name: host.speed for host in hosts}
+    return Cut(source, sharded, taken, spare, tuple(by_host[seat.name] for seat in taken))
 
 
 Shapes = tuple[tuple[str, tuple[int, ...]], ...]
@@ -199,17 +210,17 @@ def yardstick() -> tuple[bytes, float]:
 
 
 def speed_of(milliseconds: Iterable[float]) -> float:
-    """Speed relative to ``costs.REFERENCE`` from the yardstick's times, in steps of an eighth of an octave.
-
-    Coarse on purpose: noise must not move a cut, which would be written and checked again.
+    """Speed relative to ``costs.REFERENCE`` from the yardstick's times.
 
     Raises:
         ConfigurationError: no time at all.
     """
-    import math
-
     times = [t for t in milliseconds if t > 0]
     if not times:
         raise ConfigurationError("a browser's clock stood still while it was measured", remedy="try again")
-    exact = yardstick()[1] / (min(times) / 1000)
-    return float(2 ** (round(8 * math.log2(exact)) / 8))
+    return _step(yardstick()[1] / (min(times) / 1000))
+
+
+def _step(speed: float) -> float:
+    """To steps of an eighth of an octave: noise must not move a cut, which would be written and checked again."""
+    return float(2 ** (round(8 * math.log2(speed)) / 8))

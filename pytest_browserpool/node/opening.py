@@ -48,7 +48,9 @@ def open_sharded(node: Node, needs: ModelNeeds, source: Any, test_file: Path | N
     places = seats(needs, capabilities.browsers, where=content.label, most=node.settings.max_browsers)
     memory = int(capabilities.memory_gib * (1 << 30))
     folder = pins.default_cache().root / "shards"
-    made = cut(needs, content, places, lambda seat: speed(node, seat), memory=memory, folder=folder)
+    made = cut(
+        needs, content, places, lambda seat: speed(node, seat, content.sha256), memory=memory, folder=folder
+    )
     use = ModelUse(key=needs.model_key or describe(source), label=content.label, sha256=content.sha256)
     use.shards = needs.shards or 1
 
@@ -72,36 +74,70 @@ def open_sharded(node: Node, needs: ModelNeeds, source: Any, test_file: Path | N
             seat=seat,
         )
 
-    def make() -> ShardedResident:
+    def learned(seat: Seat, backend: str, seen: float) -> None:
+        learn(node, seat, backend, content.sha256, seen)
+
+    pool = node.pool
+
+    async def make() -> ShardedResident:  # in the loop, where its locks belong
         return ShardedResident(
-            node.pool, needs, content, info, made, use, node.static, node.report, recovered
+            pool, needs, content, info, made, use, node.static, node.report, recovered, learned
         )
 
-    resident = make()
+    resident: ShardedResident = node.call(make, node.settings.launch_timeout)
     node.hold(resident)
     node.ensure(resident)
     return resident
 
 
-def speed(node: Node, seat: Seat) -> float:
-    """How fast the browser is with the backend that it would use, relative to ``costs.REFERENCE``; measured once for
-    each version of it on this machine.
+_speeds: dict[str, float | None] = {}
+"""As this process read them: a run keeps to the cuts it began with, so that its shards stay warm."""
+
+MOVED = 1.4
+"""A speed seen is kept in place of a known one where they differ by this factor: less is the machine's noise."""
+
+
+def speed(node: Node, seat: Seat, model: str) -> float:
+    """How fast the browser is with the backend that it would use, relative to ``costs.REFERENCE``.
+
+    On ``model`` (its hash) where earlier requests told; else on the yardstick, measured once for each version of the
+    browser on this machine.
 
     Raises:
         Fault: the browser failed while it was measured.
     """
-    browser = node.capabilities().browser(seat.browser)
-    assert browser is not None
-    cache = pins.default_cache()
-    name = f"{seat.browser}-{browser.version}-{seat.backends[0]}".replace("/", "_").replace(" ", "_")
-    known = cache.read_json("speeds", name).get("speed")
-    if isinstance(known, float) and known > 0:
+    general, own = _names(node, seat, seat.backends[0], model)
+    known = _recalled(own) or _recalled(general)
+    if known is not None:
         return known
     found = _measured(node, seat)
     if found is None:  # the yardstick does not run there; the model may
         return 1.0
-    cache.write_json("speeds", name, {"speed": found})
+    pins.default_cache().write_json("speeds", general, {"speed": found})
+    _speeds[general] = found
     return found
+
+
+def learn(node: Node, seat: Seat, backend: str, model: str, seen: float) -> None:
+    """Keeps a browser's speed on a model for later runs."""
+    _, own = _names(node, seat, backend, model)
+    known = pins.default_cache().read_json("speeds", own).get("speed")
+    if not isinstance(known, float) or not 1 / MOVED < seen / known < MOVED:
+        pins.default_cache().write_json("speeds", own, {"speed": seen})
+
+
+def _names(node: Node, seat: Seat, backend: str, model: str) -> tuple[str, str]:
+    browser = node.capabilities().browser(seat.browser)
+    assert browser is not None
+    general = f"{seat.browser}-{browser.version}-{backend}".replace("/", "_").replace(" ", "_")
+    return general, f"{general}-{model[:16]}"
+
+
+def _recalled(name: str) -> float | None:
+    if name not in _speeds:
+        known = pins.default_cache().read_json("speeds", name).get("speed")
+        _speeds[name] = known if isinstance(known, float) and known > 0 else None
+    return _speeds[name]
 
 
 def _measured(node: Node, seat: Seat) -> float | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -31,7 +30,7 @@ from pytest_browserpool.models.inspect import ModelInfo
 from pytest_browserpool.node.cutting import Cut, Seat, Shapes, contents, fixed_shapes
 from pytest_browserpool.node.resident import Reply
 from pytest_browserpool.node.use import ModelUse
-from pytest_browserpool.sharding.execute import AHEAD, Answer, LaneTimes, Pipeline, Stage
+from pytest_browserpool.sharding.execute import Answer, LaneTimes, Pipeline, Stage
 from pytest_browserpool.values import ModelNeeds
 
 if TYPE_CHECKING:
@@ -43,6 +42,9 @@ Static = Callable[[ModelContent, Mapping[str, Sequence[int]]], Path]
 SAME_BROWSER_TRIES = 2
 """A lost shard goes back to its own browser first, launched anew: its kind was chosen for it. Twice, because the first
 may meet a browser that is just ending."""
+
+TELLING_REQUESTS = 4
+"""Requests after which a browser's speed on a model is believed: the first one compiles."""
 
 RECOVERY_SECONDS = {1: 15.0, 2: 15.0, 3: 60.0, 4: 60.0, 5: 60.0}
 """By priority, as for a whole model."""
@@ -58,6 +60,8 @@ class Lane:
     """By segment."""
     copies: dict[int, Loaded] = field(default_factory=dict)
     load_ms: float = 0.0
+    sent: int = 0
+    """Commands that its page has not answered."""
 
     @property
     def held(self) -> list[Loaded]:
@@ -80,7 +84,9 @@ class ShardedResident:
         static: Static,
         report: Reporter,
         recovered: Callable[..., None],
+        learned: Callable[[Seat, str, float], None],
     ) -> None:
+        self._learned = learned
         self.needs, self.content, self.info, self.use, self.made = needs, content, info, use, made
         self._pool, self._static, self._report, self._recovered = pool, static, report, recovered
         self._contents = contents(made, content.label)
@@ -90,6 +96,7 @@ class ShardedResident:
         stages = [Stage(f.index, f.shard, f.inputs, f.outputs) for f in made.sharded.files]
         self._pipeline = Pipeline(stages, made.sharded.outputs, self, tolerance=needs.fault_tolerance)
         self._pinned: list[Loaded] = []
+        self._let_go = False
         self._rebuilding: asyncio.Task[None] | None = None
         self._fixed: dict[str, tuple[int, ...]] = {}
 
@@ -216,18 +223,27 @@ class ShardedResident:
 
     def _repin(self) -> None:
         """The browsers stay, and the sessions in them, while the test holds the model."""
-        wanted = [loaded for lane in self.lanes for loaded in lane.held]
+        wanted = [loaded for lane in self.lanes for loaded in lane.held] if not self._let_go else []
         _hold(wanted, 1)
         _hold(self._pinned, -1)
         self._pinned = wanted
 
     def pin(self, loaded: None) -> None:
         """Lets the model go; what it took is recorded."""
-        _hold(self._pinned, -1)
-        self._pinned = []
+        self._let_go = True
+        self._repin()
+        self._tell_speeds()
         for lane, times in zip(self.lanes, self.times, strict=True):
             if lane.sessions and times.calls:
                 self._report.shard(next(iter(lane.sessions.values())).instance.identity, times)
+
+    def _tell_speeds(self) -> None:
+        """What the model's own requests say of its browsers, for the cut of a later run."""
+        for number, (lane, times) in enumerate(zip(self.lanes, self.times, strict=True)):
+            requests = times.calls // len(lane.stages)
+            if requests >= TELLING_REQUESTS and lane.seat == self.made.seats[number]:
+                seen = self.made.speed_seen(number, times.compute_ms / requests)
+                self._learned(lane.seat, self.lane_backend(lane), seen)
 
     # -- requests ---------------------------------------------------------------------------------------------------
 
@@ -283,7 +299,12 @@ class ShardedResident:
             raise loaded.page.lost
         if loaded.session.key not in loaded.page.sessions:
             raise PageCrashed(f"the session of {loaded.session.label} is gone with its page")
-        reply = await self._pool.run_packed(loaded, tensors, self.needs.timeout * AHEAD)
+        lane = self.lanes[stage.lane]
+        lane.sent += 1
+        try:  # a command waits in the page for those sent before it, each of which may take the time of one
+            reply = await self._pool.run_packed(loaded, tensors, self.needs.timeout * lane.sent)
+        finally:
+            lane.sent -= 1
         return Answer(reply.packed, float(reply.values["run_ms"]))
 
     async def restore(self, number: int, fault: Fault) -> None:
@@ -355,11 +376,14 @@ class ShardedResident:
 
     async def _rebuild(self) -> None:
         """Redundancy again. Where it does not succeed the next loss costs a reload instead."""
-        with contextlib.suppress(BrowserPoolError):
+        try:
             for lane in self.lanes:
                 fresh = await self._sessions(lane, lane.seat)
                 lane.copies, lane.sessions = lane.sessions, fresh
             await self._copy()
+        except Fault as fault:
+            step = {"action": "make copy again", "browser": self.use.browser, "outcome": fault.kind}
+            self._recovered(self, fault, [step], "failed", None, self._where(self.lanes[0]))
 
     def _where(self, lane: Lane) -> Candidate:
         return Candidate(lane.seat.browser, self.lane_backend(lane) or lane.seat.backends[0])
