@@ -230,6 +230,7 @@ def main() -> None:
                     plain(browser, options, inputs) if way == "plain" else ours(way, browser, options, inputs)
                 )
                 seen[way].append(measured)
+                print(f"  {browser}, round {turn + 1}, {way}: {measured[0]:.3f} s", flush=True)
         print(f"\n{browser}: seconds from SIGKILL to the right answer")
         for way in WAYS:
             seconds = sorted(s for s, _, _ in seen[way])
