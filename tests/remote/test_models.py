@@ -20,6 +20,7 @@ pytestmark = pytest.mark.browser
 
 SUITE = f"""
 import pathlib, socket
+import numpy as np
 import pytest
 
 def scaled(model, host):
