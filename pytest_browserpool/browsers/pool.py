@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,17 +90,30 @@ class Pool:
         self._emit = emit
         self._places = asyncio.Lock()
         self._closing: set[asyncio.Future[None]] = set()
+        self._beside: set[asyncio.Task[None]] = set()
+        self._ended = False
 
     async def start(self) -> None:
         await self._server.start()
 
     async def close(self) -> None:
         """Closes every browser, the driver and the server; each with its own deadline."""
+        self._ended = True
+        for task in self._beside:
+            task.cancel()
+        await asyncio.gather(*self._beside, return_exceptions=True)
         instances, self.instances = self.instances, []
         closing = [self._close(i, "end of run") for i in instances]
         await asyncio.gather(*closing, *self._closing, return_exceptions=True)
         await self._launcher.close()
         await self._server.close()
+
+    def beside(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Work that no test waits for, such as loading a standby: it ends with the pool at the latest."""
+        task = asyncio.create_task(work)
+        self._beside.add(task)
+        task.add_done_callback(self._beside.discard)
+        return task
 
     def offer(self, name: str, path: Path) -> str:
         """Serves a file to the pages; returns its path on the node's server."""
@@ -294,7 +307,8 @@ class Pool:
         except (Fault, asyncio.CancelledError) as error:
             if isinstance(error, asyncio.CancelledError):
                 page.lose(PageHung(f"page {page.channel.page_id}: its command was given up"))
-            await self._clear_away(instance, page)
+            if not self._ended:  # at the end everything is closed anyway, and nothing may be opened any more
+                await self._clear_away(instance, page)
             raise
 
     async def _clear_away(self, instance: BrowserInstance, page: RuntimePage) -> None:

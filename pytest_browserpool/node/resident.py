@@ -121,6 +121,11 @@ class Resident:
         return [self.loaded] if self.loaded is not None else []
 
     @property
+    def pool(self) -> Pool:
+        """Where its sessions live."""
+        return self._pool
+
+    @property
     def current(self) -> Candidate | None:
         """Where it runs, or ran until a fault."""
         return Candidate(self.use.browser, self.use.backend) if self.use.browser else None

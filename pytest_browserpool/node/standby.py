@@ -47,7 +47,7 @@ class Standby:
             return
         self._release()
         self.reason = "it is being loaded"
-        self._task = asyncio.create_task(self._load())
+        self._task = self._resident.pool.beside(self._load())
 
     async def ready(self, timeout: float) -> bool:
         """Waits until it is loaded or cannot be; whether it is."""
