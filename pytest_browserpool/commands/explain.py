@@ -118,7 +118,9 @@ def show(decision: DecisionRecord, took: dict[str, Any] | None, console: Console
     if factors:
         # without a scheduler a node chooses by an order, not by a score
         scored = decision.expected_s is not None
-        console.print("\nfactors of the capability score" if scored else "\nchosen by the node itself; lower goes first")
+        console.print(
+            "\nfactors of the capability score" if scored else "\nchosen by the node itself; lower goes first"
+        )
         table = Table(box=None, pad_edge=False, show_header=False)
         for name, value in factors.items():
             table.add_row(escape(str(name)), _number(value))

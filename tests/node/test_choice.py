@@ -77,7 +77,11 @@ def test_software_webgpu_is_the_last_resort_and_hardware_the_first():
 
 
 def test_without_backends_the_browser_is_chosen_first_and_then_what_it_prefers():
-    assert names(candidates(ModelNeeds(type="audio"), ALL))[:3] == ["firefox/wasm", "chromium/wasm", "headless-shell/webnn"]
+    assert names(candidates(ModelNeeds(type="audio"), ALL))[:3] == [
+        "firefox/wasm",
+        "chromium/wasm",
+        "headless-shell/webnn",
+    ]
 
 
 def test_why_nothing_qualifies():
