@@ -160,18 +160,6 @@ def test_a_host_cut_off_alone_ends_the_run_and_each_test_is_reported(
     assert "no node is left" in run.output
 
 
-def test_a_host_that_is_back_in_time_goes_on(hosts: Network, run: Run, suite: Callable[..., None]) -> None:
-    ini = "browserpool_connect_timeout = 60\nbrowserpool_heartbeat_timeout = 6\n"
-    suite(ini=ini, test_where=WHERE.replace("0.2", "1"))
-    run.start(hosts.tx("alpha"), "-v", "test_where.py")
-    run.wait_for("PASSED")
-    hosts.up("alpha", up=False)
-    run.wait_for("was lost")
-    hosts.up("alpha", up=True)
-    assert run.end() == 0, run.output
-    assert outcomes(run) == {"passed": 8}
-
-
 def test_a_host_whose_conftest_fails_is_not_waited_for(
     hosts: Network, run: Run, suite: Callable[..., None]
 ) -> None:
