@@ -95,7 +95,9 @@ def test_a_host_that_is_not_there_costs_itself(hosts: Network, run: Run, suite: 
     run.start(*(hosts.tx(name) for name in ("alpha", "beta", "gamma", "beta")), "-q", "test_where.py")
     assert run.end() == 0, run.output
     assert outcomes(run) == {"passed": 8}
-    assert run.output.count("node left out: beta: no answer within 6 s") == 1
+    # which comes first is the network's: its own "no route", or our deadline
+    assert run.output.count("node left out: beta: ") == 1, run.output
+    assert "no answer within 6 s" in run.output or "ssh could not connect" in run.output
     assert [bool(ran(hosts, name)) for name in ("alpha", "beta", "gamma")] == [True, False, True]
 
 
@@ -125,7 +127,8 @@ def test_without_any_host_the_run_ends_at_once_and_says_so(
     hosts.up("alpha", up=False)
     run.start(hosts.tx("alpha"), "test_where.py")
     assert run.end() == 4, run.output
-    assert "no node of --tx could be reached: alpha: no answer within 6 s" in run.output
+    assert "no node of --tx could be reached: alpha: " in run.output, run.output
+    assert "no answer within 6 s" in run.output or "ssh could not connect" in run.output
 
 
 def test_a_host_cut_off_in_the_middle_loses_no_test_and_repeats_none(
