@@ -72,6 +72,31 @@ def huge() -> bytes:
     return build(helper.make_graph(nodes, "huge", inputs, [value(f"y_{n.name}", None) for n in inputs]))
 
 
+def recurrent() -> bytes:
+    """``next`` = tanh(state @ w + x), ``y`` its sum: every earlier x counts, to the last bit."""
+    w = np.random.default_rng(5).standard_normal((32, 32)).astype(np.float32) / 4
+    nodes = [
+        helper.make_node("MatMul", ["state", "w"], ["m"]),
+        helper.make_node("Add", ["m", "x"], ["a"]),
+        helper.make_node("Tanh", ["a"], ["next"]),
+        helper.make_node("ReduceSum", ["next"], ["y"], keepdims=0),
+    ]
+    inputs = [value("x", (8, 32)), value("state", (8, 32))]
+    outputs = [value("y", ()), value("next", (8, 32))]
+    return build(helper.make_graph(nodes, "recurrent", inputs, outputs, [numpy_helper.from_array(w, "w")]))
+
+
+def growing() -> bytes:
+    """A cache: ``present`` is ``past`` with x behind it, ``y`` the sum of its tanh."""
+    nodes = [
+        helper.make_node("Concat", ["past", "x"], ["present"], axis=0),
+        helper.make_node("Tanh", ["present"], ["t"]),
+        helper.make_node("ReduceSum", ["t"], ["y"], keepdims=0),
+    ]
+    inputs = [value("x", (1, 8)), value("past", ("known", 8))]
+    return build(helper.make_graph(nodes, "growing", inputs, [value("y", ()), value("present", ("all", 8))]))
+
+
 def unknown_operator() -> bytes:
     """An operator of a domain that nobody registers."""
     node = helper.make_node("Frobnicate", ["x"], ["y"], domain="example.nowhere")

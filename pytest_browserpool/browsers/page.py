@@ -14,7 +14,7 @@ from typing import Any
 from pytest_browserpool.browsers.channel import PageChannel, PageError, Reply
 from pytest_browserpool.browsers.interpret import interpret
 from pytest_browserpool.browsers.launch import ModelPage
-from pytest_browserpool.browsers.protocol import Array, Packed
+from pytest_browserpool.browsers.protocol import Array, Packed, StateUse
 from pytest_browserpool.errors import DeviceLost, Fault, PageHung
 
 ANCHOR = Path(__file__).parent / "page" / "anchor.onnx"
@@ -185,15 +185,29 @@ class RuntimePage:
         await self.call("create", args, timeout=timeout, where="the anchor session")
         self._anchored = True
 
-    async def run(self, session: Session, inputs: Mapping[str, Array], *, timeout: float) -> Reply:
-        """One inference."""
+    async def run(
+        self,
+        session: Session,
+        inputs: Mapping[str, Array],
+        *,
+        timeout: float,
+        state: StateUse | None = None,
+    ) -> Reply:
+        """One inference; with ``state`` the tensors that it names stay in the page."""
         where = f"{session.label} on {session.key.backend}"
-        reply = await self.call("run", {"session": session.name}, inputs, timeout=timeout, where=where)
+        reply = await self.call("run", _run_args(session, state), inputs, timeout=timeout, where=where)
         session.runs += 1
         session.last_used = time.monotonic()
         return reply
 
-    async def run_packed(self, session: Session, inputs: Mapping[str, Packed], *, timeout: float) -> Reply:
+    async def run_packed(
+        self,
+        session: Session,
+        inputs: Mapping[str, Packed],
+        *,
+        timeout: float,
+        state: StateUse | None = None,
+    ) -> Reply:
         """One inference on tensors of other messages. Sent at once, so that they travel while the page still works.
 
         The page's own queue keeps the order; the caller bounds how many are sent ahead, and ``timeout`` counts the
@@ -202,9 +216,8 @@ class RuntimePage:
         where = f"{session.label} on {session.key.backend}"
         self._ahead += 1
         try:
-            reply = await self._command(
-                "run", {"session": session.name}, inputs, timeout=timeout, where=where, packed=True
-            )
+            args = _run_args(session, state)
+            reply = await self._command("run", args, inputs, timeout=timeout, where=where, packed=True)
         finally:
             self._ahead -= 1
         session.runs += 1
@@ -221,6 +234,27 @@ class RuntimePage:
         session.runs += runs
         session.last_used = time.monotonic()
         return [float(t) for t in reply.values["times"]]
+
+    async def set_state(
+        self, name: str, step: int, slots: Mapping[str, Array | Packed], *, timeout: float
+    ) -> None:
+        """Puts a state into the page, in place of what stood there under that name; see ``protocol.StateUse``."""
+        args = {"state": name, "step": step}
+        async with self._queue:
+            await self._command("state_set", args, slots, timeout=timeout, where=f"state {name}")
+
+    async def get_state(self, name: str, *, timeout: float) -> tuple[int, Mapping[str, Packed]]:
+        """The step at which a state stands, and its slots as they came: to be put into another page, or unpacked."""
+        where = f"state {name}"
+        async with self._queue:
+            reply = await self._command(
+                "state_get", {"state": name}, None, timeout=timeout, where=where, packed=True
+            )
+        return int(reply.values["step"]), reply.packed
+
+    async def drop_state(self, name: str, *, timeout: float) -> None:
+        """Frees a state; nothing where there is none."""
+        await self.call("state_drop", {"state": name}, timeout=timeout, where=f"state {name}")
 
     async def release(self, session: Session, timeout: float) -> None:
         """Ends a session and frees its memory (the GPU's; wasm memory is reused, not given back)."""
@@ -271,6 +305,12 @@ class RuntimePage:
     async def close(self) -> None:
         if self._page is not None:
             await self._page.close()
+
+
+def _run_args(session: Session, state: StateUse | None) -> dict[str, Any]:
+    return (
+        {"session": session.name} if state is None else {"session": session.name, "state": state.to_plain()}
+    )
 
 
 def _shape_suffix(key: SessionKey) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from aiohttp import web
 
@@ -21,11 +21,12 @@ from pytest_browserpool.browsers.instance import BrowserInstance
 from pytest_browserpool.browsers.launch import Launcher
 from pytest_browserpool.browsers.page import RuntimePage, Session, SessionKey
 from pytest_browserpool.browsers.processes import Workdir
-from pytest_browserpool.browsers.protocol import Packed
+from pytest_browserpool.browsers.protocol import Packed, StateUse
 from pytest_browserpool.browsers.serve import Server
 from pytest_browserpool.config import Settings
 from pytest_browserpool.errors import BrowserCrashed, CapabilityError, Fault, NoBrowser, PageHung
 
+T = TypeVar("T")
 Emit = Callable[[str, Mapping[str, Any]], None]
 """``emit(name, fields)``: something happened that history or scheduler want to know."""
 
@@ -267,27 +268,34 @@ class Pool:
         load_ms = (time.perf_counter() - started) * 1000
         return Loaded(instance, page, session, warm=False, launch_ms=launch_ms, load_ms=load_ms)
 
-    async def run(self, loaded: Loaded, inputs: Mapping[str, Any], timeout: float) -> Any:
+    async def run(
+        self, loaded: Loaded, inputs: Mapping[str, Any], timeout: float, state: StateUse | None = None
+    ) -> Any:
         """One inference: the page's reply."""
-        async with self._using(loaded.instance):
-            return await self._guarded(
-                loaded.instance, loaded.page, loaded.page.run(loaded.session, inputs, timeout=timeout)
-            )
+        return await self.command(
+            loaded, loaded.page.run(loaded.session, inputs, timeout=timeout, state=state)
+        )
 
-    async def run_packed(self, loaded: Loaded, inputs: Mapping[str, Packed], timeout: float) -> Any:
+    async def run_packed(
+        self, loaded: Loaded, inputs: Mapping[str, Packed], timeout: float, state: StateUse | None = None
+    ) -> Any:
         """One inference on tensors that came from another page; the reply's are ``packed`` too."""
-        async with self._using(loaded.instance):
-            running = loaded.page.run_packed(loaded.session, inputs, timeout=timeout)
-            return await self._guarded(loaded.instance, loaded.page, running)
+        return await self.command(
+            loaded, loaded.page.run_packed(loaded.session, inputs, timeout=timeout, state=state)
+        )
 
     async def benchmark(
         self, loaded: Loaded, inputs: Mapping[str, Any], runs: int, timeout: float
     ) -> list[float]:
         """Milliseconds of each of ``runs`` inferences, timed in the page."""
+        return await self.command(
+            loaded, loaded.page.benchmark(loaded.session, inputs, runs, timeout=timeout)
+        )
+
+    async def command(self, loaded: Loaded, command: Awaitable[T]) -> T:
+        """What a command to the session's page brings; the browser is in use meanwhile, and a lost page is closed."""
         async with self._using(loaded.instance):
-            running = loaded.page.benchmark(loaded.session, inputs, runs, timeout=timeout)
-            times: list[float] = await self._guarded(loaded.instance, loaded.page, running)
-            return times
+            return await self._guarded(loaded.instance, loaded.page, command)
 
     @asynccontextmanager
     async def _using(self, instance: BrowserInstance) -> Any:
@@ -300,7 +308,7 @@ class Pool:
             instance.last_used = time.monotonic()
             instance.busy_s += instance.last_used - started
 
-    async def _guarded(self, instance: BrowserInstance, page: RuntimePage, command: Awaitable[Any]) -> Any:
+    async def _guarded(self, instance: BrowserInstance, page: RuntimePage, command: Awaitable[T]) -> T:
         """A lost page is closed before the fault goes on, so that a spinning one takes no CPU from the next test."""
         try:
             return await command

@@ -85,6 +85,37 @@ class Packed:
         return np.frombuffer(self.data, dtype=DTYPES[self.kind]).reshape(self.dims).copy()
 
 
+@dataclass(frozen=True, slots=True)
+class StateUse:
+    """Which of a run's tensors do not travel: they come from a state that the page keeps, and stay in it.
+
+    A state is a set of named slots at one step, made by ``state_set``, read whole by ``state_get`` and freed by
+    ``state_drop``. It belongs to a page, not to one of its sessions, so that several sessions may share it. A run is
+    refused where the state stands at another step than ``step``; a run that fails leaves it as it was.
+    """
+
+    name: str
+    step: int
+    """Where the state must stand before the run."""
+    feed: Mapping[str, str]
+    """Input → slot."""
+    keep: Mapping[str, str]
+    """Output → slot."""
+    next: int | None = None
+    """Where it stands after the run: one on if not given. The same step where further runs belong to it."""
+
+    def to_plain(self) -> dict[str, Any]:
+        """As the command carries it."""
+        after = self.step + 1 if self.next is None else self.next
+        return {
+            "name": self.name,
+            "step": self.step,
+            "next": after,
+            "feed": dict(self.feed),
+            "keep": dict(self.keep),
+        }
+
+
 def pack(array: Array) -> Packed:
     """``array`` as a message carries it; shares its memory where that is contiguous and of this machine's byte order.
 

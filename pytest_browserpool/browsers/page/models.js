@@ -1,6 +1,7 @@
 // Sessions of onnxruntime-web in this page: create, run, release, and what really ran where.
 import { ortLog, show } from "./journal.js";
 import { placementFrom } from "./placement.js";
+import { States } from "./states.js";
 
 const BUNDLES = { all: "ort.all.bundle.min.mjs", native: "ort.webgpu.bundle.min.mjs" };
 const WEBNN_DEVICES = { webnn: "cpu", "webnn-gpu": "gpu", "webnn-npu": "npu" };
@@ -16,6 +17,7 @@ export class Models {
     this.base = base;
     this.tell = tell;
     this.sessions = new Map();
+    this.states = new States();
     this.ort = null;
     this.watched = null;
   }
@@ -90,23 +92,28 @@ export class Models {
     return feeds;
   }
 
-  async run({ session }, tensors) {
+  /** One inference. With `state`, some inputs come from a state of this page and some outputs stay in it. */
+  async run({ session, state }, tensors) {
     const found = this.session(session);
-    const feeds = this.feeds(tensors);
+    const feeds = state ? { ...this.feeds(tensors), ...this.states.feeds(state) } : this.feeds(tensors);
     const t0 = performance.now();
     const results = await found.run(feeds);
     const run_ms = performance.now() - t0;
+    const kept = state?.keep ?? {};
     const outputs = [];
     for (const name of found.outputNames) {
+      if (name in kept) continue;
       const tensor = results[name];
       if (!tensor) continue; // an optional output that the model left out
       if (!("dims" in tensor)) throw new Error(`output ${name} is not a tensor (a sequence or map), which cannot travel`);
       const data = tensor.location === "cpu" ? tensor.data : await tensor.getData();
       outputs.push([name, { type: tensor.type, dims: tensor.dims, data }]);
     }
-    const reply = { values: { run_ms }, tensors: outputs };
-    for (const tensor of Object.values(results)) if (tensor?.location === "gpu-buffer") tensor.dispose();
-    return reply;
+    if (state) this.states.keep(state, results); // last: a run that failed leaves the state as it was
+    for (const [name, tensor] of Object.entries(results)) {
+      if (!(name in kept) && tensor?.location === "gpu-buffer") tensor.dispose();
+    }
+    return { values: { run_ms }, tensors: outputs };
   }
 
   async benchmark({ session, runs }, tensors) {

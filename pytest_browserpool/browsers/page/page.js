@@ -23,6 +23,9 @@ const SERIAL = {
   run: (a, tensors) => models.run(a, tensors),
   benchmark: (a, tensors) => models.benchmark(a, tensors),
   release: (a) => models.release(a),
+  state_set: (a, tensors) => models.states.set(models.ort, a, tensors),
+  state_get: (a) => models.states.get(a),
+  state_drop: (a) => models.states.drop(a),
   gpu_ping: () => models.gpuPing(),
 };
 const AT_ONCE = {
