@@ -72,7 +72,7 @@ def runtime_dir(cache: Cache | None = None) -> Path:
     Raises:
         SourceError: npm is missing or the registry cannot be reached. HashMismatch: not the pinned package.
     """
-    return _unpacked(cache or default_cache(), RUNTIME, _unpack_runtime)
+    return unpacked(cache or default_cache(), RUNTIME, _unpack_runtime)
 
 
 def headless_shell(cache: Cache | None = None) -> Path:
@@ -84,7 +84,7 @@ def headless_shell(cache: Cache | None = None) -> Path:
     """
     if not shell_supported():
         raise SourceError(shell_unsupported(), remedy="use another browser on this machine")
-    return _unpacked(cache or default_cache(), SHELL, _unpack_shell) / SHELL_EXECUTABLE
+    return unpacked(cache or default_cache(), SHELL, _unpack_shell) / SHELL_EXECUTABLE
 
 
 def held(pin: Pin, cache: Cache | None = None) -> Path | None:
@@ -146,7 +146,12 @@ def directory_of(pin: Pin, cache: Cache) -> Path:
     return cache.root / "unpacked" / f"{pin.name.replace('/', '+')}-{pin.version}-{pin.sha256[:12]}"
 
 
-def _unpacked(cache: Cache, pin: Pin, unpack: Callable[[Path, Path], None]) -> Path:
+def unpacked(cache: Cache, pin: Pin, unpack: Callable[[Path, Path], None]) -> Path:
+    """The directory of ``pin``; where it is not held, fetched, checked and given to ``unpack`` (tarball, into).
+
+    Raises:
+        SourceError: it cannot be fetched. HashMismatch: it is not the pinned package.
+    """
     directory = held(pin, cache)
     if directory is not None:
         return directory

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pytest_browserpool.artefacts import fetch, pins
+from pytest_browserpool.artefacts import charts, fetch, pins
 from pytest_browserpool.browsers import catalogue
 from pytest_browserpool.commands import find_rootdir, readable_size, settings_of
 from pytest_browserpool.config import Settings
@@ -124,7 +124,9 @@ def _cache(verify: bool) -> dict[str, Any]:
     entry: dict[str, Any] = {"path": str(cache.root), "bytes": cache.size(), "models": len(cache.models())}
     if verify:
         unpacked = [
-            f"{pin.name}: {name}" for pin in (pins.RUNTIME, pins.SHELL) for name in pins.damaged(pin, cache)
+            f"{pin.name}: {name}"
+            for pin in (pins.RUNTIME, pins.SHELL, *charts.SCRIPTS)
+            for name in pins.damaged(pin, cache)
         ]
         entry["damaged"] = [*cache.verify(), *unpacked]
     return entry

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from pytest_browserpool.artefacts import pins, process
+from pytest_browserpool.artefacts import charts, pins, process
 from pytest_browserpool.browsers import catalogue
 from pytest_browserpool.commands import find_rootdir, settings_of
 from pytest_browserpool.config import Settings, did_you_mean
@@ -48,10 +48,11 @@ def install(browsers: tuple[str, ...], no_apt: bool, verify: bool, dry_run: bool
     wanted = _known(browsers) or BY_DEFAULT
     settings = settings_of(find_rootdir())
     if verify and not dry_run:
-        for pin in (pins.RUNTIME, pins.SHELL):
+        for pin in (pins.RUNTIME, pins.SHELL, *charts.SCRIPTS):
             for name in pins.drop_damaged(pin):
                 _say("damaged", f"{pin.name}: {name}")
     _runtime(dry_run)
+    _charts(dry_run)
     if "headless-shell" in wanted:
         _shell(dry_run)
     by_hand = _packages(
@@ -83,6 +84,17 @@ def _runtime(dry_run: bool) -> None:
         _say("missing", label, "would be fetched with npm")
     else:
         _say("installed", label, str(pins.runtime_dir()))
+
+
+def _charts(dry_run: bool) -> None:
+    label = ", ".join(f"{pin.name} {pin.version}" for pin in charts.SCRIPTS)
+    if charts.held():
+        _say("here", label)
+    elif dry_run:
+        _say("missing", label, "would be fetched with npm")
+    else:
+        charts.fetch()
+        _say("installed", label)
 
 
 def _shell(dry_run: bool) -> None:

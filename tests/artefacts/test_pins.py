@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from artefact_support import tarball
 
-from pytest_browserpool.artefacts import fetch, pins
+from pytest_browserpool.artefacts import charts, fetch, pins
 from pytest_browserpool.artefacts.cache import Cache
 from pytest_browserpool.errors import HashMismatch
 
@@ -23,6 +23,20 @@ def test_the_runtime_has_every_file_that_its_bundles_ask_for() -> None:
         assert any(n.endswith(".wasm") for n in wanted), bundle.name
         assert pins.RUNTIME.version in text
     assert pins.damaged(pins.RUNTIME) == ()
+
+
+def test_the_chart_library_comes_with_its_licences_and_can_stand_in_a_page() -> None:
+    charts.fetch()
+    source = charts.source()
+    assert source is not None
+    assert source.count("Permission to use, copy, modify, and/or distribute this software") == 2
+    assert "</script" not in source
+    assert len(source) < 600_000
+
+
+def test_without_the_chart_library_there_is_none_and_nothing_is_fetched(cache: Cache) -> None:
+    assert not charts.held(cache)
+    assert charts.source(cache) is None
 
 
 @pytest.mark.skipif(not pins.shell_supported(), reason=pins.shell_unsupported())

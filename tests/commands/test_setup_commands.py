@@ -15,7 +15,7 @@ from artefact_support import LocalServer, server
 from click.testing import CliRunner, Result
 from model_support import scaling
 
-from pytest_browserpool.artefacts import pins
+from pytest_browserpool.artefacts import charts, pins
 from pytest_browserpool.artefacts.cache import Cache
 from pytest_browserpool.browsers import catalogue
 from pytest_browserpool.cli import COMMANDS, cli
@@ -199,13 +199,14 @@ def test_an_unknown_browser_is_wrong_usage(project: Path) -> None:
 def test_install_is_quick_and_offline_when_all_is_there(
     project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if pins.held(pins.RUNTIME) is None or pins.held(pins.SHELL) is None:
+    if pins.held(pins.RUNTIME) is None or pins.held(pins.SHELL) is None or not charts.held():
         pytest.skip("browserpool install has not been run here")
     monkeypatch.setenv("PATH", "/nonexistent")  # neither npm nor apt could be started
     result = browserpool("install", "--browser", "headless-shell")
     assert result.exit_code == 0
     assert result.output.splitlines() == [
         "here       onnxruntime-web 1.30.0",
+        "here       d3 7.9.0, @observablehq/plot 0.6.17",
         "here       headless-shell 147.0.0",
     ]
 
