@@ -11,7 +11,8 @@ from typing import Any
 
 from aiohttp import WSMsgType, web
 
-from pytest_browserpool.browsers.protocol import Array, Packed, decode_packed, encode
+from pytest_browserpool.browsers.pieces import Assembly, messages
+from pytest_browserpool.browsers.protocol import Array, Packed, decode_packed, encode_parts
 from pytest_browserpool.errors import ConnectionLost, Fault, PageHung
 
 KEPT_LINES = 500
@@ -57,6 +58,7 @@ class PageChannel:
         self._ids = itertools.count(1)
         self._pending: dict[int, asyncio.Future[Reply]] = {}
         self._packed: set[int] = set()
+        self._sending = asyncio.Lock()
         self._ready: asyncio.Future[Mapping[str, Any]] = asyncio.get_running_loop().create_future()
 
     async def ready(self, timeout: float) -> Mapping[str, Any]:
@@ -78,16 +80,18 @@ class PageChannel:
     async def attach(self, socket: web.WebSocketResponse) -> None:
         """Reads until the socket closes."""
         self._socket = socket
+        assembly = Assembly()
         async for message in socket:
             if message.type is WSMsgType.BINARY:
-                self._receive(message.data)
+                if (whole := assembly.take(message.data)) is not None:
+                    self._receive(whole)
             elif message.type is WSMsgType.ERROR:
                 break
         code = socket.close_code
         await asyncio.sleep(EXPLANATION_SECONDS)
         self.fail(ConnectionLost(f"the WebSocket of page {self.page_id} closed (code {code})"))
 
-    def _receive(self, data: bytes) -> None:
+    def _receive(self, data: bytes | bytearray) -> None:
         header, tensors = decode_packed(data)
         event = header.get("event")
         if event is not None:
@@ -149,7 +153,7 @@ class PageChannel:
             raise self.broken
         assert self._socket is not None, "call before ready"
         number = next(self._ids)
-        message = encode({"id": number, "op": op, "args": args or {}}, tensors or {})
+        parts = encode_parts({"id": number, "op": op, "args": args or {}}, tensors or {})
         future: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
         self._pending[number] = future
         if packed:
@@ -157,7 +161,9 @@ class PageChannel:
         self.calls += 1
         try:
             async with asyncio.timeout(timeout):
-                await self._socket.send_bytes(message)
+                async with self._sending:  # the pieces of one message follow each other
+                    for message in messages(parts):
+                        await self._socket.send_bytes(message)  # type: ignore[arg-type]  # it takes views too
                 return await future
         except TimeoutError:
             raise PageHung(

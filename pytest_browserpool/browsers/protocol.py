@@ -4,6 +4,8 @@ Layout, little-endian: ``u32`` length of the header, the header (UTF-8 JSON), ze
 tensors' bytes, each padded to a multiple of 8, so that the page can lay typed arrays over the message without a copy.
 The header's ``tensors`` is a list of ``[name, type, dims, offset, nbytes]`` with ``offset`` counted from the end of the
 padded header; strings travel in the header (``strings``), because typed arrays have none.
+
+A message of more than ``pieces.PIECE`` bytes goes as several WebSocket messages; see there.
 """
 
 from __future__ import annotations
@@ -131,9 +133,16 @@ def pack(array: Array) -> Packed:
 
 def encode(header: Mapping[str, Any], tensors: Mapping[str, Array | Packed]) -> bytes:
     """One message: ``header`` (JSON-able) with ``tensors`` by name."""
+    return b"".join(encode_parts(header, tensors))
+
+
+def encode_parts(
+    header: Mapping[str, Any], tensors: Mapping[str, Array | Packed]
+) -> list[bytes | memoryview]:
+    """``encode``'s message in parts that follow each other: the tensors' bytes are not copied."""
     table: list[list[Any]] = []
     strings: dict[str, list[str]] = {}
-    parts: list[Any] = []
+    parts: list[bytes | memoryview] = []
     offset = 0
     for name, value in tensors.items():
         data = value if isinstance(value, Packed) else pack(value)
@@ -155,7 +164,7 @@ def encode(header: Mapping[str, Any], tensors: Mapping[str, Array | Packed]) -> 
         )
     text = json.dumps({**header, "tensors": table, "strings": strings}, separators=(",", ":")).encode()
     head = struct.pack("<I", len(text)) + text
-    return b"".join([head, bytes(-len(head) % 8), *parts])
+    return [head + bytes(-len(head) % 8), *parts]
 
 
 def decode(message: bytes | bytearray | memoryview) -> tuple[dict[str, Any], dict[str, Array]]:

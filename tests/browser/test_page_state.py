@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import numpy as np
 import onnx_models as make
 import pytest
@@ -65,3 +67,21 @@ def test_a_run_for_another_step_is_refused_and_a_failed_one_changes_nothing(benc
     step, slots = bench.node.call(steps, 60)
     assert step == 4
     assert slots["kv"].dims == (3, 8)
+
+
+def test_large_and_small_messages_at_once_come_back_as_they_were(bench, kind):
+    """Large messages go in pieces; commands sent meanwhile must not end up between them."""
+    page = bench.load(make.growing(), kind)._resident.loaded.page
+    sent = [
+        {"x": RNG.standard_normal(n).astype(np.float32), "odd": RNG.integers(0, 9, n % 7).astype(np.uint8)}
+        for n in (1_000_003, 1, 3_000_000, 5, 262_144)
+    ]
+
+    async def at_once():
+        asked = (page.channel.call("echo", {}, tensors, timeout=60) for tensors in sent)
+        return await asyncio.gather(*asked)
+
+    for tensors, reply in zip(sent, bench.node.call(at_once, 60), strict=True):
+        assert set(reply.tensors) == set(tensors)
+        for name, array in tensors.items():
+            np.testing.assert_array_equal(reply.tensors[name], array)

@@ -1,8 +1,10 @@
-// The wire format of pytest_browserpool/browsers/protocol.py, seen from the page.
+// The wire format of pytest_browserpool/browsers/protocol.py and pieces.py, seen from the page.
 
 const textDecoder = new TextDecoder();
 const textEncoder = new TextEncoder();
 const pad8 = (n) => (n + 7) & ~7;
+const PIECE = 1 << 20;
+const SMALL = PIECE / 16;
 
 const hasFloat16 = typeof Float16Array !== "undefined";
 const ARRAYS = {
@@ -28,9 +30,31 @@ export function decode(buffer) {
   return { header, tensors };
 }
 
-/** One message from a header and a list of [name, {type, dims, data}]. */
-export function encode(header, tensors) {
-  const table = [], strings = {};
+/** The WebSocket messages for a header and a list of [name, {type, dims, data}]: one, or pieces (see pieces.py). */
+export function* messages(header, tensors) {
+  const parts = encode(header, tensors);
+  const size = parts.reduce((sum, part) => sum + part.byteLength, 0);
+  if (size <= PIECE) {
+    yield joined(parts);
+    return;
+  }
+  yield new Uint32Array([0, size]);
+  let small = [];
+  for (const part of parts) {
+    if (part.byteLength < SMALL) {
+      small.push(part);
+      continue;
+    }
+    if (small.length) yield joined(small);
+    small = [];
+    for (let at = 0; at < part.byteLength; at += PIECE) yield part.subarray(at, at + PIECE); // a view: the socket copies
+  }
+  if (small.length) yield joined(small);
+}
+
+/** One message in parts that follow each other; the tensors' bytes are not copied. */
+function encode(header, tensors) {
+  const table = [], strings = {}, parts = [];
   let size = 0;
   for (const [name, { type, dims, data }] of tensors) {
     if (!(type in ARRAYS) && type !== "string") throw new Error(`output ${name} has type ${type}, which cannot travel`);
@@ -40,18 +64,42 @@ export function encode(header, tensors) {
     } else {
       table.push([name, type, Array.from(dims), size, data.byteLength]);
       size += pad8(data.byteLength);
+      parts.push(new Uint8Array(data.buffer, data.byteOffset, data.byteLength));
+      if (data.byteLength & 7) parts.push(new Uint8Array(-data.byteLength & 7));
     }
   }
   const text = textEncoder.encode(JSON.stringify({ ...header, tensors: table, strings }));
-  const start = pad8(4 + text.length);
-  const buffer = new ArrayBuffer(start + size);
-  const bytes = new Uint8Array(buffer);
-  new DataView(buffer).setUint32(0, text.length, true);
-  bytes.set(text, 4);
-  let index = 0;
-  for (const [, { type, data }] of tensors) {
-    const offset = table[index++][3];
-    if (type !== "string") bytes.set(new Uint8Array(data.buffer, data.byteOffset, data.byteLength), start + offset);
+  const head = new Uint8Array(pad8(4 + text.length));
+  new DataView(head.buffer).setUint32(0, text.length, true);
+  head.set(text, 4);
+  return [head, ...parts];
+}
+
+function joined(parts) {
+  if (parts.length === 1) return parts[0];
+  const bytes = new Uint8Array(parts.reduce((sum, part) => sum + part.byteLength, 0));
+  let at = 0;
+  for (const part of parts) {
+    bytes.set(part, at);
+    at += part.byteLength;
   }
-  return buffer;
+  return bytes;
+}
+
+/** The receiving end: gives the whole message that an ArrayBuffer is or ends, null where there is more to come. */
+export class Assembly {
+  take(buffer) {
+    if (!this.whole) {
+      if (buffer.byteLength !== 8 || new Uint32Array(buffer)[0] !== 0) return buffer;
+      this.whole = new Uint8Array(new Uint32Array(buffer)[1]);
+      this.filled = 0;
+      return null;
+    }
+    this.whole.set(new Uint8Array(buffer), this.filled);
+    this.filled += buffer.byteLength;
+    if (this.filled < this.whole.byteLength) return null;
+    const whole = this.whole.buffer;
+    this.whole = null;
+    return whole;
+  }
 }

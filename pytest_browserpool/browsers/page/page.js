@@ -1,5 +1,5 @@
 // The model page: dials the node, takes commands one at a time, and tells what happens here.
-import { decode, encode } from "./frames.js";
+import { Assembly, decode, messages } from "./frames.js";
 import { captureConsole, show } from "./journal.js";
 import { Models } from "./models.js";
 import { probe } from "./probe.js";
@@ -8,7 +8,8 @@ const params = new URLSearchParams(location.search);
 const socket = new WebSocket(`${location.origin.replace("http", "ws")}${params.get("base")}ws?page=${params.get("page")}`);
 socket.binaryType = "arraybuffer";
 
-const tell = (event) => { if (socket.readyState === WebSocket.OPEN) socket.send(encode({ event }, [])); };
+const send = (header, tensors = []) => { for (const message of messages(header, tensors)) socket.send(message); };
+const tell = (event) => { if (socket.readyState === WebSocket.OPEN) send({ event }); };
 captureConsole(tell);
 const models = new Models(params.get("base"), tell);
 window.browserpool = { models, socket }; // for a developer's console and for tests that break things on purpose
@@ -34,16 +35,14 @@ const AT_ONCE = {
 };
 
 async function answer(id, handler, args, tensors) {
-  let message;
   try {
     const { values = {}, tensors: outputs = [] } = (await handler(args, tensors)) ?? {};
-    message = encode({ id, ok: true, values }, outputs);
+    send({ id, ok: true, values }, outputs);
   } catch (error) {
     const text = error instanceof Error ? `${error.name}: ${error.message}` : String(error);
     show("last error", text);
-    message = encode({ id, ok: false, error: text, stack: String(error?.stack ?? "").slice(0, 4000) }, []);
+    send({ id, ok: false, error: text, stack: String(error?.stack ?? "").slice(0, 4000) });
   }
-  socket.send(message);
 }
 
 // A large reply leaves in pieces that need this thread: were the next command to compute at once, the reply would wait for it.
@@ -55,8 +54,11 @@ async function sent() {
 }
 const turn = new MessageChannel(); // a turn of the event loop; setTimeout would take 4 ms
 
+const assembly = new Assembly();
 socket.onmessage = ({ data }) => {
-  const { header, tensors } = decode(data);
+  const whole = assembly.take(data);
+  if (!whole) return;
+  const { header, tensors } = decode(whole);
   const { id, op, args } = header;
   if (op in SERIAL) {
     waiting += 1;
@@ -71,6 +73,6 @@ socket.onmessage = ({ data }) => {
 };
 socket.onopen = () => {
   show("browser", navigator.userAgent);
-  socket.send(encode({ event: { kind: "hello", agent: navigator.userAgent, isolated: crossOriginIsolated, secure: isSecureContext } }, []));
+  tell({ kind: "hello", agent: navigator.userAgent, isolated: crossOriginIsolated, secure: isSecureContext });
 };
 socket.onclose = () => show("connection", "closed by the node");
