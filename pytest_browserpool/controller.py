@@ -179,7 +179,8 @@ class Controller:
             self.dsession,
             paths,
             timeout=self.settings.connect_timeout,
-            say=self._warn,
+            say=self._say,
+            warn=self._warn,
             given_up=self._given_up,
         )
         self._fleet.begin(specs)

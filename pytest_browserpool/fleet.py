@@ -1,4 +1,4 @@
-"""The run's nodes elsewhere: connected at the beginning, once more when lost, given up when that fails.
+"""The run's nodes elsewhere: connected at the beginning, dialled anew when lost, given up when that fails in time.
 
 It stands in two places of xdist for the length of a run: ``NodeManager.setup_node`` (a gateway that is open already,
 arguments as they are there) and ``DSession._clone_node`` (no waiting for a dead host while others could work).
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class Fleet:
-    """See the module. ``say`` prints a line; ``given_up(node id)`` hears of each node that will not come."""
+    """See the module. ``say`` and ``warn`` print a line; ``given_up(node id)`` hears of each node that will not come."""
 
     def __init__(
         self,
@@ -32,10 +32,11 @@ class Fleet:
         *,
         timeout: float,
         say: Callable[[str], None],
+        warn: Callable[[str], None],
         given_up: Callable[[str], None],
     ) -> None:
         self._dsession, self._paths, self._timeout = dsession, paths, timeout
-        self._say, self._given_up = say, given_up
+        self._say, self._warn, self._given_up = say, warn, given_up
         self._ready: dict[str, Connection] = {}
         self._pending: dict[str, Connection] = {}
         self._connected: queue.SimpleQueue[str] = queue.SimpleQueue()
@@ -67,13 +68,13 @@ class Fleet:
         deadline = time.monotonic() + self._timeout
         troubles = {}
         for connection in started:
-            if connection.wait(deadline, self._timeout):
+            if connection.wait(deadline):
                 self._ready[connection.id] = connection
             else:
                 specs.remove(connection.spec)
                 troubles[connection.id] = f"{place_of(connection.spec)}: {connection.trouble}"
         for trouble in dict.fromkeys(troubles.values()):
-            self._say(f"node left out: {trouble}")
+            self._warn(f"node left out: {trouble}")
         if not specs:
             raise pytest.UsageError(
                 "no node of --tx could be reached: " + "; ".join(dict.fromkeys(troubles.values()))
@@ -88,7 +89,7 @@ class Fleet:
     def _connection(self, spec: XSpec) -> Connection:
         group = self._dsession.nodemanager.group
         group.allocate_id(spec)
-        return Connection(group, spec, __version__, make_directory=self._rsyncs)
+        return Connection(group, spec, __version__, timeout=self._timeout, make_directory=self._rsyncs)
 
     @staticmethod
     def _rsync_roots(manager: NodeManager) -> list[Any]:
@@ -160,7 +161,7 @@ class Fleet:
             spec.id = None
             connection = self._connection(spec)
             self._pending[connection.id] = connection
-            connection.start(lambda: self._ended(connection.id))
+            connection.start(lambda: self._ended(connection.id), again=True)
         if not self._dsession._active_nodes - {node}:
             self._wait_for_any()
 
@@ -179,7 +180,7 @@ class Fleet:
         if connection is None:
             return
         dsession = self._dsession
-        if not connection.wait(time.monotonic(), self._timeout):
+        if not connection.wait(time.monotonic()):
             self.give_up(name, f"{place_of(connection.spec)}: {connection.trouble}")
         elif dsession.shuttingdown:
             connection.give_up("the run is over")
@@ -187,6 +188,7 @@ class Fleet:
             self._ready[name] = connection
             node = dsession.nodemanager.setup_node(connection.spec, dsession.queue.put)
             dsession._active_nodes.add(node)
+            self._say(f"node back: {place_of(connection.spec)} as {name}")
 
     def _wait_for_any(self) -> None:
         """No other node is left: wait here until one is back, or end the run."""
@@ -197,7 +199,7 @@ class Fleet:
                 name = self._connected.get(timeout=max(0.0, deadline - time.monotonic()))
             except queue.Empty:
                 name = next(iter(self._pending))
-                self._pending[name].give_up(f"no answer within {self._timeout:g} s")
+                self._pending[name].give_up()
             self._finish(name)
         if len(self._dsession._active_nodes) <= others:
             self._dsession._summary_report = "no node is left, and none could be reached again"
@@ -206,13 +208,13 @@ class Fleet:
     def tick(self) -> None:
         """On the main thread, now and then: end pending connections that are too old."""
         for connection in list(self._pending.values()):
-            if time.monotonic() > connection.started + self._timeout:
-                connection.give_up(f"no answer within {self._timeout:g} s")
+            if time.monotonic() > connection.deadline:
+                connection.give_up()
                 self._finish(connection.id)
 
     def give_up(self, name: str, why: str) -> None:
         """A node that was expected will not come."""
-        self._say(f"node given up: {why}")
+        self._warn(f"node given up: {why}")
         self._given_up(name)
 
     def close(self) -> None:

@@ -2,8 +2,8 @@
 are there.
 
 xdist connects to one host after the other, without a deadline, and one that fails ends the run. Here all are dialled
-at once; a host that cannot be reached in time costs itself. xdist's own code does the rest, with the gateway that is
-already open.
+at once; a host that cannot be reached in time costs itself, and one that was lost is dialled until then. xdist's own
+code does the rest, with the gateway that is already open.
 """
 
 from __future__ import annotations
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
 XDIST_CHDIR = "pyexecnetcache"
 """xdist's default directory on a remote, into which it used to copy the suite."""
+
+SSH_FAILED = 255
+"""ssh's own exit code; any other is the remote command's."""
 
 PREPARE = """
 import os, sys
@@ -111,37 +114,59 @@ class Paths:
         return f"{option}{equals}{Path(os.path.relpath(full, here)).as_posix()}{marks}{inside}"
 
 
+FIRST_PAUSE, LONGEST_PAUSE = 0.5, 4.0
+"""Seconds between dials of a lost host, doubled each time: a dropped link is back at once or after a while, and the
+longest pause is what a host that is back waits at most."""
+
+
+class _RefusedError(Exception):
+    """A dial failed in a way that another one may not: no route, nobody listening, closed before Python answered."""
+
+
 class Connection:
     """One gateway being opened, on a thread of its own, so that a deadline can end it."""
 
-    def __init__(self, group: Group, spec: XSpec, version: str, *, make_directory: bool) -> None:
-        self.spec, self.id = spec, str(spec.id)
+    def __init__(
+        self, group: Group, spec: XSpec, version: str, *, timeout: float, make_directory: bool
+    ) -> None:
+        """``timeout``: seconds from :meth:`start` on, for all of it."""
+        self.spec, self.id, self.timeout = spec, str(spec.id), timeout
         self.gateway: Gateway | None = None
         self.trouble = ""
-        """Why it failed."""
+        """Why it failed for good."""
         self._group, self._version, self._make = group, version, make_directory
         self._io: Any = None
-        self._late = False
+        self._refusal = ""
+        """Why the last dial failed."""
+        self._again = False
+        self._over = threading.Event()
         self._then: Callable[[], None] = lambda: None
         self.started = 0.0
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"browserpool-connect-{self.id}", daemon=True)
 
-    def start(self, then: Callable[[], None] = lambda: None) -> None:
-        """Begin; ``then`` is called on its thread at the end, good or bad."""
-        self._then, self.started = then, time.monotonic()
+    def start(self, then: Callable[[], None] = lambda: None, *, again: bool = False) -> None:
+        """Begin; ``then`` is called on its thread at the end, good or bad. ``again``: a refused dial is not the end,
+        for this host was there before and may be back."""
+        self._then, self._again, self.started = then, again, time.monotonic()
         self._thread.start()
 
-    def wait(self, deadline: float, timeout: float) -> bool:
-        """Whether it is open by ``deadline`` (monotonic); if not, it is ended, and ``trouble`` says why."""
-        if not self._done.wait(max(0.0, deadline - time.monotonic())):
-            self.give_up(f"no answer within {timeout:g} s")
+    @property
+    def deadline(self) -> float:
+        """On the monotonic clock."""
+        return self.started + self.timeout
+
+    def wait(self, until: float) -> bool:
+        """Whether it is open by ``until`` (monotonic); if not, it is ended, and ``trouble`` says why."""
+        if not self._done.wait(max(0.0, until - time.monotonic())):
+            self.give_up()
         return self.gateway is not None and not self.trouble
 
-    def give_up(self, why: str) -> None:
-        """End it, at whatever it is."""
-        self._late = True
-        self.trouble = self.trouble or why
+    def give_up(self, why: str = "") -> None:
+        """End it, at whatever it is; the reason, unless given, is that its time is over."""
+        self._over.set()
+        late = f"no answer within {self.timeout:g} s"
+        self.trouble = self.trouble or why or (f"{late}: {self._refusal}" if self._refusal else late)
         self._cut()
 
     def _cut(self) -> None:
@@ -149,21 +174,49 @@ class Connection:
             link.cut_io(self._io)
 
     def _run(self) -> None:
+        try:
+            self._dial_again() if self._again else self._dial()
+        except _RefusedError as error:
+            if self._again:
+                self.give_up()
+            else:
+                self.trouble = self.trouble or str(error)
+        except Exception as error:  # noqa: BLE001  execnet raises many kinds; all mean the same
+            self.trouble = self.trouble or str(error)
+        finally:
+            self._done.set()
+            self._then()
+
+    def _dial_again(self) -> None:
+        """Dial until it works, its time is over, or another dial cannot help."""
+        import tenacity
+
+        until_open = tenacity.Retrying(
+            retry=tenacity.retry_if_exception_type(_RefusedError),
+            wait=tenacity.wait_exponential(FIRST_PAUSE, max=LONGEST_PAUSE),
+            stop=tenacity.stop_after_delay(self.timeout) | tenacity.stop_when_event_set(self._over),
+            sleep=tenacity.sleep_using_event(self._over),
+            reraise=True,
+        )
+        until_open(self._dial)
+
+    def _dial(self) -> None:
         gateway = None
         try:
             gateway = self._opened()
             self._prepare(gateway)
             gateway._rinfo()  # cached from now on: whoever asks must not wait
             self.gateway = gateway
-        except Exception as error:  # noqa: BLE001  execnet raises many kinds; all mean the same
-            self.trouble = self.trouble or self._why(error)
+        except Exception as error:
+            code, why = self._exit_code(), self._why(error)
             self._cut()
             if gateway is not None:
                 with contextlib.suppress(Exception):
                     gateway.exit()
-        finally:
-            self._done.set()
-            self._then()
+            if code == SSH_FAILED or (code is None and isinstance(error, (OSError, EOFError))):
+                self._refusal = why
+                raise _RefusedError(why) from error
+            raise ConnectionError(why) from error
 
     def _opened(self) -> Gateway:
         from execnet import gateway_bootstrap, gateway_io
@@ -175,10 +228,10 @@ class Connection:
             self._io = self._dialled()
         else:  # through another gateway: execnet's own way, whose steps cannot be ended singly
             return type(group).makegateway(group, _without(spec, "chdir", "env", "nice"))
-        if self._late:
+        if self._over.is_set():
             self._cut()
         gateway = gateway_bootstrap.bootstrap(self._io, spec)
-        if self._late or self._exit_code() is not None:
+        if self._over.is_set() or self._exit_code() is not None:
             raise EOFError
         gateway.spec = spec
         group._register(gateway)
@@ -190,7 +243,7 @@ class Connection:
         from execnet.gateway_socket import SocketIO
 
         host, _, port = str(self.spec.socket).rpartition(":")
-        sock = socket.create_connection((host, int(port)), timeout=600.0)
+        sock = socket.create_connection((host, int(port)), timeout=self.timeout)
         sock.settimeout(None)
         io = SocketIO(sock, self._group.execmodel)
         io.remoteaddress = str(self.spec.socket)
@@ -220,7 +273,7 @@ class Connection:
 
     def _why(self, error: Exception) -> str:
         code = self._exit_code()
-        if code == 255:
+        if code == SSH_FAILED:
             return "ssh could not connect (its own message is above)"
         if code is not None:
             what = f"{self.spec.python or 'python'} is not there" if code == 127 else "Python did not start"

@@ -136,8 +136,13 @@ class NodeSide:
     # -- collection ------------------------------------------------------------------------------------------
 
     def start_beating(self) -> None:
-        """Tell the controller every few seconds that this process lives, from now until it ends."""
+        """Tell the controller every few seconds that this process lives, from now until it ends; one on another machine
+        answers, and this process ends when it does not."""
         threading.Thread(target=self._beat, name="browserpool-heartbeat", daemon=True).start()
+        if self._supplier is not None:
+            threading.Thread(
+                target=self._listen_for_controller, name="browserpool-watch", daemon=True
+            ).start()
 
     def _beat(self) -> None:
         import psutil
@@ -154,19 +159,19 @@ class NodeSide:
             )
             if self._stop.wait(HEARTBEAT):
                 return
-            if (
-                self._supplier is not None
-                and time.monotonic() - self._heard > self.settings.heartbeat_timeout
-            ):
+
+    def _listen_for_controller(self) -> None:
+        """On a thread of its own: a beat into a link that is cut may block for ever."""
+        while not self._stop.wait(max(0.1, self._heard + self._patience - time.monotonic())):
+            if time.monotonic() >= self._heard + self._patience:
                 self._end_alone()
                 return
 
     @property
     def _patience(self) -> float:
-        """Seconds without a word from a controller on another machine: a little less than it waits for us, so that
+        """Seconds without a word from a controller on another machine: three quarters of what it waits for us, so that
         what runs here has ended, and its concurrency key is free, when it runs again elsewhere."""
-        timeout = self.settings.heartbeat_timeout
-        return max(timeout / 2, timeout - 2 * HEARTBEAT)
+        return 0.75 * self.settings.heartbeat_timeout
 
     def _end_alone(self) -> None:
         """The controller, on another machine, is out of reach: it has given this node up, and nobody else would
@@ -177,7 +182,7 @@ class NodeSide:
             return
         closing = threading.Thread(target=self.close, daemon=True)
         closing.start()
-        closing.join(CLOSE_SECONDS)
+        closing.join(min(CLOSE_SECONDS, self.settings.heartbeat_timeout / 8))
         os._exit(1)
 
     @pytest.hookimpl(tryfirst=True)

@@ -21,9 +21,13 @@ from pytest_browserpool.artefacts.cache import cache_root
 
 NET = "10.231.77"
 """First three bytes of the addresses; they exist only inside the namespaces."""
+ABSENT = "02:00:00:00:00:01"
+"""A hardware address that nobody has: what is sent there is lost without a word."""
 CONTROLLER = "desk"
 DEADLINE = 240.0
 """Seconds for one run of pytest: they take five to thirty; more on a busy machine."""
+NOT_NEEDED = ("cacheprovider", "rerunfailures", "playwright", "asyncio", "hypothesispytest", "timeout")
+"""Plugins that the suites on the hosts do without: each node would import them, and rerunfailures fails there."""
 TOOLS = ("ip", "ssh", "ssh-keygen", "unshare", "/usr/sbin/sshd")
 
 
@@ -197,9 +201,28 @@ class Network:
             server.kill()
             server.wait(10)
 
-    def up(self, name: str, *, up: bool) -> None:
-        """Plug or unplug a host's cable."""
-        _do("ip", "-n", self.switch, "link", "set", name, "up" if up else "down")
+    def cut(self, name: str, *, no_route: bool = False) -> None:
+        """Unplug a host's cable. Who dials it then hears nothing, or at once that there is no route to it.
+
+        Left to itself the kernel does the first or the second, by what it remembers of the neighbour.
+        """
+        host, desk = self.hosts[name], ("ip", "-n", self.hosts[CONTROLLER].namespace)
+        _do("ip", "-n", self.switch, "link", "set", name, "down")
+        if no_route:
+            _do(*desk, "route", "replace", "unreachable", f"{host.address}/32")
+        else:
+            _do(*desk, "neigh", "replace", host.address, "lladdr", ABSENT, "dev", "eth0", "nud", "permanent")
+
+    def plug_in(self, name: str) -> None:
+        """Undo :meth:`cut`; nothing where there is nothing to undo."""
+        host, desk = self.hosts[name], ("ip", "-n", self.hosts[CONTROLLER].namespace)
+        for command in (
+            (*desk, "route", "del", "unreachable", f"{host.address}/32"),
+            (*desk, "neigh", "del", host.address, "dev", "eth0"),
+        ):
+            with contextlib.suppress(subprocess.CalledProcessError):
+                _do(*command)
+        _do("ip", "-n", self.switch, "link", "set", name, "up")
 
     def end(self) -> None:
         """End every process in the namespaces, then the namespaces."""
@@ -247,13 +270,15 @@ class Run:
         self, *arguments: str, cwd: Path | None = None, environment: Mapping[str, str] | None = None
     ) -> None:
         desk = self.network.hosts[CONTROLLER]
+        without = (argument for name in NOT_NEEDED for argument in ("-p", f"no:{name}"))
         command = desk.inside(
-            sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "no:rerunfailures", "--browserpool", *arguments,
+            sys.executable, "-m", "pytest", *without, "--browserpool", *arguments,
             f"--junitxml={self.directory / 'junit.xml'}",
         )  # fmt: skip
-        dropped = ("PYTEST_", "COV_", "BROWSERPOOL_")
+        # without compiled modules each start takes seconds more: pytest rewrites a plugin's assertions as it compiles
+        dropped = ("PYTEST_", "COV_", "BROWSERPOOL_", "PYTHONDONTWRITEBYTECODE")
         inherited = {k: v for k, v in os.environ.items() if not k.startswith(dropped)}
-        inherited |= {"PYTHONDONTWRITEBYTECODE": "1", **(environment or {})}
+        inherited |= environment or {}
         with self._log.open("wb") as log:
             self.process = subprocess.Popen(
                 command,

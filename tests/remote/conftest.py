@@ -42,7 +42,7 @@ def run(hosts: Network, tmp_path: Path) -> Iterator[Run]:
     finally:
         running.stop()
         for name in HOSTS:
-            hosts.up(name, up=True)
+            hosts.plug_in(name)
 
 
 @pytest.fixture

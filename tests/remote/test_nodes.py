@@ -22,6 +22,11 @@ def test_where(i):
         file.write(f"{i}\\n")
 """
 
+UNTIL_ALLOWED_ON_BETA = """
+    while socket.gethostname() == "beta" and not log.with_name("go").exists():
+        time.sleep(0.1)
+"""
+
 
 def outcomes(run: Run) -> Counter[str]:
     """JUnit's, after seeing that it has each test once."""
@@ -89,16 +94,19 @@ def test_paths_mean_the_same_from_a_directory_inside_and_from_outside(
     assert ran(hosts, "alpha", "sub/ran") == ["0"] * 3
 
 
-def test_a_host_that_is_not_there_costs_itself(hosts: Network, run: Run, suite: Callable[..., None]) -> None:
-    suite(ini="browserpool_connect_timeout = 6\n", test_where=WHERE)
-    hosts.up("beta", up=False)
+def test_hosts_that_are_not_there_cost_themselves(
+    hosts: Network, run: Run, suite: Callable[..., None]
+) -> None:
+    suite(ini="browserpool_connect_timeout = 8\n", test_where=WHERE)
+    hosts.cut("beta", no_route=True)
+    hosts.cut("gamma")
     run.start(*(hosts.tx(name) for name in ("alpha", "beta", "gamma", "beta")), "-q", "test_where.py")
     assert run.end() == 0, run.output
     assert outcomes(run) == {"passed": 8}
-    # which comes first is the network's: its own "no route", or our deadline
-    assert run.output.count("node left out: beta: ") == 1, run.output
-    assert "no answer within 6 s" in run.output or "ssh could not connect" in run.output
-    assert [bool(ran(hosts, name)) for name in ("alpha", "beta", "gamma")] == [True, False, True]
+    assert run.output.count("node left out: beta: ssh could not connect (its own message is above)") == 1
+    assert "No route to host" in run.output
+    assert run.output.count("node left out: gamma: no answer within 8 s") == 1
+    assert [len(ran(hosts, name)) for name in ("alpha", "beta", "gamma")] == [8, 0, 0]
 
 
 @pytest.mark.parametrize(
@@ -120,26 +128,33 @@ def test_a_host_that_is_set_up_wrong_costs_itself_and_says_why(
     assert f"node left out: beta: {said}" in run.output
 
 
+@pytest.mark.parametrize(
+    ("no_route", "said"),
+    [
+        (True, "alpha: ssh could not connect (its own message is above)"),
+        (False, "alpha: no answer within 1 s"),
+    ],
+    ids=["no route", "silent"],
+)
 def test_without_any_host_the_run_ends_at_once_and_says_so(
-    hosts: Network, run: Run, suite: Callable[..., None]
+    hosts: Network, run: Run, suite: Callable[..., None], no_route: bool, said: str
 ) -> None:
-    suite(ini="browserpool_connect_timeout = 6\n", test_where=WHERE)
-    hosts.up("alpha", up=False)
+    suite(ini=f"browserpool_connect_timeout = {90 if no_route else 1}\n", test_where=WHERE)
+    hosts.cut("alpha", no_route=no_route)
     run.start(hosts.tx("alpha"), "test_where.py")
-    assert run.end() == 4, run.output
-    assert "no node of --tx could be reached: alpha: " in run.output, run.output
-    assert "no answer within 6 s" in run.output or "ssh could not connect" in run.output
+    assert run.end(timeout=60) == 4, run.output
+    assert f"no node of --tx could be reached: {said}" in run.output
 
 
 def test_a_host_cut_off_in_the_middle_loses_no_test_and_repeats_none(
     hosts: Network, run: Run, suite: Callable[..., None]
 ) -> None:
-    ini = "browserpool_connect_timeout = 6\nbrowserpool_heartbeat_timeout = 6\n"
+    ini = "browserpool_connect_timeout = 8\nbrowserpool_heartbeat_timeout = 6\n"
     suite(ini=ini, test_where=WHERE.replace("range(8)", "range(24)").replace("0.2", "0.5"))
     run.start(*(hosts.tx(name) for name in ("alpha", "beta", "gamma")), "-v", "test_where.py")
     run.wait_for("PASSED")
     run.wait_for("[gw1]")
-    hosts.up("beta", up=False)
+    hosts.cut("beta")
     assert run.end() == 0, run.output
     assert outcomes(run) == {"passed": 24}
     assert "gw1 was lost" in run.output
@@ -149,18 +164,42 @@ def test_a_host_cut_off_in_the_middle_loses_no_test_and_repeats_none(
     wait_until(lambda: not hosts.hosts["beta"].busy())
 
 
-def test_a_host_cut_off_alone_ends_the_run_and_each_test_is_reported(
+def test_a_host_cut_off_alone_is_dialled_until_the_deadline_and_each_test_is_reported(
     hosts: Network, run: Run, suite: Callable[..., None]
 ) -> None:
     ini = "browserpool_connect_timeout = 4\nbrowserpool_heartbeat_timeout = 6\n"
     suite(ini=ini, test_where=WHERE.replace("0.2", "1.5"))
     run.start(hosts.tx("alpha"), "-v", "test_where.py")
     run.wait_for("PASSED")
-    hosts.up("alpha", up=False)
+    hosts.cut("alpha", no_route=True)
     assert run.end() == 1, run.output
     assert outcomes(run).total() == 8
     assert outcomes(run)["failure"] >= 6
-    assert "no node is left" in run.output
+    assert run.output.count("No route to host") >= 2, "one refusal is not the end"
+    said = "node given up: alpha: no answer within 4 s: ssh could not connect (its own message is above)"
+    assert said in run.output, run.output
+    assert "no node is left, and none could be reached again" in run.output
+
+
+@pytest.mark.parametrize("others", [(), ("beta",)], ids=["alone", "beside another"])
+def test_a_host_that_is_back_in_time_goes_on(
+    hosts: Network, run: Run, suite: Callable[..., None], others: tuple[str, ...]
+) -> None:
+    """It comes back after ssh was refused: the first dial fails at once, a later one gets through."""
+    ini = "browserpool_connect_timeout = 90\nbrowserpool_heartbeat_timeout = 6\n"
+    suite(ini=ini, test_where=WHERE + UNTIL_ALLOWED_ON_BETA)
+    run.start(*(hosts.tx(name) for name in ("alpha", *others)), "-v", "test_where.py")
+    run.wait_for("PASSED")
+    hosts.cut("alpha", no_route=True)
+    run.wait_for("No route to host")
+    hosts.plug_in("alpha")
+    back = f"gw{1 + len(others)}"
+    run.wait_for(f"node back: alpha as {back}")
+    (hosts.hosts["beta"].suite / "go").touch()
+    assert run.end() == 0, run.output
+    assert outcomes(run) == {"passed": 8}
+    assert f"[{back}]" in run.output
+    assert "node given up" not in run.output
 
 
 def test_a_host_whose_conftest_fails_is_not_waited_for(
@@ -192,7 +231,7 @@ def test_long(i):
     with hosts.socket_server("beta") as tx:
         run.start(tx, hosts.tx("alpha"), "-v", "test_long.py", "test_where.py")
         wait_until(lambda: any("sleep 301" in line for line in hosts.hosts["beta"].busy()))
-        hosts.up("beta", up=False)
+        hosts.cut("beta")
         assert run.end() == 0, run.output
         assert outcomes(run) == {"passed": 10}
         wait_until(lambda: not any("sleep 301" in line for line in hosts.hosts["beta"].busy()))

@@ -124,7 +124,7 @@ def test_a_key_is_held_by_one_host_at_a_time_even_when_its_holder_is_cut_off(
     run.start(*nodes, "-v", "test_keyed.py", environment=hosts.own_cache)
     lines = wait_for_lines(run, log, 3)
     holder = lines[2].split()[2]  # it holds the key now
-    hosts.up(holder, up=False)
+    hosts.cut(holder)
     assert run.end() == 0, run.output
     assert outcomes(run) == {"passed": 8}, run.output
     open_at: dict[str, float] = {}
