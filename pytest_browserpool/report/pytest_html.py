@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from pytest_browserpool.report.details import TestDetails, details_of, tail
-from pytest_browserpool.report.view import milliseconds
+from pytest_browserpool.report.words import milliseconds
 from pytest_browserpool.store.rows import RunRows
 
 RESULT, TEST = 0, 1

@@ -1,73 +1,68 @@
 """The view of a run as HTML: a section for pytest-html's page, or a page of its own. Everything is
-escaped by the template.
+escaped by the templates.
 """
 
 from __future__ import annotations
 
 import functools
-import html
-from collections.abc import Callable
+import re
 from importlib import resources
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from pytest_browserpool.report.view import FAILED, RunView, duration, milliseconds
+from pytest_browserpool.artefacts import charts as library
+from pytest_browserpool.report.charts import chart_data
+from pytest_browserpool.report.view import FAILED, RunView
+from pytest_browserpool.report.words import clock, duration, milliseconds
 
 if TYPE_CHECKING:
     from jinja2 import Environment
+
+SCRIPTS = ("base.js", "tables.js", "interact.js", "timeline.js", "series.js", "latency.js", "start.js")
+"""In the order in which they lean on each other."""
 
 
 @functools.cache
 def _environment() -> Environment:
     import jinja2
 
-    return jinja2.Environment(
+    found = jinja2.Environment(
         loader=jinja2.PackageLoader("pytest_browserpool.report", "templates"),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=False,
     )
+    found.globals.update(duration=duration, ms=milliseconds, clock=clock, failed=FAILED, anchor=anchor)
+    return found
 
 
-def style(name: str) -> str:
-    """A style sheet of the package."""
+def static(name: str) -> str:
+    """A style sheet or a script of the package."""
     return resources.files("pytest_browserpool.report").joinpath("static", name).read_text(encoding="utf-8")
 
 
-def clock(seconds: float) -> str:
-    """A time on the axis: ``2.5 s``, ``1:30``, ``1:02:00``."""
-    if seconds < 120:
-        return f"{seconds:.3g} s"
-    whole = round(seconds)
-    hours, minutes, rest = whole // 3600, whole % 3600 // 60, whole % 60
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+@functools.cache
+def script() -> str:
+    """What draws the charts and filters and sorts the tables; leans on ``library.source``."""
+    return "\n".join(static(name) for name in SCRIPTS)
 
 
-def _render(template: str, view: RunView, anchor: Callable[[str], str], css: str) -> str:
-    return (
-        _environment()
-        .get_template(template)
-        .render(
-            view=view,
-            failed=FAILED,
-            anchor=anchor,
-            duration=duration,
-            ms=milliseconds,
-            clock=clock,
-            started_at=view.started_at,
-            css=css,
-        )
-    )
+def anchor(nodeid: str) -> str:
+    """The id of a test's row in a page of its own."""
+    return "test-" + re.sub(r"[^\w.:/-]", "_", nodeid)
+
+
+def _render(template: str, css: str, **values: Any) -> str:
+    drawing = library.source()
+    return _environment().get_template(template).render(css=css, library=drawing, script=script(), **values)
 
 
 def section(view: RunView) -> str:
-    """The run section with its styles, for pytest-html. Bars point to the rows of pytest-html's table.
-
-    pytest-html makes a row's id of the text between ``<td>`` and ``</td>``, which ``HtmlReport`` has escaped.
-    """
-    css = style("report.css") + style("pytest_html.css")
-    return f"<style>\n{css}</style>\n" + _render("run.html.jinja", view, html.escape, "")
+    """The run section with its styles and scripts, for pytest-html's page, whose table the charts filter."""
+    css = static("report.css") + static("charts.css") + static("pytest_html.css")
+    return _render("section.html.jinja", css, view=view, data=chart_data(view))
 
 
 def page(view: RunView) -> str:
-    """A whole page with a table of the tests: one file, no script, no network."""
-    return _render("page.html.jinja", view, str, style("report.css"))
+    """A whole page with a table of the tests: one file, no network."""
+    css = static("report.css") + static("charts.css")
+    return _render("page.html.jinja", css, view=view, data=chart_data(view))

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from pytest_browserpool.report.view import RunView, build_view, count, milliseconds
+from pytest_browserpool.report.view import RunView, build_view
+from pytest_browserpool.report.words import count, milliseconds
 from pytest_browserpool.store.rows import RunRows
 
 SLOWEST = 3

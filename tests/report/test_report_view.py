@@ -3,26 +3,34 @@
 from __future__ import annotations
 
 import html.parser
+import json
+import random
 import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import report_samples
 from report_samples import EVIL, START
 
+from pytest_browserpool.artefacts import charts
 from pytest_browserpool.records import (
     BrowserRecord,
+    DecisionRecord,
     FaultRecord,
+    MetricRecord,
     NodeRecord,
     OperationRecord,
     RunRecord,
     TestRecord,
 )
-from pytest_browserpool.report import render, timeline
+from pytest_browserpool.report import latency, render, series, timeline
+from pytest_browserpool.report.charts import chart_data
 from pytest_browserpool.report.details import MAX_CONSOLE_LINES, TestDetails, details_of, tail
 from pytest_browserpool.report.terminal import summary_lines
-from pytest_browserpool.report.view import build_view, duration, milliseconds
+from pytest_browserpool.report.view import RunView, build_view
+from pytest_browserpool.report.words import duration, milliseconds
 from pytest_browserpool.store.rows import RunCollector, RunRows
 
 
@@ -67,19 +75,40 @@ def test_a_run_without_anything_is_shown() -> None:
     assert summary_lines(view, history=Path("h"), report=None) == []
 
 
-def test_bars_have_their_setup_without_counting_a_launch_twice() -> None:
+def kinds(view: RunView) -> list[tuple[str, float, float]]:
+    (lane,) = view.timeline.lanes
+    return [(s.kind, round(s.start, 3), round(s.end, 3)) for s in lane.spans]
+
+
+def test_a_browsers_time_is_told_apart_without_counting_a_launch_twice() -> None:
     load = operation(1, kind="load", warm=False, started_at=START + 0.0, latency_ms=1800.0)
-    rows = run(tests=(a_test(duration_s=4.0),), browsers=(browser(),), operations=(load,))
-    (lane,) = build_view(rows).timeline.lanes
-    assert lane.bars[0].setup == pytest.approx(1.8)  # 1.0 launch + 0.8 load
-    assert (lane.lives[0].start, lane.lives[0].ready, lane.lives[0].end) == (0.0, 1.0, 10.0)
+    fault = FaultRecord(run_id="r", node="gw0", at=START + 3, kind="x", browser="chromium", recovery_ms=500.0)
+    test = a_test(duration_s=4.0, browser="chromium")
+    rows = run(tests=(test,), browsers=(browser(),), operations=(load,), faults=(fault,))
+    assert kinds(build_view(rows)) == [
+        ("idle", 4.0, 10.0),
+        ("setup", 0.0, 1.0),  # the launch
+        ("setup", 1.0, 1.8),  # the load, without the launch that it waited for
+        ("run", 1.8, 2.5),
+        ("run", 3.0, 4.0),
+        ("recovery", 2.5, 3.0),
+    ]
 
 
 def test_the_life_of_a_browser_ends_with_its_node() -> None:
     nodes = (NodeRecord(run_id="r", node="gw0", up_at=START, down_at=START + 6, down_reason="killed"),)
     view = build_view(run(browsers=(browser(),), nodes=nodes))
-    assert view.timeline.lanes[0].lives[0].end == 6.0
+    assert kinds(view) == [("idle", 1.0, 6.0), ("setup", 0.0, 1.0)]
     assert view.nodes[0].end == "killed"
+
+
+def test_a_test_of_a_sharded_model_is_in_the_lane_of_each_of_its_browsers() -> None:
+    view = build_view(run(tests=(a_test(browser="chromium+firefox"), a_test("t.py::b"))))
+    assert [(lane.browser, lane.tests) for lane in view.timeline.lanes] == [
+        ("chromium", 1),
+        ("firefox", 1),
+        ("", 1),
+    ]
 
 
 def test_lanes_come_in_the_order_of_their_numbers() -> None:
@@ -87,15 +116,90 @@ def test_lanes_come_in_the_order_of_their_numbers() -> None:
     assert [lane.node for lane in view.timeline.lanes] == ["gw0", "gw9", "gw10"]
 
 
-@pytest.mark.parametrize(
-    ("seconds", "step"),
-    [(0.05, 0.005), (0.9, 0.1), (9.0, 1.0), (30.0, 5.0), (100.0, 10.0), (300.0, 30.0), (7200.0, 900.0)],
-)
-def test_ticks_are_round(seconds: float, step: float) -> None:
-    found = timeline.ticks(seconds)
-    assert found[1] == pytest.approx(step)
-    assert found[-1] <= seconds + 1e-9
-    assert len(found) <= timeline.MAX_TICKS + 1
+def test_what_is_too_fine_to_be_seen_is_drawn_as_one_and_keeps_its_tests_and_failures() -> None:
+    tests = [a_test(f"t{n}", started_at=START + n / 1000, duration_s=0.0008) for n in range(9999)]
+    tests.append(a_test("bad", started_at=START + 5, outcome="failed"))
+    (lane,) = build_view(run(tests=tuple(tests))).timeline.lanes
+    assert len(lane.spans) <= timeline.MAX_SPANS
+    assert lane.tests == 10_000
+    assert [s.nodeids for s in lane.spans if s.outcome == "failed"] == [("bad",)]
+
+
+def metric(at: float, value: float, **changes: Any) -> MetricRecord:
+    return MetricRecord(
+        **{"run_id": "r", "node": "gw0", "at": START + at, "name": "cpu_percent", "value": value, **changes}
+    )
+
+
+def test_series_are_grouped_by_what_they_measure() -> None:
+    metrics = (
+        metric(1, 50.0),
+        metric(2, 70.0),
+        metric(1, 0.25, name="utilization", instance="i"),
+        metric(1, 2.0 * 2**30, name="memory_bytes", instance="i"),
+        metric(1, 7.0, name="queued_3", node=""),
+        metric(1, 3.0, name="shard_idle_ms", instance="i"),
+    )
+    found = {p.key: p.series for p in build_view(run(browsers=(browser(),), metrics=metrics)).panels}
+    assert [(s.name, s.points) for s in found["utilization"]] == [
+        ("gw0 processor", ((1.0, 50.0), (2.0, 70.0))),
+        ("gw0 chromium", ((1.0, 25.0),)),
+    ]
+    assert [(s.name, s.values) for s in found["memory"]] == [("gw0 chromium", (2.0,))]
+    assert [(s.name, s.values) for s in found["queue"]] == [("priority 3", (7.0,))]
+    assert set(found) == {"utilization", "memory", "queue"}
+
+
+def test_a_long_series_is_thinned_out_and_keeps_its_peaks() -> None:
+    points = [(float(t), 0.0) for t in range(10_000)]
+    points[4321] = (4321.0, 9.0)
+    found = series.thinned(points)
+    assert len(found) <= series.POINTS
+    assert (4321.0, 9.0) in found
+    assert list(found) == sorted(found)
+
+
+def test_distributions_have_the_quantiles_that_numpy_has() -> None:
+    values = [random.Random(5).lognormvariate(0, 1) for _ in range(333)]
+    operations = tuple(operation(i, latency_ms=v) for i, v in enumerate(values))
+    (spread,) = build_view(run(operations=operations)).spreads
+    found = (spread.low, spread.first, spread.median, spread.third, spread.high)
+    assert found == pytest.approx(np.quantile(values, (0.05, 0.25, 0.5, 0.75, 0.95)))
+    assert len(spread.dots) == latency.DOTS
+    assert spread.nodeids == ("t.py::a",)
+
+
+def test_recoveries_have_their_steps_whatever_was_recorded() -> None:
+    steps = '[{"action": "restart_browser", "browser": "chromium", "seconds": 1.5, "outcome": "ok"}, 7]'
+    faults = (
+        FaultRecord(run_id="r", node="gw0", at=START + 2, kind="page_hung", attempts=steps),
+        FaultRecord(run_id="r", node="gw0", at=START + 1, kind="node_lost", attempts="{damaged"),
+    )
+    lost, hung = build_view(run(faults=faults)).recoveries
+    assert (lost.at, lost.steps) == ("1 s", ())
+    assert [(s.action, s.browser, s.seconds, s.outcome) for s in hung.steps] == [
+        ("restart browser", "chromium", 1.5, "ok")
+    ]
+
+
+def test_what_was_expected_is_compared_with_what_came() -> None:
+    made = DecisionRecord(run_id="r", nodeid="t.py::a", at=START, node="gw0", expected_s=0.5)
+    found = build_view(run(tests=(a_test(),), decisions=(made,))).expectation
+    assert found is not None
+    assert (found.tests, found.error_s, found.ratio) == (1, 0.5, 2.0)
+    assert build_view(run(tests=(a_test(),))).expectation is None
+
+
+def test_what_was_saved_is_what_a_launch_and_a_load_for_each_test_would_have_cost() -> None:
+    operations = (
+        operation(1, kind="load", warm=False, latency_ms=400.0, started_at=START + 2),
+        operation(2, warm=False, latency_ms=110.0),  # compiles for 100 ms
+        operation(3, latency_ms=10.0),
+        operation(4, kind="load", warm=True, nodeid="t.py::b", latency_ms=1.0),
+        operation(5, nodeid="t.py::b", latency_ms=10.0),
+    )
+    view = build_view(run(browsers=(browser(),), operations=operations))
+    assert view.saved_s == pytest.approx(1.0 + 0.4 + 0.1)  # one launch, one load, one compilation
 
 
 def test_models_leave_out_what_failed_or_was_degraded() -> None:
@@ -169,17 +273,39 @@ class Tags(html.parser.HTMLParser):
         self.ids += [given["id"] or ""] if "id" in given else []
 
 
-def test_the_page_holds_no_script_and_needs_no_network() -> None:
+def test_nothing_in_the_page_is_a_tests_and_it_needs_no_network() -> None:
     page = render.page(build_view(report_samples.sample_run(), [f"warned {EVIL}"]))
     found = Tags(page)
-    assert "script" not in found.tags
+    ours = ["script"] * (3 if charts.held() else 2)  # data, library, ours
+    assert [tag for tag in found.tags if tag == "script"] == ours
     assert "img" not in found.tags
-    assert all(link.startswith("#") for link in found.links)
-    assert "@import" not in page
-    assert "url(" not in page
-    from urllib.parse import unquote
+    assert EVIL not in page
+    assert found.links == []
+    head = page.replace(charts.source() or "", "")
+    assert "@import" not in head
+    assert "url(" not in head
+    assert "http" not in head
 
-    assert {unquote(link[1:]) for link in found.links} == set(found.ids)  # each bar leads to its test's row
+
+def test_the_data_says_which_tests_each_mark_stands_for() -> None:
+    view = build_view(report_samples.sample_run())
+    data = chart_data(view)
+    assert json.loads(json.dumps(data)) == data
+    names = [test[0] for test in data["tests"]]
+    assert names[: len(view.tests)] == [t.nodeid for t in view.tests]  # the table counts on it
+    marked = {names[i] for lane in data["timeline"] for span in lane["spans"] for i in span[3]}
+    assert {t.nodeid for t in view.tests} <= marked
+    assert all(0 <= i < len(names) for row in data["latency"] for i in row["tests"])
+    assert len(data["expected"]) == 60
+
+
+def test_without_the_library_the_page_says_so_and_has_the_tables(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("BROWSERPOOL_CACHE", str(tmp_path))
+    page = render.page(build_view(report_samples.sample_run()))
+    assert "<code>browserpool install</code> brings it" in page
+    assert "Timeline as a table" in page
 
 
 def test_a_page_of_a_thousand_tests_is_small_and_quick() -> None:
