@@ -64,6 +64,14 @@ def test_a_voice_is_found_between_two_silences(model, native):
 
 
 @pytest.mark.model(SILERO, type="audio", backends=["wasm"])
+def test_a_voice_is_found_with_the_state_kept_in_the_browser(model):
+    sound = np.concatenate([silence(0.3), voice(0.7)])
+    with model.session(state={"stateN": "state"}) as session:
+        found = [session({"input": frame})["output"].item() for frame in frames(sound)]
+    assert found == speech_probabilities(model, sound).tolist()  # to the last bit
+
+
+@pytest.mark.model(SILERO, type="audio", backends=["wasm"])
 def test_speech_is_detected_faster_than_it_is_spoken(model):
     for frame in list(frames(voice(1)))[:25]:
         model(vad_inputs(frame))

@@ -25,6 +25,7 @@ Every error says what was wrong (with the value), where, and what to do about it
     │   ├── SessionRefused          onnxruntime-web refuses to create sessions in this page
     │   └── ConnectionLost          the page's WebSocket closed
     ├── RunFailed                   onnxruntime-web raised while it ran the model; not a fault, not retried
+    ├── StateDiverged               a state did not come back bit for bit after a fault; not retried there
     ├── DeadlineExceeded            a wait that is not a page's ended
     └── HistoryError                the history cannot be read or written
 
@@ -169,6 +170,10 @@ class ConnectionLost(Fault):
 
 class RunFailed(BrowserPoolError):
     """onnxruntime-web raised while it loaded or ran the model; the infrastructure is sound."""
+
+
+class StateDiverged(BrowserPoolError):
+    """After a fault, steps that were done before gave other bits: the state of a session cannot be brought back there."""
 
 
 class DeadlineExceeded(BrowserPoolError):

@@ -20,6 +20,7 @@ __tracebackhide__ = hide_from_traceback
 if TYPE_CHECKING:
     from pytest_browserpool.node.node import Node
     from pytest_browserpool.node.resident import Resident
+    from pytest_browserpool.node.session import ModelSession
     from pytest_browserpool.node.sharded import ShardedResident
     from pytest_browserpool.values import ModelNeeds
 
@@ -71,6 +72,29 @@ class Model:
         """Milliseconds of ``runs`` inferences, each timed inside the page, after one that warms up."""
         arrays = checked(inputs, self._resident.info, where=self._resident.content.label)
         return self._node.benchmark(self._resident, arrays, runs)
+
+    def session(
+        self,
+        state: Mapping[str, str],
+        *,
+        initial: Mapping[str, Any] | None = None,
+        checkpoint_every: int | None = None,
+    ) -> ModelSession:
+        """The model with state that stays in the browser between calls: a recurrent state, a KV cache.
+
+        ``state`` maps outputs to the inputs that they become at the next call. ``initial`` has those inputs before the
+        first call; zeros where it leaves one out and the model fixes its size. Every ``checkpoint_every`` calls (16: the
+        state is fetched then, and so many calls are replayed after a fault at most) the state is copied to the node.
+
+        Raises:
+            InputError: a name that the model does not have, types that do not match, an unknown size.
+        """
+        from pytest_browserpool.node.resident import Resident
+        from pytest_browserpool.node.session import ModelSession
+
+        if not isinstance(self._resident, Resident):
+            raise InputError("a model over several browsers has no session", where=self.label)
+        return ModelSession(self._node, self._resident, state, initial, checkpoint_every)
 
     def reload(self) -> None:
         """Makes the session anew in the same browser."""
@@ -263,7 +287,9 @@ class BrowserPool:
         self, browsers: Sequence[str] | None = None, backends: Sequence[str] | None = None
     ) -> AbstractContextManager[Any]:
         """``with browser_pool.lease() as page:`` — a page of its own, with Playwright's methods, synchronous."""
-        return self._node.lease(browsers, backends)
+        from pytest_browserpool.node.lease import leased
+
+        return leased(self._node, browsers, backends)
 
     @property
     def browsers(self) -> list[Browser]:

@@ -25,6 +25,7 @@ import pytest_browserpool
 from pytest_browserpool import cli, config, errors, fixtures, hookspecs, keywords, plugin, values
 from pytest_browserpool.browsers import catalogue
 from pytest_browserpool.models import inspect as model_inspect
+from pytest_browserpool.node.session import ModelSession
 
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "reference.md"
@@ -204,6 +205,9 @@ def fixture_chapter() -> Iterator[str]:
             yield f"{prose(inspect.getdoc(fixtures.ShardedModel))}\n"
             yield from handle(name, fixtures.ShardedModel)
             yield from fields_of("A shard", fixtures.Shard)
+            yield "`model.session(…)` gives a session ([state in the browser](recovery.md#state-that-stays-in-the-browser)):\n"
+            yield f"{prose(inspect.getdoc(ModelSession))}\n"
+            yield from handle("session", ModelSession)
     yield (
         "A leased page has the methods of Playwright's Page, Locator, Frame, Keyboard and Mouse, synchronous: they "
         "return when they are done. `with page.expect_…() as info:` works as in Playwright's synchronous API.\n"

@@ -97,6 +97,17 @@ def growing() -> bytes:
     return build(helper.make_graph(nodes, "growing", inputs, [value("y", ()), value("present", ("all", 8))]))
 
 
+def noisy() -> bytes:
+    """``next`` and ``y`` = state + x + chance: no two runs are alike."""
+    nodes = [
+        helper.make_node("RandomUniformLike", ["x"], ["chance"]),
+        helper.make_node("Sum", ["state", "x", "chance"], ["next"]),
+        helper.make_node("Identity", ["next"], ["y"]),
+    ]
+    inputs = [value("x", (2, 2)), value("state", (2, 2))]
+    return build(helper.make_graph(nodes, "noisy", inputs, [value("y", (2, 2)), value("next", (2, 2))]))
+
+
 def unknown_operator() -> bytes:
     """An operator of a domain that nobody registers."""
     node = helper.make_node("Frobnicate", ["x"], ["y"], domain="example.nowhere")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -133,6 +134,13 @@ class PageChannel:
                 future.set_exception(fault)
         self._pending.clear()
 
+    async def _explained(self, future: asyncio.Future[Reply], text: str) -> Fault:
+        """Why the peer is gone: what is seen elsewhere in the next moment says it better than the socket can."""
+        with contextlib.suppress(Fault, TimeoutError):
+            async with asyncio.timeout(EXPLANATION_SECONDS):
+                await future  # ``fail`` ends it
+        return self.broken or ConnectionLost(text)
+
     async def call(
         self,
         op: str,
@@ -174,7 +182,7 @@ class PageChannel:
             ConnectionError,
             RuntimeError,
         ) as error:  # aiohttp raises both when the peer is gone while sending
-            raise self.broken or ConnectionLost(f"sending {op!r} to page {self.page_id}: {error}") from error
+            raise await self._explained(future, f"sending {op!r} to page {self.page_id}: {error}") from error
         finally:
             self._pending.pop(number, None)
             self._packed.discard(number)

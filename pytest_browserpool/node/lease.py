@@ -6,10 +6,19 @@ import asyncio
 import base64
 import contextlib
 import re
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from pytest_browserpool.browsers import choice
 from pytest_browserpool.browsers.pool import Pool
+from pytest_browserpool.errors import NoBrowser
+from pytest_browserpool.node.facade import Bridge, Facade
+from pytest_browserpool.node.use import RunningTest
+from pytest_browserpool.values import ModelNeeds
+
+if TYPE_CHECKING:
+    from pytest_browserpool.node.node import Node
 
 LEASE_TIMEOUT = 60.0
 """Seconds for one call on a leased page: twice Playwright's own default of 30 s, so that its clearer error comes first."""
@@ -75,3 +84,38 @@ class Lease:
         await self._context.tracing.stop(path=path)
         self.trace = path
         self.console.append(f"info: Playwright's trace: {path}")
+
+
+@contextlib.contextmanager
+def leased(
+    node: Node, browsers: Sequence[str] | None = None, backends: Sequence[str] | None = None
+) -> Iterator[Facade]:
+    """A fresh page of a pooled browser, with Playwright's methods made synchronous.
+
+    Raises:
+        NoBrowser: none here qualifies, with the reason for each.
+    """
+    needs = ModelNeeds(browsers=tuple(browsers or ()), backends=tuple(backends or ()))
+    test = node.test or RunningTest("")
+    pool, known = node.pool, node.capabilities().browsers
+    running = {i.name for i in pool.instances if i.usable}
+    found = choice.candidates(needs, known, running=running)
+    if not found:
+        raise NoBrowser(
+            "no browser here qualifies:\n    " + "\n    ".join(choice.reasons(needs, known)),
+            remedy="change browsers= or backends=, or see `browserpool doctor`",
+        )
+    lease = Lease(pool, found[0].browser, Path(node.settings.rootdir) / ".browserpool" / "traces")
+    budget = node.settings.launch_timeout * 2
+    page = node.call(lease.open, budget)
+    test.lease_browser = (lease.browser, lease.version)
+    bridge = Bridge(lambda function: node.call(function, lease.timeout), node.loop_thread)
+    failed = True
+    try:
+        yield Facade(bridge, page)
+        failed = False
+    finally:
+        bridge.close()
+        node.call(lambda: lease.close(failed=failed, name=test.nodeid), budget)
+        test.lease_console += lease.console
+        test.lease_screenshot = lease.screenshot or test.lease_screenshot

@@ -14,7 +14,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,17 +30,15 @@ from pytest_browserpool.errors import (
     BrowserPoolError,
     CapabilityError,
     DeadlineExceeded,
-    NoBrowser,
     hide_from_traceback,
 )
 from pytest_browserpool.models.inspect import ModelInfo, inspect, with_static_shapes
 from pytest_browserpool.models.lock import LockFile
 from pytest_browserpool.models.sources import ModelFile, describe, resolve
-from pytest_browserpool.node.facade import Bridge, Facade
-from pytest_browserpool.node.lease import Lease
 from pytest_browserpool.node.recovering import Recovery
 from pytest_browserpool.node.reporting import Reporter
 from pytest_browserpool.node.resident import Refusals, Reply, Resident
+from pytest_browserpool.node.session import close_all
 from pytest_browserpool.node.sharded import ShardedResident
 from pytest_browserpool.node.use import ModelUse, RunningTest, TestUse
 from pytest_browserpool.values import ModelNeeds, NodeCapabilities
@@ -76,7 +74,7 @@ class Node:
         self._stack = contextlib.ExitStack()
         self._portal: BlockingPortal | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._loop_thread = 0
+        self.loop_thread = 0
         self._pool: Pool | None = None
         self._workdir: Workdir | None = None
         self._capabilities: NodeCapabilities | None = None
@@ -139,7 +137,7 @@ class Node:
         self._workdir = Workdir()
         self._stack.callback(self._workdir.close)
         self._portal = self._stack.enter_context(start_blocking_portal(name=f"browserpool-{self.node_id}"))
-        self._loop, self._loop_thread = self._portal.call(_whereabouts)
+        self._loop, self.loop_thread = self._portal.call(_whereabouts)
         cores = os.cpu_count() or 1
         self._pool = Pool(
             self.settings,
@@ -209,6 +207,7 @@ class Node:
                 errors += page.channel.errors
                 picture = self.call(page.screenshot, 10.0) if screenshot is None else None
                 screenshot = base64.b64encode(picture).decode() if picture else screenshot
+            close_all(self, resident)
             resident.pin(None)
         console += test.lease_console
         use = test.summary(
@@ -314,7 +313,7 @@ class Node:
         """Sessions for a model whose shapes are known, on the record."""
         started = time.time()
         try:
-            self.call(resident.place, self._budget(resident))
+            self.call(resident.place, self.budget(resident))
         except BrowserPoolError as error:
             latency = (time.time() - started) * 1000
             self.report.operation(self.test, resident, "load", started, latency, error=error)
@@ -330,7 +329,7 @@ class Node:
         warm = resident.loaded is not None and resident.loaded.warm
         self.report.operation(self.test, resident, "load", started, latency_ms, warm=warm)
 
-    def _budget(self, resident: Resident | ShardedResident) -> float:
+    def budget(self, resident: Resident | ShardedResident) -> float:
         """Seconds that an operation may take with everything that recovery may do: what bounds it are inner deadlines."""
         if isinstance(resident, ShardedResident):
             return resident.budget
@@ -348,7 +347,7 @@ class Node:
 
     def run(self, resident: Resident | ShardedResident, inputs: Mapping[str, Any]) -> Reply:
         """One call of a loaded model."""
-        budget = self._budget(resident)
+        budget = self.budget(resident)
         reply = self.report.called(
             self.test, resident, time.time(), inputs, lambda: self.call(lambda: resident.run(inputs), budget)
         )
@@ -359,7 +358,7 @@ class Node:
         self, resident: Resident | ShardedResident, inputs: Mapping[str, Any], runs: int
     ) -> list[float]:
         """Milliseconds of ``runs`` inferences, timed in the page."""
-        budget = self._budget(resident) + resident.needs.timeout * runs
+        budget = self.budget(resident) + resident.needs.timeout * runs
         started = time.time()
         times: list[float] = self.call(lambda: resident.benchmark(inputs, runs), budget)
         self.report.benchmark(self.test, resident, started, times)
@@ -367,38 +366,7 @@ class Node:
 
     def reload(self, resident: Resident | ShardedResident) -> None:
         """Makes the model's session anew."""
-        self.call(resident.reload, self._budget(resident))
-
-    # -- pages of the test's own ------------------------------------------------------------------------------------
-
-    @contextlib.contextmanager
-    def lease(self, browsers: Sequence[str] | None, backends: Sequence[str] | None) -> Iterator[Facade]:
-        """A fresh page of a pooled browser, with Playwright's methods made synchronous."""
-        needs = ModelNeeds(browsers=tuple(browsers or ()), backends=tuple(backends or ()))
-        test = self.test or RunningTest("")
-        pool = self.pool
-        running = {i.name for i in pool.instances if i.usable}
-        found = choice.candidates(needs, self.capabilities().browsers, running=running)
-        if not found:
-            raise NoBrowser(
-                "no browser here qualifies:\n    "
-                + "\n    ".join(choice.reasons(needs, self.capabilities().browsers)),
-                remedy="change browsers= or backends=, or see `browserpool doctor`",
-            )
-        lease = Lease(pool, found[0].browser, Path(self.settings.rootdir) / ".browserpool" / "traces")
-        budget = self.settings.launch_timeout * 2
-        page = self.call(lease.open, budget)
-        test.lease_browser = (lease.browser, lease.version)
-        bridge = Bridge(lambda function: self.call(function, lease.timeout), self._loop_thread)
-        failed = True
-        try:
-            yield Facade(bridge, page)
-            failed = False
-        finally:
-            bridge.close()
-            self.call(lambda: lease.close(failed=failed, name=test.nodeid), budget)
-            test.lease_console += lease.console
-            test.lease_screenshot = lease.screenshot or test.lease_screenshot
+        self.call(resident.reload, self.budget(resident))
 
     # -- ahead of tests ---------------------------------------------------------------------------------------------
 
@@ -414,7 +382,7 @@ class Node:
         resident = self._resident(request.needs, content, info, use, (browser, backend))
         if not resident.waits_for_shapes:
             try:
-                self.call(lambda: resident.ensure(None), self._budget(resident))
+                self.call(lambda: resident.ensure(None), self.budget(resident))
             finally:
                 resident.pin(None)
 

@@ -9,18 +9,20 @@ from typing import TYPE_CHECKING, TypeVar
 from pytest_browserpool.browsers.choice import Candidate
 from pytest_browserpool.browsers.pool import Pool
 from pytest_browserpool.config import Settings
-from pytest_browserpool.errors import BackendRefused, ConfigurationError, Fault
+from pytest_browserpool.errors import BackendRefused, ConfigurationError, Fault, StateDiverged
 from pytest_browserpool.node.standby import Seat, Standby
 from pytest_browserpool.recovery import signals
 from pytest_browserpool.recovery.breaker import Breakers
 from pytest_browserpool.recovery.carry_out import Story, Unavailable, recover
 from pytest_browserpool.recovery.choice import Plan
 from pytest_browserpool.recovery.signals import Step
-from pytest_browserpool.recovery.strategies import choose
+from pytest_browserpool.recovery.strategies import STRATEGIES, Strategy, choose
+from pytest_browserpool.values import ModelNeeds
 
 if TYPE_CHECKING:
     from pytest_browserpool.node.reporting import Reporter
     from pytest_browserpool.node.resident import Resident
+    from pytest_browserpool.node.stateful import PageState
     from pytest_browserpool.node.use import RunningTest
 
 T = TypeVar("T")
@@ -65,12 +67,17 @@ class Recovery:
         )
 
     async def recover(
-        self, resident: Resident, fault: Fault, began: float, attempt: Callable[[], Awaitable[T]]
+        self,
+        resident: Resident,
+        fault: Fault,
+        began: float,
+        attempt: Callable[[], Awaitable[T]],
+        state: PageState | None = None,
     ) -> T:
-        """``attempt`` again, as the strategy of the test says."""
-        seats = _seats(resident)
+        """``attempt`` again, as the strategy of the test says; ``state`` is brought back before it."""
+        seats = _seats(resident, same_bits=state is not None)
         here = next(iter(seats.values()))
-        strategy = choose(resident.needs.recovery, self._settings.recovery, resident.needs.priority)
+        strategy = self._strategy(resident.needs, state)
         pool = self._pool()
         plan = Plan(
             candidates=tuple(
@@ -89,9 +96,9 @@ class Recovery:
             timeout=resident.needs.timeout,
             fallback=resident.needs.fallback,
             backend=here.candidate.backend,
-            costs=_costs(resident),
+            costs=_costs(resident, state),
         )
-        carrier = _Carrier(pool, resident, seats)
+        carrier = _Carrier(pool, resident, seats, state)
 
         def told(story: Story) -> None:
             if story.outcome in ("recovered", "degraded"):
@@ -120,12 +127,21 @@ class Recovery:
             told=told,
         )
 
+    def _strategy(self, needs: ModelNeeds, state: PageState | None) -> Strategy:
+        """What the marker or the run asks for; a model with state in its page needs a coordinated one."""
+        chosen = choose(needs.recovery, self._settings.recovery, needs.priority)
+        if state is None or chosen.coordinated or chosen.name == "none":
+            return chosen
+        return STRATEGIES["coordinated"]
+
 
 class _Carrier:
     """See ``recovery.carry_out.Carrier``."""
 
-    def __init__(self, pool: Pool, resident: Resident, seats: dict[str, Seat]) -> None:
-        self._pool, self._resident, self._seats = pool, resident, seats
+    def __init__(
+        self, pool: Pool, resident: Resident, seats: dict[str, Seat], state: PageState | None
+    ) -> None:
+        self._pool, self._resident, self._seats, self._state = pool, resident, seats, state
 
     async def prepare(self, order: signals.Order) -> None:
         seat = self._seats[order.key]
@@ -147,6 +163,18 @@ class _Carrier:
         except BackendRefused as error:
             raise Unavailable(error.what) from error
 
+    async def stop(self) -> int:
+        return self._state.checkpoint_step if self._state is not None else 0
+
+    async def restore(self, step: int) -> None:
+        loaded = self._resident.loaded
+        if self._state is None or loaded is None:
+            return
+        try:
+            await self._state.bring(loaded)
+        except StateDiverged as error:
+            raise Unavailable(error.what) from error
+
     async def drop_page(self, key: str, reason: str) -> None:
         await self._pool.drop_lost(self._seats[key].candidate.browser)
 
@@ -154,27 +182,34 @@ class _Carrier:
         self._pool.abandon(self._seats[key].candidate.browser, reason, self._seats[key].slot)
 
 
-def _seats(resident: Resident) -> dict[str, Seat]:
+def _seats(resident: Resident, *, same_bits: bool) -> dict[str, Seat]:
     """Where the model may run: the current place, the standby, the same backend elsewhere, then backends that the
-    marker names."""
+    marker names. With ``same_bits`` (state goes along) only where the bits can be the same: wasm in any browser, an
+    accelerator in its own kind."""
     here = resident.current
     found = [Seat(c) for c in resident.candidates]
     if here is not None:
-        named = resident.needs.backends
+        named = resident.needs.backends and not same_bits
         others = [s for s in found if s.candidate.backend == here.backend]
         others += [s for s in found if s.candidate.backend != here.backend and named]
         standby = resident.standby.seat if resident.standby is not None and resident.standby.hot else None
         found = [Seat(here, resident.slot), *([standby] if standby else []), *others]
+        if same_bits and here.backend != "wasm":
+            found = [s for s in found if s.candidate.browser == here.browser]
     return {seat.key: seat for seat in found}
 
 
-def _costs(resident: Resident) -> dict[Step, float]:
+def _costs(resident: Resident, state: PageState | None) -> dict[Step, float]:
     """Seconds that each step may take before the attempt itself, going by what this test has seen."""
     load = max(LOAD_SECONDS, SLACK * (resident.use.load_ms + resident.use.compile_ms) / 1000)
     launch = max(LAUNCH_SECONDS, SLACK * resident.use.launch_ms / 1000)
+    replay = 0.0
+    if state is not None:
+        replay = SLACK * state.steps_to_replay * (resident.use.latency_ms or 0.0) / 1000
     return {
-        Step.RELOAD: load,
-        Step.RESTART: launch + load,
-        Step.MIGRATE: launch + load,
-        Step.CPU: launch + load,
+        Step.STANDBY: replay,
+        Step.RELOAD: load + replay,
+        Step.RESTART: launch + load + replay,
+        Step.MIGRATE: launch + load + replay,
+        Step.CPU: launch + load + replay,
     }

@@ -32,6 +32,7 @@ from pytest_browserpool.values import ModelNeeds
 
 if TYPE_CHECKING:
     from pytest_browserpool.node.recovering import Recovery
+    from pytest_browserpool.node.stateful import PageState
 
 T = TypeVar("T")
 Shapes = tuple[tuple[str, tuple[int, ...]], ...]
@@ -81,6 +82,8 @@ class Resident:
         self.slot = 0
         """Which of several browsers of one name it runs in."""
         self.standby: Standby | None = None
+        self.states: list[PageState] = []
+        """Of the sessions with state that the test has open."""
         self._pool = pool
         self._candidates = list(candidates)
         self._refusals = refusals
@@ -254,11 +257,21 @@ class Resident:
             remedy="allow another backend or browser in the marker",
         )
 
-    async def run(self, inputs: Mapping[str, NDArray[Any]]) -> Reply:
-        """One call, recovered where infrastructure fails: a failed attempt leaves nothing behind in a stateless model."""
-        return await self._recovering(lambda: self._attempt(inputs))
+    async def run(self, inputs: Mapping[str, NDArray[Any]], state: PageState | None = None) -> Reply:
+        """One call, recovered where infrastructure fails: what a failed attempt leaves behind is never built upon."""
+        return await self._recovering(lambda: self._attempt(inputs, state), state)
 
-    async def _recovering(self, attempt: Callable[[], Awaitable[T]]) -> T:
+    async def with_state(self, state: PageState, command: Callable[[Loaded], Awaitable[T]]) -> T:
+        """``command`` where the state stands at its current step, brought back first where it was lost."""
+
+        async def attempt() -> T:
+            loaded = await self._session_for(dict(self._shapes or {}))
+            await state.bring(loaded)
+            return await command(loaded)
+
+        return await self._recovering(attempt, state)
+
+    async def _recovering(self, attempt: Callable[[], Awaitable[T]], state: PageState | None = None) -> T:
         began = time.monotonic()
         try:
             result = await attempt()
@@ -268,24 +281,31 @@ class Resident:
                 # trying would multiply the time. A test that wants it tried says recovery=.
                 self.recovery.not_tried(self, fault)
                 raise
-            result = await self.recovery.recover(self, fault, began, attempt)
+            result = await self.recovery.recover(self, fault, began, attempt, state)
         if self.standby is not None:
             self.standby.provide()
         return result
 
-    async def _attempt(self, inputs: Mapping[str, NDArray[Any]]) -> Reply:
+    async def _attempt(self, inputs: Mapping[str, NDArray[Any]], state: PageState | None = None) -> Reply:
         """One attempt of a call, with a session made first where the inputs' shapes need one.
+
+        With ``state`` the rest of the inputs is in the page, brought there first where it is not.
 
         A backend that turns out on its first run to lack an operator is refused like one that says so at once.
         """
         shapes = {name: tuple(array.shape) for name, array in inputs.items()}
+        if state is not None:
+            shapes |= state.shapes
         self._shapes = shapes
         while True:
             loaded = await self._session_for(shapes)
+            if state is not None:
+                await state.bring(loaded)
             first = loaded.session.runs == 0
             started = time.perf_counter()
             try:
-                reply = await self._pool.run(loaded, inputs, self.needs.timeout)
+                use = state.use() if state is not None else None
+                reply = await self._pool.run(loaded, inputs, self.needs.timeout, use)
             except UnsupportedOperator as error:
                 if not first:
                     raise

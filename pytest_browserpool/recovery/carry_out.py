@@ -32,6 +32,16 @@ class Carrier(Protocol):
             Unavailable: it cannot be taken. Fault: it was taken and failed.
         """
 
+    async def stop(self) -> int:
+        """Coordinated: brings what is sound to a standstill; the last step that there is a checkpoint of."""
+
+    async def restore(self, step: int) -> None:
+        """Coordinated: brings the state of that step to where ``prepare`` went.
+
+        Raises:
+            Unavailable: it does not come back there bit for bit. Fault: it failed meanwhile.
+        """
+
     async def drop_page(self, key: str, reason: str) -> None:
         """Closes the page on that seat for good."""
 
@@ -124,10 +134,15 @@ class _Recovery(Generic[T]):
                 raise self._given_up(step)
             case s.Order():
                 return await self._order(step)
-            case _:
-                raise AssertionError(f"{step!r} has no place in the recovery of a whole model")
+            case s.StopAll():
+                stands_at = await self._carrier.stop()
+                return self._machine.handle(s.Stopped(at=self._clock(), step=stands_at))
+            case s.Restore():
+                return await self._order(step.by, step)
+            case s.Resume():
+                raise AssertionError(f"{step!r} follows a Restore, and is carried out with it")
 
-    async def _order(self, order: s.Order) -> list[s.Instruction]:
+    async def _order(self, order: s.Order, restore: s.Restore | None = None) -> list[s.Instruction]:
         breaker = self._breakers.of(self._plan.candidate(order.key).browser)
         ticket = breaker.acquire(self._clock(), forced=True)  # the machine has refused blocked ones already
         assert ticket is not None
@@ -135,11 +150,13 @@ class _Recovery(Generic[T]):
             async with asyncio.timeout(order.seconds):
                 try:
                     await self._carrier.prepare(order)
+                    if restore is not None:
+                        await self._carrier.restore(restore.step)
                 except (Unavailable, CapabilityError) as reason:
                     breaker.abandon(self._clock(), ticket)
                     event = s.Unavailable(at=self._clock(), reason=str(reason), blocked=self._blocked())
                     return self._machine.handle(event)
-                self._machine.handle(s.Started(at=self._clock(), attempt=order.attempt))
+                self._goes_on(order, restore)
                 result = await self._attempt()
         except Fault as fault:
             breaker.failure(self._clock(), ticket)
@@ -158,6 +175,14 @@ class _Recovery(Generic[T]):
         self._machine.handle(s.Succeeded(at=self._clock()))
         self._results.append(result)
         return []
+
+    def _goes_on(self, order: s.Order, restore: s.Restore | None) -> None:
+        """Tells the machine that the attempt runs: one model has one part, so nothing else is to be restored."""
+        if restore is None:
+            self._machine.handle(s.Started(at=self._clock(), attempt=order.attempt))
+        else:
+            self._machine.handle(s.Restored(at=self._clock(), part=restore.part))
+            self._machine.handle(s.Resumed(at=self._clock()))
 
     def _faulted(self, fault: Fault, attempt: int = 1) -> list[s.Instruction]:
         self._last = fault
