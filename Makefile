@@ -87,6 +87,10 @@ chaos: setup ## every fault on every browser where it exists, with the table of 
 bench-recovery: setup ## seconds from the death of a browser to the right answer, beside a rerun by hand
 	$(BIN)/python benchmarks/recovery.py $(ARGS)
 
+.PHONY: bench-suite
+bench-suite: setup ## the example suite under our scheduler and under xdist's own (about 16 runs of a minute)
+	$(BIN)/python benchmarks/suite.py $(ARGS)
+
 .PHONY: docs
 docs: $(VENV)/.docs ## the documentation, into site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
