@@ -20,6 +20,7 @@ from pytest_browserpool.fleet import Fleet
 from pytest_browserpool.ledger import Ledger
 from pytest_browserpool.link import Message
 from pytest_browserpool.models import shipping
+from pytest_browserpool.observer import Observer
 from pytest_browserpool.placement import events
 from pytest_browserpool.remote import Paths, is_elsewhere, machine_of
 from pytest_browserpool.report.crashed import close_crashed_row
@@ -99,6 +100,7 @@ class Controller:
         self.ledger = Ledger(settings, self.run_id)
         self.scheduler: BrowserPoolScheduling | None = None
         self.engine: PlacementEngine | None = None
+        self._observer: Observer | None = None
         self._gate: outcomes.ReportGate | None = None
         self._heard: dict[Any, float] = {}
         """Node → when it last said anything, by the monotonic clock. Written by receiver threads."""
@@ -133,6 +135,7 @@ class Controller:
             arguments=arguments, scheduler=scheduler, host=socket.gethostname(), version=__version__
         )
         if not self.distributed:
+            self.ledger.only_node(self.settings.memory_share)
             return
         self.dsession.worker_browserpool = self._on_message
         self.dsession.worker_browserpool_tick = self._on_tick
@@ -156,6 +159,8 @@ class Controller:
             self._timer.join(timeout=5.0)
         if self._fleet is not None:
             self._fleet.close()
+        if self._observer is not None:
+            self._observer.end()
         self.ledger.end(int(exitstatus))
 
     def _report_what_is_left(self) -> None:
@@ -273,7 +278,10 @@ class Controller:
             EngineConfig(expected_nodes=expected, memory_share=self.settings.memory_share),
             self.ledger.history(),
         )
-        self.scheduler = BrowserPoolScheduling(config, nodes=expected, handle=self.engine.handle, sink=self)
+        self._observer = Observer(self.ledger, self.engine)
+        self.scheduler = BrowserPoolScheduling(
+            config, nodes=expected, handle=self._observer.handle, sink=self
+        )
         self._install_gate()
         return self.scheduler
 
@@ -301,6 +309,8 @@ class Controller:
         """From the node's side in this same process, on any thread."""
         if message["kind"] == "record":
             self.ledger.row(message["table"], message["row"])
+        elif message["kind"] == "beat":
+            self.ledger.beat("main", message)
 
     def _on_message(self, node: Any, message: Message) -> None:
         """From a node, on the main thread, between xdist's own events."""
@@ -347,6 +357,8 @@ class Controller:
         """Once a second, on the main thread: time has passed, and there is a little to spend on the plan."""
         if self._fleet is not None:
             self._fleet.tick()
+        if self._observer is not None:
+            self._observer.tick()
         if self.scheduler is None or self.engine is None or self.stopping():
             return
         self.scheduler.hear(events.Tick(at=time.monotonic()))

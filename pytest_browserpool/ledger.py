@@ -5,12 +5,16 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
+import platform
+import socket
 import time
 from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pytest_browserpool.browsers import gpu
 from pytest_browserpool.errors import HistoryError
 from pytest_browserpool.records import (
     TABLES,
@@ -97,6 +101,20 @@ class Ledger:
         self.nodes[node] = _changed(known, python=python)
         self.writer.add(self.nodes[node])
 
+    def only_node(self, memory_share: float) -> None:
+        """Without xdist: this process is the run's only node."""
+        import psutil
+
+        memory = psutil.virtual_memory().total / (1 << 30) * memory_share
+        here = NodeCapabilities(
+            node="main",
+            host=socket.gethostname(),
+            cores=os.cpu_count() or 1,
+            memory_gib=memory,
+            gpu=gpu.name(),
+        )
+        self.node_up("main", python=platform.python_version(), capabilities=here)
+
     def node_down(self, node: str, reason: str, *, lost: bool, test: str) -> None:
         if node in self.nodes:
             self.nodes[node] = _changed(self.nodes[node], down_at=time.time(), down_reason=reason)
@@ -120,7 +138,8 @@ class Ledger:
                 MetricRecord(
                     run_id=self.run_id, node=node, at=message["at"], name=name, value=float(message[name])
                 )
-                for name in ("cpu_percent", "memory_bytes")
+                for name in ("cpu_percent", "memory_bytes", "gpu_percent", "gpu_memory_bytes")
+                if name in message
             )
         )
 

@@ -201,6 +201,7 @@ def _activate_controller(config: pytest.Config) -> None:
     if not distributed:
         node = worker.NodeSide(config, settings, "main", hub.on_local_message)
         config.pluginmanager.register(node, worker.PLUGIN)
+        node.start_beating()
         _register_tests_side(config)
 
 

@@ -147,16 +147,17 @@ class NodeSide:
     def _beat(self) -> None:
         import psutil
 
+        from pytest_browserpool.browsers import gpu
+
         process = psutil.Process()
+        psutil.cpu_percent(None)  # the first reading has nothing to compare with
+        beaten = False
         while True:
-            self.send(
-                {
-                    "kind": "beat",
-                    "at": time.time(),
-                    "cpu_percent": psutil.cpu_percent(None),
-                    "memory_bytes": process.memory_info().rss,
-                }
-            )
+            measured = {"memory_bytes": process.memory_info().rss, **gpu.reading()}
+            if beaten:
+                measured["cpu_percent"] = psutil.cpu_percent(None)
+            self.send({"kind": "beat", "at": time.time(), **measured})
+            beaten = True
             if self._stop.wait(HEARTBEAT):
                 return
 

@@ -369,7 +369,14 @@ class Pool:
         most = self.settings.page_max_memory_gib * (1 << 30)
         for instance in list(self.instances):
             size = sizes.get(instance.identity, 0)
-            self._emit("memory", {"instance": instance.identity, "browser": instance.name, "bytes": size})
+            sessions = instance.sessions()
+            sample = {
+                "bytes": size,
+                "busy_s": instance.busy_s,
+                "sessions": len(sessions),
+                "models": len({session.key.sha256 for session in sessions}),
+            }
+            self._emit("sample", {"instance": instance.identity, "browser": instance.name, **sample})
             if size > most and not instance.leases:
                 self.evictions += 1
                 await self._retire(instance, f"took {size / (1 << 30):.1f} GiB")

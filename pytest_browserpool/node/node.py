@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
 from pytest_browserpool.artefacts import pins
-from pytest_browserpool.browsers import catalogue, choice, probe
+from pytest_browserpool.browsers import catalogue, choice, gpu, probe
 from pytest_browserpool.browsers.choice import Candidate
 from pytest_browserpool.browsers.pool import ModelContent, Pool
 from pytest_browserpool.browsers.processes import Workdir, sweep
@@ -114,6 +114,7 @@ class Node:
                     / (1 << 30)
                     * self.settings.memory_share
                     / self._workers,
+                    gpu=gpu.name(),
                     max_browsers=self.settings.max_browsers,
                     browsers=tuple(probe.probe_all(self.installed, self.settings)),
                     cached_models=pins.default_cache().models(),

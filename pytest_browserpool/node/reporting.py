@@ -37,6 +37,8 @@ class Reporter:
         self._keys: dict[str, str] = {}
         self._instances: dict[str, str] = {}
         self._launched: dict[str, dict[str, Any]] = {}
+        self._sampled: dict[str, tuple[float, float]] = {}
+        """Instance → when it was sampled last, and its busy seconds then."""
 
     def row(self, table: str, record: Plain) -> None:
         """Queues a row; sent in batches, and made plain only then: a warm call must not pay for it."""
@@ -68,21 +70,43 @@ class Reporter:
         elif name == "closed":
             self._browser_row(fields["instance"], closed_at=time.time(), close_reason=fields["reason"])
             self._launched.pop(fields["instance"], None)
+            self._sampled.pop(fields["instance"], None)
             self.event("SessionGone", browser=fields["browser"])
         elif name == "session_gone":
             model = self._keys.get(fields["sha256"])
             if model is not None:
                 self.event("SessionGone", browser=fields["browser"], backend=fields["backend"], model=model)
-        elif name == "memory":
-            row = records.MetricRecord(
-                run_id="",
-                node=self._node,
-                at=time.time(),
-                name="memory_bytes",
-                value=float(fields["bytes"]),
-                instance=self._name(fields["instance"]),
-            )
-            self.row("metrics", row)
+        elif name == "sample":
+            self._sample(fields)
+
+    def _sample(self, fields: Mapping[str, Any]) -> None:
+        """A point of each of a browser's series; its utilization is that since the last point."""
+        instance, now, busy = fields["instance"], time.time(), fields["busy_s"]
+        values = {
+            "memory_bytes": fields["bytes"],
+            "active_models": fields["models"],
+            "sessions": fields["sessions"],
+        }
+        since, before = self._sampled.get(
+            instance, (self._launched.get(instance, {}).get("launched_at", now), 0.0)
+        )
+        self._sampled[instance] = (now, busy)
+        if now > since:
+            values["utilization"] = min(1.0, max(0.0, (busy - before) / (now - since)))
+        for name, value in values.items():
+            self.metric(name, value, instance)
+
+    def metric(self, name: str, value: float, instance: str = "") -> None:
+        """A point of a series, of this node or of a browser."""
+        row = records.MetricRecord(
+            run_id="",
+            node=self._node,
+            at=time.time(),
+            name=name,
+            value=float(value),
+            instance=self._name(instance) if instance else "",
+        )
+        self.row("metrics", row)
 
     def _name(self, instance: str) -> str:
         return f"{self._node}-{instance}"
@@ -274,16 +298,7 @@ class Reporter:
     def shard(self, instance: str, times: LaneTimes) -> None:
         """Where the time of one shard's browser went in a test."""
         for name in ("compute", "transfer", "idle"):
-            value = float(getattr(times, f"{name}_ms"))
-            row = records.MetricRecord(
-                run_id="",
-                node=self._node,
-                at=time.time(),
-                name=f"shard_{name}_ms",
-                value=value,
-                instance=self._name(instance),
-            )
-            self.row("metrics", row)
+            self.metric(f"shard_{name}_ms", getattr(times, f"{name}_ms"), instance)
 
     # -- tests ------------------------------------------------------------------------------------------------------
 
