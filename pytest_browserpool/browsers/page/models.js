@@ -6,6 +6,9 @@ import { States } from "./states.js";
 const BUNDLES = { all: "ort.all.bundle.min.mjs", native: "ort.webgpu.bundle.min.mjs" };
 const WEBNN_DEVICES = { webnn: "cpu", "webnn-gpu": "gpu", "webnn-npu": "npu" };
 
+// onnxruntime's threads spin for a while after each run: on a small machine they take the core that the reply needs.
+const QUIET_THREADS = { session: { intra_op: { allow_spinning: "0" } } };
+
 async function fetchBytes(url) {
   const response = await fetch(url);
   if (!response.ok) throw new Error(`fetching ${url.split("/").pop()}: HTTP ${response.status}`);
@@ -50,6 +53,7 @@ export class Models {
     ortLog.lines = [];
     try {
       const made = await this.ort.InferenceSession.create(model, {
+        extra: QUIET_THREADS,
         ...options,
         ...(externalData.length ? { externalData } : {}),
         executionProviders: this.providers(backend),
