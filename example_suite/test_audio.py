@@ -67,7 +67,7 @@ def test_a_voice_is_found_between_two_silences(model, native):
 def test_a_voice_is_found_with_the_state_kept_in_the_browser(model):
     sound = np.concatenate([silence(0.3), voice(0.7)])
     with model.session(state={"stateN": "state"}) as session:
-        found = [session({"input": frame})["output"].item() for frame in frames(sound)]
+        found = [session({"input": frame[None]})["output"].item() for frame in frames(sound)]
     assert found == speech_probabilities(model, sound).tolist()  # to the last bit
 
 
