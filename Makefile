@@ -70,6 +70,18 @@ bench-transport: setup ## what one call of a model costs over session.run in the
 bench-scheduler: setup ## makespan against xdist's own schedulers, simulated
 	$(BIN)/python benchmarks/scheduler.py $(ARGS)
 
+.PHONY: bench-peers
+bench-peers: setup ## the same suite by pytest-playwright, by Playwright Test and by this project, in rounds (an hour)
+	$(BIN)/python benchmarks/peers/run.py $(ARGS)
+
+.PHONY: bench-scale
+bench-scale: setup ## many tests, many models, many nodes, a long run (two hours, or ARGS="--minutes 5")
+	$(BIN)/python benchmarks/load.py $(ARGS)
+
+.PHONY: bench-gpu
+bench-gpu: setup ## the example suite and its models on a hardware GPU; exit 3 where there is none
+	$(BIN)/python benchmarks/gpu.py $(ARGS)
+
 .PHONY: bench-sharding
 bench-sharding: setup ## quality and speed of the partitioner, and of models over several browsers
 	$(BIN)/python benchmarks/sharding.py
