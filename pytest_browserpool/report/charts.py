@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from pytest_browserpool.report.latency import ROWS
-from pytest_browserpool.report.timeline import KINDS, Lane, Span
+from pytest_browserpool.records import TestRecord
+from pytest_browserpool.report.latency import ROWS, Spread
+from pytest_browserpool.report.series import Panel
+from pytest_browserpool.report.timeline import KINDS, Span
 from pytest_browserpool.report.view import FAILED, RunView
 
 
@@ -15,53 +17,43 @@ def chart_data(view: RunView) -> dict[str, Any]:
     """One object for ``static/*.js``, which says how each part is drawn."""
     names = list(dict.fromkeys([*(t.nodeid for t in view.tests), *_mentioned(view)]))
     place = {nodeid: number for number, nodeid in enumerate(names)}
-    known = {t.nodeid: t for t in view.tests}
-    tests = []
-    for nodeid in names:
-        test = known.get(nodeid)
-        tests.append(
-            [nodeid, test.outcome, _round(test.duration_s), test.browser, test.backend]
-            if test
-            else [nodeid, "", 0, "", ""]
-        )
     return {
-        "seconds": _round(view.timeline.seconds),
-        "tests": tests,
-        "timeline": [_lane(lane, place) for lane in view.timeline.lanes],
-        "panels": [
-            {
-                "key": panel.key,
-                "unit": panel.unit,
-                "step": panel.step,
-                "series": [
-                    {
-                        "name": series.name,
-                        "node": series.node,
-                        "browser": series.browser,
-                        "points": [[_round(at), _round(value)] for at, value in series.points],
-                    }
-                    for series in panel.series
-                ],
-            }
-            for panel in view.panels
-        ],
-        "latency": [
-            {
-                "model": s.model,
-                "where": f"{s.browser}/{s.backend}",
-                "calls": s.calls,
-                "box": [_round(v) for v in (s.low, s.first, s.median, s.third, s.high)],
-                "dots": [_round(v) for v in s.dots],
-                "tests": [place[n] for n in s.nodeids if n in place],
-            }
-            for s in view.spreads[:ROWS]
-        ],
+        "seconds": rounded(view.timeline.seconds),
+        "tests": tests_data(names, {test.nodeid: test for test in view.tests}),
+        "timelines": [lanes_data(view, place)],
+        "panels": [_panel(panel) for panel in view.panels],
+        "latency": [_spread(spread, place) for spread in view.spreads[:ROWS]],
         "expected": [
-            [place[d.nodeid], _round(d.expected_s), _round(d.actual_s)]
+            [place[d.nodeid], rounded(d.expected_s), rounded(d.actual_s)]
             for d in view.decisions
             if d.nodeid in place and d.expected_s and d.actual_s
         ],
     }
+
+
+def tests_data(names: Sequence[str], known: Mapping[str, TestRecord]) -> list[list[Any]]:
+    """[node id, outcome, seconds, browser, backend] of each test; of one that never ended only its name."""
+    found: list[list[Any]] = []
+    for nodeid in names:
+        test = known.get(nodeid)
+        if test is None:
+            found.append([nodeid, "", 0, "", ""])
+        else:
+            found.append([nodeid, test.outcome, rounded(test.duration_s), test.browser, test.backend])
+    return found
+
+
+def lanes_data(view: RunView, place: Mapping[str, int]) -> list[dict[str, Any]]:
+    """The timeline's lanes. ``place``: where each test is in the list of tests; spans of others name none."""
+    return [
+        {
+            "node": lane.node,
+            "browser": lane.browser,
+            "spans": [_span(span, place) for span in lane.spans],
+            "faults": [[rounded(mark.at), mark.words] for mark in lane.marks],
+        }
+        for lane in view.timeline.lanes
+    ]
 
 
 def _mentioned(view: RunView) -> Iterable[str]:
@@ -70,33 +62,46 @@ def _mentioned(view: RunView) -> Iterable[str]:
             yield from span.nodeids
 
 
-def _lane(lane: Lane, place: dict[str, int]) -> dict[str, Any]:
+def _span(span: Span, place: Mapping[str, int]) -> list[Any]:
+    """[kind, start, end, tests, failed, words]; no words where they are those of the test itself."""
+    tests = [place[nodeid] for nodeid in span.nodeids if nodeid in place]
+    own = span.kind == "run" and len(tests) == 1
+    failed = int(span.outcome in FAILED)
+    words = "" if own else span.words
+    return [KINDS.index(span.kind), rounded(span.start), rounded(span.end), tests, failed, words]
+
+
+def _panel(panel: Panel) -> dict[str, Any]:
     return {
-        "node": lane.node,
-        "browser": lane.browser,
-        "spans": [_span(span, place) for span in lane.spans],
-        "faults": [[_round(mark.at), mark.words] for mark in lane.marks],
+        "key": panel.key,
+        "unit": panel.unit,
+        "step": panel.step,
+        "series": [
+            {
+                "name": series.name,
+                "node": series.node,
+                "browser": series.browser,
+                "points": [[rounded(at), rounded(value)] for at, value in series.points],
+            }
+            for series in panel.series
+        ],
     }
 
 
-def _span(span: Span, place: dict[str, int]) -> list[Any]:
-    """[kind, start, end, tests, failed, words]; no words where they are those of the test itself."""
-    tests = [place[nodeid] for nodeid in span.nodeids]
-    own = span.kind == "run" and len(tests) == 1
-    failed = int(span.outcome in FAILED)
-    return [
-        KINDS.index(span.kind),
-        _round(span.start),
-        _round(span.end),
-        tests,
-        failed,
-        "" if own else span.words,
-    ]
+def _spread(spread: Spread, place: Mapping[str, int]) -> dict[str, Any]:
+    return {
+        "model": spread.model,
+        "where": f"{spread.browser}/{spread.backend}",
+        "calls": spread.calls,
+        "box": [rounded(v) for v in (spread.low, spread.first, spread.median, spread.third, spread.high)],
+        "dots": [rounded(v) for v in spread.dots],
+        "tests": [place[n] for n in spread.nodeids if n in place],
+    }
 
 
-def _round(value: float | None, digits: int = 5) -> float | None:
+def rounded(value: float | None, digits: int = 5) -> float | None:
     """Five significant digits: a page needs no more, and each byte counts a thousand times."""
     if value is None or not math.isfinite(value):
         return None
-    rounded = float(f"{value:.{digits}g}")
-    return int(rounded) if rounded == int(rounded) else rounded
+    short = float(f"{value:.{digits}g}")
+    return int(short) if short == int(short) else short

@@ -11,13 +11,23 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_browserpool.artefacts import charts as library
 from pytest_browserpool.report.charts import chart_data
+from pytest_browserpool.report.compare import Comparison, compared_data
 from pytest_browserpool.report.view import FAILED, RunView
 from pytest_browserpool.report.words import clock, duration, milliseconds
 
 if TYPE_CHECKING:
     from jinja2 import Environment
 
-SCRIPTS = ("base.js", "tables.js", "interact.js", "timeline.js", "series.js", "latency.js", "start.js")
+SCRIPTS = (
+    "base.js",
+    "tables.js",
+    "interact.js",
+    "timeline.js",
+    "series.js",
+    "latency.js",
+    "compare.js",
+    "start.js",
+)
 """In the order in which they lean on each other."""
 
 
@@ -60,6 +70,12 @@ def section(view: RunView) -> str:
     """The run section with its styles and scripts, for pytest-html's page, whose table the charts filter."""
     css = static("report.css") + static("charts.css") + static("pytest_html.css")
     return _render("section.html.jinja", css, view=view, data=chart_data(view))
+
+
+def comparison(found: Comparison) -> str:
+    """A whole page of two runs side by side: one file, no network."""
+    css = static("report.css") + static("charts.css")
+    return _render("compare.html.jinja", css, found=found, data=compared_data(found))
 
 
 def page(view: RunView) -> str:

@@ -8,6 +8,7 @@ from pytest_browserpool.records import (
     BrowserRecord,
     DecisionRecord,
     FaultRecord,
+    MetricRecord,
     ModelRecord,
     NodeRecord,
     OperationRecord,
@@ -97,8 +98,10 @@ def sample_run(tests: int = 60, nodes: int = 2, seed: int = 7) -> RunRows:
             strategy="progressive",
             outcome="recovered",
             recovery_ms=1830.0,
+            attempts=_STEPS,
         )
     )
+    rows += _measured(clock, instances, end, chance)
     rows += [
         NodeRecord(run_id="sample-run", node=n, host="sample-host", cores=2, memory_gib=19.2, up_at=START)
         for n in clock
@@ -116,6 +119,40 @@ def sample_run(tests: int = 60, nodes: int = 2, seed: int = 7) -> RunRows:
         )
     )
     return run_rows(rows)
+
+
+_STEPS = """[
+    {"action": "begin", "browser": "chromium", "seconds": 0.21, "outcome": "browser_crashed"},
+    {"action": "restart_browser", "browser": "chromium", "seconds": 1.1, "outcome": "ok", "detail": "<b>new</b>"},
+    {"action": "retry", "browser": "chromium", "seconds": 0.52, "outcome": "ok"}
+]"""
+
+
+def _measured(
+    clock: dict[str, float], instances: dict[tuple[str, str], str], end: float, chance: random.Random
+) -> list[Plain]:
+    """The series: a point every two seconds of each."""
+    rows: list[Plain] = []
+
+    def point(at: float, name: str, value: float, node: str = "", instance: str = "") -> None:
+        rows.append(
+            MetricRecord(run_id="sample-run", node=node, at=at, name=name, value=value, instance=instance)
+        )
+
+    at, queued = START + 1.0, {1: 12, 3: 40, 5: 8}
+    while at < end:
+        for node in clock:
+            point(at, "cpu_percent", chance.uniform(30, 100), node)
+            point(at, "memory_bytes", chance.uniform(2e8, 2.4e8), node)
+        for (node, _), instance in instances.items():
+            point(at, "utilization", chance.betavariate(2, 2), node, instance)
+            point(at, "memory_bytes", chance.uniform(3e8, 9e8), node, instance)
+            point(at, "active_models", float(chance.randint(1, 3)), node, instance)
+        for priority in queued:
+            queued[priority] = max(0, queued[priority] - chance.randint(0, 5))
+            point(at, f"queued_{priority}", float(queued[priority]))
+        at += 2.0
+    return rows
 
 
 def _browser(node: str, browser: str, at: float, seconds: float) -> BrowserRecord:

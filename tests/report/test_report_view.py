@@ -27,6 +27,7 @@ from pytest_browserpool.records import (
 )
 from pytest_browserpool.report import latency, render, series, timeline
 from pytest_browserpool.report.charts import chart_data
+from pytest_browserpool.report.compare import compare, compared_data
 from pytest_browserpool.report.details import MAX_CONSOLE_LINES, TestDetails, details_of, tail
 from pytest_browserpool.report.terminal import summary_lines
 from pytest_browserpool.report.view import RunView, build_view
@@ -293,10 +294,47 @@ def test_the_data_says_which_tests_each_mark_stands_for() -> None:
     assert json.loads(json.dumps(data)) == data
     names = [test[0] for test in data["tests"]]
     assert names[: len(view.tests)] == [t.nodeid for t in view.tests]  # the table counts on it
-    marked = {names[i] for lane in data["timeline"] for span in lane["spans"] for i in span[3]}
+    marked = {names[i] for lane in data["timelines"][0] for span in lane["spans"] for i in span[3]}
     assert {t.nodeid for t in view.tests} <= marked
     assert all(0 <= i < len(names) for row in data["latency"] for i in row["tests"])
     assert len(data["expected"]) == 60
+
+
+def test_two_runs_are_compared_test_by_test_and_model_by_model() -> None:
+    before = run(
+        tests=(
+            a_test("t::same"),
+            a_test("t::broken"),
+            a_test("t::mended", outcome="failed"),
+            a_test("t::slower"),
+            a_test("t::gone"),
+        ),
+        operations=(operation(1, latency_ms=10.0), operation(2, browser="firefox")),
+    )
+    after = run(
+        tests=(
+            a_test("t::same", duration_s=1.05),
+            a_test("t::broken", outcome="error"),
+            a_test("t::mended"),
+            a_test("t::slower", duration_s=1.5),
+            a_test("t::new"),
+        ),
+        operations=(operation(1, latency_ms=20.0),),
+    )
+    found = compare(build_view(before), build_view(after))
+    assert [(pair.nodeid, pair.change) for pair in found.tests] == [
+        (f"t::{change}", change) for change in ("broken", "mended", "new", "gone", "slower", "same")
+    ]
+    assert [(m.browser, m.warm_before, m.warm_after, m.ratio) for m in found.models] == [
+        ("chromium", 10.0, 20.0, 2.0),
+        ("firefox", 10.0, None, None),
+    ]
+    data = compared_data(found)
+    assert [test[0] for test in data["tests"]] == [pair.nodeid for pair in found.tests]
+    assert [pair["name"] for pair in data["pairs"]] == ["m chromium/wasm"]
+    page = render.comparison(found)
+    assert "× 2.00" in page
+    assert page.count("<script") == (3 if charts.held() else 2)
 
 
 def test_without_the_library_the_page_says_so_and_has_the_tables(

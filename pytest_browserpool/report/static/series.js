@@ -62,7 +62,7 @@ BP.bringOut = (holder) => {
 };
 
 BP.testsAt = (node, browser) => {
-  const lane = BP.data.timeline.find((each) => each.node === node && each.browser === browser);
+  const lane = BP.data.timelines[0].find((each) => each.node === node && each.browser === browser);
   return lane ? [...new Set(lane.spans.flatMap((span) => span[3]))] : [];
 };
 

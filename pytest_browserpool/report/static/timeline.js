@@ -1,8 +1,8 @@
 // The timeline: a row for each browser of each node, a bar for each thing that it did.
 BP.kinds = ["idle", "setup", "run", "recovery"];
 
-BP.spanItems = () =>
-  BP.data.timeline.flatMap((lane) => {
+BP.spanItems = (lanes) =>
+  lanes.flatMap((lane) => {
     const row = [lane.node, lane.browser].filter(Boolean).join(" · ");
     return lane.spans.map(([kind, start, end, tests, failed, words]) => {
       const test = tests.length === 1 && BP.test(tests[0]);
@@ -13,10 +13,11 @@ BP.spanItems = () =>
 
 BP.charts = {};
 
-BP.charts.timeline = (width) => {
-  const items = BP.spanItems();
-  const rows = BP.data.timeline.map((lane) => [lane.node, lane.browser].filter(Boolean).join(" · "));
-  const faults = BP.data.timeline.flatMap((lane, i) => lane.faults.map(([at, words]) => ({ row: rows[i], at, words, tests: [] })));
+BP.charts.timeline = (width, which) => {
+  const lanes = BP.data.timelines[Number(which)];
+  const items = BP.spanItems(lanes);
+  const rows = lanes.map((lane) => [lane.node, lane.browser].filter(Boolean).join(" · "));
+  const faults = lanes.flatMap((lane, i) => lane.faults.map(([at, words]) => ({ row: rows[i], at, words, tests: [] })));
   const busy = items.filter((item) => item.kind !== "idle");
   const narrow = width < 600;
   const bar = { y: "row", x1: "start", x2: "end", fill: (d) => `var(--bp-${d.kind})` };
