@@ -3,6 +3,7 @@ BP.colours = (i) => `var(--bp-c${i % 8})`;
 
 BP.charts.panel = (width, key, holder) => {
   const panel = BP.data.panels.find((each) => each.key === key);
+  if (panel.series.length >= BP.stripsFrom) return BP.strips(width, panel);
   const points = panel.series.flatMap((series, i) => series.points.map(([at, value]) => ({ at, value, i, name: series.name })));
   const top = Math.max(...points.map((point) => point.value), panel.unit === "%" ? 100 : 0);
   const told = (d) => `${d.name}\n${Number(d.value.toPrecision(3))} ${panel.unit} at ${BP.clock(d.at)}`;
@@ -102,4 +103,38 @@ BP.charts.expected = (width) => {
   });
   BP.interact(svg, ".bp-expected path, .bp-expected circle", items);
   return svg;
+};
+
+// Many series: a strip for each, the darker the higher. Lines of more than a few colours cannot be told apart.
+BP.stripsFrom = 7;
+
+BP.strips = (width, panel) => {
+  const top = Math.max(...panel.series.flatMap((series) => series.points.map((point) => point[1])), panel.unit === "%" ? 100 : 0) || 1;
+  const items = panel.series.flatMap((series) =>
+    series.points.map(([at, value], i) => ({
+      name: series.name,
+      at,
+      until: i + 1 < series.points.length ? series.points[i + 1][0] : Math.min(BP.data.seconds, at + 5),
+      share: value / top,
+      tests: series.browser ? BP.testsAt(series.node, series.browser) : [],
+      words: `${series.name}: ${Number(value.toPrecision(3))} ${panel.unit} at ${BP.clock(at)}`,
+    })),
+  );
+  const names = panel.series.map((series) => series.name);
+  const svg = Plot.plot({
+    width,
+    height: 17 * names.length + 40,
+    marginLeft: Math.min(width < 500 ? 130 : 170, 16 + 6.6 * Math.max(...names.map((name) => name.length))),
+    marginRight: 14,
+    x: { domain: [0, BP.data.seconds || 1], label: null, tickFormat: BP.clock, ticks: width < 500 ? 3 : 6 },
+    y: { domain: names, label: null, tickSize: 0, padding: 0.15 },
+    color: { type: "identity" },
+    marks: [
+      Plot.barX(names, { y: (d) => d, x1: 0, x2: BP.data.seconds, fill: "var(--bp-idle)", fillOpacity: 0.35 }),
+      Plot.barX(items, { y: "name", x1: "at", x2: "until", fill: "var(--bp-run)", fillOpacity: "share", className: "bp-strips" }),
+    ],
+    opacity: { type: "identity" },
+  });
+  BP.interact(svg, ".bp-strips rect", items);
+  return BP.element("div", {}, BP.element("small", {}, `full colour: ${Number(top.toPrecision(3))} ${panel.unit}`), svg);
 };
