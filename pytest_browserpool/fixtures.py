@@ -89,11 +89,8 @@ class Model:
         Raises:
             InputError: a name that the model does not have, types that do not match, an unknown size.
         """
-        from pytest_browserpool.node.resident import Resident
         from pytest_browserpool.node.session import ModelSession
 
-        if not isinstance(self._resident, Resident):
-            raise InputError("a model over several browsers has no session", where=self.label)
         return ModelSession(self._node, self._resident, state, initial, checkpoint_every)
 
     def reload(self) -> None:
@@ -249,7 +246,7 @@ class ShardedModel(Model):
                 Shard(
                     Browser(process.installed.name, process.version, process.installed.family),
                     instance=sessions[0].instance.identity,
-                    backend=self._resident.lane_backend(lane),
+                    backend=lane.backend,
                     segments=len(lane.stages),
                     placement=placement,
                     load_time_ms=lane.load_ms,

@@ -179,9 +179,11 @@ def run_many(
     items, limit = iter(inputs), resident.budget * in_flight
     try:
         while True:
-            while len(waiting) < in_flight and (arrays := next(items, None)) is not None:
-                task = node.start(functools.partial(resident.run, arrays))
-                waiting.append((time.time(), arrays, task))
+            while len(waiting) < in_flight and (given := next(items, None)) is not None:
+                # the caller may fill the same arrays anew for the next request, while this one is under way
+                own: Arrays = {name: array.copy() for name, array in given.items()}
+                task = node.start(functools.partial(resident.run, own))
+                waiting.append((time.time(), own, task))
             if not waiting:
                 return
             started, arrays, task = waiting.popleft()

@@ -16,6 +16,7 @@ from pytest_browserpool.errors import InputError, hide_from_traceback
 from pytest_browserpool.models.inputs import NUMPY, checked
 from pytest_browserpool.models.inspect import ModelInfo, Tensor
 from pytest_browserpool.node.resident import Resident
+from pytest_browserpool.node.sharded_state import ShardedState
 from pytest_browserpool.node.stateful import CHECKPOINT_EVERY, DROP_SECONDS, PageState, packed
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ class ModelSession:
     def __init__(
         self,
         node: Node,
-        resident: Resident,
+        resident: Resident | ShardedResident,
         state: Mapping[str, str],
         initial: Mapping[str, Any] | None = None,
         checkpoint_every: int | None = None,
@@ -52,7 +53,11 @@ class ModelSession:
         every = CHECKPOINT_EVERY if checkpoint_every is None else checkpoint_every
         if every < 1:
             raise InputError(f"checkpoint_every is {every}", where=where, remedy="give 1 or more steps")
-        self._state: PageState | None = PageState(resident, self._links, packed(self._initial), every)
+        self._state: PageState | ShardedState | None = (
+            PageState(resident, self._links, packed(self._initial), every)
+            if isinstance(resident, Resident)
+            else ShardedState(resident, self._links, packed(self._initial), every)
+        )
 
     def __call__(self, inputs: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
         """One step: the outputs that are no state.
@@ -118,7 +123,7 @@ class ModelSession:
         self.close()
 
     @property
-    def _open(self) -> PageState:
+    def _open(self) -> PageState | ShardedState:
         if self._state is None:
             raise InputError("the session is closed", where=self._resident.content.label)
         return self._state
@@ -174,7 +179,6 @@ def _zeros(tensor: Tensor, where: str) -> NDArray[Any]:
 
 def close_all(node: Node, resident: Resident | ShardedResident) -> None:
     """Frees the states of sessions that a test has left open."""
-    if not isinstance(resident, Resident):
-        return
-    for state in list(resident.states):
+    states: list[PageState | ShardedState] = [*resident.states]
+    for state in states:
         node.call(state.close, DROP_SECONDS)

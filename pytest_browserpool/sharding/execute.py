@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -151,8 +151,17 @@ class Pipeline:
             needed.append((needed[-1] - frozenset(stage.outputs)) | frozenset(stage.inputs))
         return needed[::-1]
 
-    async def request(self, feeds: Mapping[str, Packed]) -> Done:
+    async def request(
+        self,
+        feeds: Mapping[str, Packed],
+        *,
+        runner: Runner | None = None,
+        kept: Collection[str] = frozenset(),
+    ) -> Done:
         """The model's outputs for ``feeds``.
+
+        ``kept`` names values that stay with the stage that reads or makes them: ``runner``, which runs the stages of this
+        request in place of the pipeline's own, has them there.
 
         Raises:
             Fault: a shard was lost and the tolerance, or what is left here, does not allow to go on.
@@ -163,7 +172,7 @@ class Pipeline:
                 lane.begin(now)
         self._under_way += 1
         try:
-            return await self._through(feeds)
+            return await self._through(feeds, runner or self._runner, kept)
         finally:
             self._under_way -= 1
             if self._under_way == 0:
@@ -171,16 +180,18 @@ class Pipeline:
                 for lane in self.times:
                     lane.end(now)
 
-    async def _through(self, feeds: Mapping[str, Packed]) -> Done:
+    async def _through(self, feeds: Mapping[str, Packed], runner: Runner, kept: Collection[str]) -> Done:
         known, done, faults, compute_ms = dict(feeds), 0, 0, 0.0
         while done < len(self.stages):
             stage = self.stages[done]
             epoch = self._epochs[stage.lane]
             try:
-                made = await self._at(stage, {name: known[name] for name in stage.inputs})
+                made = await self._at(
+                    stage, {n: known[n] for n in stage.inputs if n not in kept}, runner, kept
+                )
             except Fault as fault:
                 faults += 1
-                await self._recover(stage, fault, epoch, faults)
+                await self._recover(stage, fault, epoch, faults, runner)
                 if self._tolerance == "low":
                     known, done = dict(feeds), 0
                 continue
@@ -188,19 +199,21 @@ class Pipeline:
             compute_ms += made.compute_ms
             done += 1
             known = {name: tensor for name, tensor in known.items() if name in self._needed[done]}
-        return Done({name: known[name] for name in self.outputs}, compute_ms)
+        return Done({name: known[name] for name in self.outputs if name not in kept}, compute_ms)
 
-    async def _at(self, stage: Stage, tensors: Mapping[str, Packed]) -> Answer:
+    async def _at(
+        self, stage: Stage, tensors: Mapping[str, Packed], runner: Runner, kept: Collection[str]
+    ) -> Answer:
         lane = self.times[stage.lane]
         async with self._room[stage.lane]:
             lane.sent(self._clock())
             compute_ms = None
             try:
-                answer = await self._runner.run_stage(stage, tensors)
+                answer = await runner.run_stage(stage, tensors)
                 compute_ms = answer.compute_ms
             finally:
                 lane.answered(self._clock(), compute_ms)
-        missing = [name for name in stage.outputs if name not in answer.tensors]
+        missing = [name for name in stage.outputs if name not in answer.tensors and name not in kept]
         if missing:
             raise ShardingError(
                 f"stage {stage.index} did not return {', '.join(missing)}",
@@ -210,11 +223,11 @@ class Pipeline:
         lane.bytes_out += sum(tensor.nbytes for tensor in answer.tensors.values())
         return answer
 
-    async def _recover(self, stage: Stage, fault: Fault, epoch: int, faults: int) -> None:
+    async def _recover(self, stage: Stage, fault: Fault, epoch: int, faults: int, runner: Runner) -> None:
         """Returns once the lane is back; one of several requests that saw it fail brings it back for all."""
         if self._tolerance == "none" or faults > MOST_FAULTS:
             raise fault
         async with self._restoring[stage.lane]:
             if self._epochs[stage.lane] == epoch:
-                await self._runner.restore(stage.lane, fault)
+                await runner.restore(stage.lane, fault)
                 self._epochs[stage.lane] += 1

@@ -30,18 +30,48 @@ def greedy(run: Run, config: LlamaConfig, prompt: Sequence[int], count: int) -> 
 
 
 def greedy_steps(run: Run, config: LlamaConfig, prompt: Sequence[int]) -> Iterator[int]:
-    """Token after token for ever; one call of ``run`` each, the first with the whole prompt."""
+    """Token after token for ever; one call of ``run`` each, the first with the whole prompt. The cache goes along."""
+    cache: Tensors = empty_cache(config)
+
+    def carrying(inputs: Tensors) -> Tensors:
+        nonlocal cache
+        outputs = run({**inputs, **cache})
+        cache = {past: outputs[present] for present, past in cache_links(config).items()}
+        return outputs
+
+    return greedy_session_steps(carrying, prompt)
+
+
+def greedy_session(session: Run, prompt: Sequence[int], count: int) -> list[int]:
+    """As ``greedy``, over a session that keeps the cache.
+
+    Such as ``model.session(cache_links(config), initial=empty_cache(config))``.
+    """
+    tokens = greedy_session_steps(session, prompt)
+    return [next(tokens) for _ in range(count)]
+
+
+def greedy_session_steps(session: Run, prompt: Sequence[int]) -> Iterator[int]:
+    """As ``greedy_steps``, over a ``session`` that keeps the cache."""
     import numpy as np
 
-    empty = np.zeros((1, config.kv_heads, 0, config.head_size), np.float32)
-    cache: Tensors = dict.fromkeys(config.past, empty)
     new, total = list(prompt), len(prompt)
     while True:
-        outputs = run({**step_inputs(new, total), **cache})
-        token = int(np.argmax(outputs[LOGITS]))
+        token = int(np.argmax(session(step_inputs(new, total))[LOGITS]))
         yield token
-        cache = {past: outputs[present] for past, present in zip(config.past, config.present, strict=True)}
         new, total = [token], total + 1
+
+
+def cache_links(config: LlamaConfig) -> dict[str, str]:
+    """Output → the input that it becomes at the next step."""
+    return dict(zip(config.present, config.past, strict=True))
+
+
+def empty_cache(config: LlamaConfig) -> dict[str, NDArray[np.generic]]:
+    """The cache before the first token."""
+    import numpy as np
+
+    return dict.fromkeys(config.past, np.zeros((1, config.kv_heads, 0, config.head_size), np.float32))
 
 
 def step_inputs(new: Sequence[int], total: int) -> dict[str, NDArray[np.generic]]:

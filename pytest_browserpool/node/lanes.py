@@ -1,0 +1,315 @@
+"""The shards of one model in their browsers: sessions loaded, kept while the test needs them, and brought back when lost."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pytest_browserpool.browsers.choice import Candidate
+from pytest_browserpool.browsers.page import SessionKey
+from pytest_browserpool.browsers.pool import Loaded, ModelContent, Pool
+from pytest_browserpool.errors import (
+    BackendRefused,
+    BrowserPoolError,
+    DeadlineExceeded,
+    Fault,
+    PageCrashed,
+    PageHung,
+    UnsupportedOperator,
+)
+from pytest_browserpool.node.cutting import Cut, Seat, Shapes, contents, fixed_shapes
+from pytest_browserpool.node.use import ModelUse
+from pytest_browserpool.values import ModelNeeds
+
+Static = Callable[[ModelContent, Mapping[str, Sequence[int]]], Path]
+Recovered = Callable[[Fault, list[dict[str, Any]], str, float | None, Candidate], None]
+"""``recovered(fault, steps, outcome, ms, where)``: a fault was dealt with, or could not be."""
+
+SAME_BROWSER_TRIES = 2
+"""A lost shard goes back to its own browser first, launched anew: its kind was chosen for it. Twice, because the first
+may meet a browser that is just ending."""
+
+RECOVERY_SECONDS = {1: 15.0, 2: 15.0, 3: 60.0, 4: 60.0, 5: 60.0}
+"""By priority, as for a whole model."""
+
+
+@dataclass
+class Lane:
+    """One shard: where it runs now, and at level high where its copy waits."""
+
+    seat: Seat
+    stages: tuple[int, ...]
+    sessions: dict[int, Loaded] = field(default_factory=dict)
+    """By segment."""
+    copies: dict[int, Loaded] = field(default_factory=dict)
+    load_ms: float = 0.0
+    sent: int = 0
+    """Commands that its page has not answered."""
+
+    @property
+    def held(self) -> list[Loaded]:
+        return [*self.sessions.values(), *self.copies.values()]
+
+    @property
+    def backend(self) -> str:
+        """What the shard really runs on; joined with "+" where its segments differ."""
+        return "+".join(dict.fromkeys(loaded.session.key.backend for loaded in self.sessions.values()))
+
+    @property
+    def where(self) -> Candidate:
+        return Candidate(self.seat.browser, self.backend or self.seat.backends[0])
+
+    def ready(self, index: int) -> Loaded:
+        """The session of a segment, or the fault that cost it."""
+        loaded = self.sessions[index]
+        if loaded.page.lost is not None:
+            raise loaded.page.lost
+        if loaded.session.key not in loaded.page.sessions:
+            raise PageCrashed(f"the session of {loaded.session.label} is gone with its page")
+        return loaded
+
+
+class Lanes:
+    """All shards of a cut model. Runs in the node's loop."""
+
+    def __init__(
+        self,
+        pool: Pool,
+        needs: ModelNeeds,
+        label: str,
+        made: Cut,
+        use: ModelUse,
+        static: Static,
+        recovered: Recovered,
+    ) -> None:
+        self._pool, self._needs, self._label, self._made, self._use = pool, needs, label, made, use
+        self._static, self._recovered = static, recovered
+        self._contents = contents(made, label)
+        self.all = [
+            Lane(seat, shard.segments)
+            for seat, shard in zip(made.seats, made.sharded.plan.shards, strict=True)
+        ]
+        self.fixed: dict[str, tuple[int, ...]] = {}
+        """Shapes of the model's inputs that the sessions were made for (WebNN)."""
+        self._spare = list(made.spare)
+        self._pinned: list[Loaded] = []
+        self._let_go = False
+        self._rebuilding: asyncio.Task[None] | None = None
+
+    # -- loading ----------------------------------------------------------------------------------------------------
+
+    async def place(self) -> None:
+        """All shards loaded, each in its browser; what infrastructure fails is tried again.
+
+        Raises:
+            BackendRefused: no backend of a shard's browser runs one of its segments. Fault: recovery did not help.
+        """
+        results = await asyncio.gather(
+            *(self._place(number) for number in range(len(self.all))), return_exceptions=True
+        )
+        for error in results:
+            if isinstance(error, BaseException):
+                raise error
+        if self._needs.fault_tolerance == "high":
+            await self._copy()
+
+    async def _place(self, number: int) -> None:
+        lane = self.all[number]
+        try:
+            await self._fill(lane, lane.seat)
+        except Fault as fault:
+            if self._needs.fault_tolerance == "none":
+                raise
+            await self.restore(number, fault)
+
+    async def _fill(self, lane: Lane, seat: Seat) -> None:
+        lane.sessions = await self._sessions(lane, seat)
+        lane.seat = seat
+        self._repin()
+        self._describe()
+
+    async def _sessions(self, lane: Lane, seat: Seat) -> dict[int, Loaded]:
+        found: dict[int, Loaded] = {}
+        for index in lane.stages:
+            loaded = found[index] = await self._session(index, seat)
+            lane.load_ms += loaded.load_ms
+            self._use.launch_ms += loaded.launch_ms
+            self._use.load_ms += loaded.load_ms
+            self._use.warm = self._use.warm and loaded.warm
+        return found
+
+    async def _session(self, index: int, seat: Seat) -> Loaded:
+        tried: list[tuple[str, BrowserPoolError]] = []
+        for backend in seat.backends:
+            try:
+                return await self._on(backend, index, seat)
+            except (UnsupportedOperator, BackendRefused) as error:
+                tried.append((backend, error))
+        if len(tried) == 1:
+            raise tried[0][1]
+        lines = "\n    ".join(f"{backend}: {error.what}" for backend, error in tried)
+        raise BackendRefused(
+            f"no backend of {seat.name} runs {self._contents[index].label}:\n    {lines}",
+            remedy="allow another backend or browser in the marker, or fewer shards",
+        )
+
+    async def _on(self, backend: str, index: int, seat: Seat) -> Loaded:
+        content = self._contents[index]
+        shapes: Shapes = ()
+        options = {k: v for k, v in (self._needs.session_options or {}).items() if k != "bundle"}
+        if backend.startswith("webnn"):
+            shapes = fixed_shapes(self._made, index)
+            self.fixed.update((n, d) for n, d in shapes if n in self._made.source.graph.inputs)
+            path = self._static(content, dict(shapes))
+            content = ModelContent(content.sha256, path, content.label, content.size, content.external)
+        key = SessionKey(content.sha256, backend, options=json.dumps(options, sort_keys=True), shapes=shapes)
+        loaded = await self._pool.load(seat.browser, key, content, self._needs.timeout, seat.slot)
+        placement = loaded.session.placement
+        if not placement.get("webnn" if backend.startswith("webnn") else backend):
+            await self._pool.release(loaded)
+            raise BackendRefused(
+                f"{backend} in {seat.name} got no node of {content.label}: onnxruntime placed {placement or 'nothing'}",
+                remedy="another backend, or fewer shards",
+            )
+        return loaded
+
+    async def _copy(self) -> None:
+        """Level high: each shard a second time, in the browser of the next one. No further browser is needed."""
+        for number, lane in enumerate(self.all):
+            lane.copies = await self._sessions(lane, self.all[(number + 1) % len(self.all)].seat)
+        self._repin()
+
+    def _describe(self) -> None:
+        filled = [lane for lane in self.all if lane.sessions]
+        use = self._use
+        use.browser = "+".join(dict.fromkeys(lane.seat.browser for lane in filled))
+        use.backend = "+".join(dict.fromkeys(b for lane in filled for b in lane.backend.split("+")))
+        use.browser_version = "+".join(
+            dict.fromkeys(each.instance.process.version for lane in filled for each in lane.sessions.values())
+        )
+        use.placement = {}
+        for loaded in (each for lane in filled for each in lane.sessions.values()):
+            for provider, nodes in loaded.session.placement.items():
+                use.placement[provider] = use.placement.get(provider, 0) + nodes
+
+    # -- keeping ----------------------------------------------------------------------------------------------------
+
+    def _repin(self) -> None:
+        """The browsers stay, and the sessions in them, while the test holds the model."""
+        wanted = [loaded for lane in self.all for loaded in lane.held] if not self._let_go else []
+        _hold(wanted, 1)
+        _hold(self._pinned, -1)
+        self._pinned = wanted
+
+    def let_go(self) -> None:
+        """The test does not hold the model any more."""
+        self._let_go = True
+        self._repin()
+
+    async def release(self) -> None:
+        """Ends all sessions."""
+        for lane in self.all:
+            for loaded in lane.held:
+                if loaded.page.lost is None:
+                    await self._pool.release(loaded)
+            lane.copies = {}
+
+    # -- bringing back ----------------------------------------------------------------------------------------------
+
+    @property
+    def recovery_limit(self) -> float:
+        """Seconds for bringing one shard back."""
+        needed = self._needs.timeout + self._pool.settings.launch_timeout
+        return max(RECOVERY_SECONDS[self._needs.priority], needed)
+
+    async def restore(self, number: int, fault: Fault) -> None:
+        """The lane's segments loaded again: from the copy, in its own browser launched anew, or in another one.
+
+        Raises:
+            Fault: ``fault`` itself where it may not be tried again, else the last one met.
+        """
+        lane, began = self.all[number], time.monotonic()
+        if isinstance(fault, PageHung) and self._needs.recovery is None:
+            # as for a whole model: the marker's timeout is the test's own limit
+            self._recovered(fault, [], "not_retried", None, lane.where)
+            raise fault
+        where, steps = lane.where, list[dict[str, Any]]()
+        try:
+            async with asyncio.timeout(self.recovery_limit):
+                await self._restored(lane, fault, steps)
+        except (BrowserPoolError, TimeoutError) as error:
+            self._recovered(fault, steps, "failed", None, where)
+            if isinstance(error, TimeoutError):
+                raise DeadlineExceeded(
+                    f"shard {number} did not come back within {self.recovery_limit:g} s: {fault.what}",
+                    where=self._label,
+                    remedy="see the attempts in the history; raise timeout= if loading is that slow",
+                ) from None
+            raise
+        self._use.recoveries += 1
+        self._recovered(fault, steps, "recovered", (time.monotonic() - began) * 1000, where)
+
+    async def _restored(self, lane: Lane, fault: Fault, steps: list[dict[str, Any]]) -> None:
+        if await self._from_copy(lane, steps):
+            return
+        ways = [lane.seat] * SAME_BROWSER_TRIES + [*self._spare]
+        last = fault
+        for seat in ways:
+            started = time.monotonic()
+            step: dict[str, Any] = {
+                "action": "reload shard" if seat == lane.seat else "move shard",
+                "browser": seat.name,
+            }
+            steps.append(step)
+            try:
+                await self._fill(lane, seat)
+            except Fault as error:
+                last = error
+                step |= {"seconds": time.monotonic() - started, "outcome": error.kind}
+                continue
+            step |= {"seconds": time.monotonic() - started, "outcome": "recovered"}
+            if seat in self._spare:
+                self._spare.remove(seat)
+            return
+        raise last
+
+    async def _from_copy(self, lane: Lane, steps: list[dict[str, Any]]) -> bool:
+        """Level high: the copy takes over at once, and the lost one is made again beside the requests."""
+        alive = lane.copies and all(
+            each.page.lost is None and each.session.key in each.page.sessions for each in lane.copies.values()
+        )
+        if not alive:
+            return False
+        lane.sessions, lane.copies = lane.copies, {}
+        self._repin()
+        self._describe()
+        host = next(iter(lane.sessions.values())).instance.name
+        steps.append({"action": "use copy", "browser": host, "seconds": 0.0, "outcome": "recovered"})
+        if self._rebuilding is None or self._rebuilding.done():
+            self._rebuilding = self._pool.beside(self._rebuild())
+        return True
+
+    async def _rebuild(self) -> None:
+        """Redundancy again. Where it does not succeed the next loss costs a reload instead."""
+        try:
+            for lane in self.all:
+                fresh = await self._sessions(lane, lane.seat)
+                lane.copies, lane.sessions = lane.sessions, fresh
+            self._describe()
+            await self._copy()
+        except Fault as fault:
+            step = {"action": "make copy again", "browser": self._use.browser, "outcome": fault.kind}
+            self._recovered(fault, [step], "failed", None, self.all[0].where)
+
+
+def _hold(sessions: Iterable[Loaded], change: int) -> None:
+    instances = {id(loaded.instance): loaded.instance for loaded in sessions}
+    for instance in instances.values():
+        instance.leases += change
+    for loaded in sessions:
+        loaded.session.holders += change

@@ -1,0 +1,159 @@
+"""A pool whose pages run their sessions natively and die on command: for sharded models by the thousand, without browsers."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from pytest_browserpool.browsers.page import Session, SessionKey
+from pytest_browserpool.browsers.pool import Loaded, ModelContent
+from pytest_browserpool.browsers.protocol import Packed, StateUse, pack
+from pytest_browserpool.errors import BrowserCrashed, Fault
+from pytest_browserpool.models.inspect import inspect
+from pytest_browserpool.node.cutting import Seat, cut
+from pytest_browserpool.node.sharded import ShardedResident
+from pytest_browserpool.node.use import ModelUse
+from pytest_browserpool.sharding.native import open_session
+from pytest_browserpool.values import ModelNeeds
+
+_sessions: dict[Path, Any] = {}
+
+
+@dataclass
+class NativePage:
+    """What ``RuntimePage`` is to those who run sessions, with the page's rules for states."""
+
+    lost: Fault | None = None
+    sessions: dict[SessionKey, Session] = field(default_factory=dict)
+    paths: dict[SessionKey, Path] = field(default_factory=dict)
+    states: dict[str, tuple[int, dict[str, Packed]]] = field(default_factory=dict)
+
+    def _alive(self) -> None:
+        if self.lost is not None:
+            raise self.lost
+
+    async def set_state(self, name: str, step: int, slots: Mapping[str, Packed], *, timeout: float) -> None:
+        self._alive()
+        self.states[name] = (step, dict(slots))
+
+    async def get_state(self, name: str, *, timeout: float) -> tuple[int, Mapping[str, Packed]]:
+        self._alive()
+        return self.states[name][0], dict(self.states[name][1])
+
+    async def drop_state(self, name: str, *, timeout: float) -> None:
+        self._alive()
+        self.states.pop(name, None)
+
+    def run(self, key: SessionKey, tensors: Mapping[str, Packed], use: StateUse | None) -> dict[str, Packed]:
+        native = _sessions[self.paths[key]]
+        feeds = {name: tensor.array() for name, tensor in tensors.items()}
+        step, slots = self.states[use.name] if use else (0, {})
+        if use:
+            assert step == use.step, f"{use.name} stands at {step}, the run is for {use.step}"
+            feeds |= {name: slots[slot].array() for name, slot in use.feed.items()}
+        names = [output.name for output in native.get_outputs()]
+        made = {name: pack(value) for name, value in zip(names, native.run(names, feeds), strict=True)}
+        if use:
+            slots |= {slot: made.pop(output) for output, slot in use.keep.items()}
+            self.states[use.name] = (use.step + 1, slots)
+        return made
+
+
+class NativePool:
+    """One page for each browser. A run with a number in ``before`` meets a browser that has died; one in ``after`` is done
+    in a browser that dies before its answer is there."""
+
+    def __init__(self, before: Collection[int] = (), after: Collection[int] = ()) -> None:
+        self.settings = SimpleNamespace(launch_timeout=10.0)
+        self.before, self.after = set(before), set(after)
+        self.runs = 0
+        self.pages: dict[tuple[str, int], Any] = {}
+        self._beside: set[asyncio.Task[None]] = set()
+        self._numbers = itertools.count()
+
+    async def load(
+        self, browser: str, key: SessionKey, model: ModelContent, timeout: float, slot: int = 0
+    ) -> Loaded:
+        await asyncio.sleep(0)
+        instance = self.pages.get((browser, slot))
+        if instance is None or instance.page.lost is not None:
+            process = SimpleNamespace(version="1")
+            instance = self.pages[browser, slot] = SimpleNamespace(
+                name=browser,
+                identity=f"{browser}/{next(self._numbers)}",
+                process=process,
+                leases=0,
+                page=NativePage(),
+            )
+        page = instance.page
+        warm = key in page.sessions
+        if not warm:
+            if model.path not in _sessions:
+                _sessions[model.path] = open_session(model.path)
+            page.paths[key] = model.path
+            page.sessions[key] = Session(
+                key, key.sha256, model.label, {"wasm": 1}, (), load_ms=0, fetch_ms=0, bytes=0
+            )
+        return Loaded(instance, page, page.sessions[key], warm=warm, launch_ms=0, load_ms=0)
+
+    async def run_packed(
+        self, loaded: Any, inputs: Mapping[str, Packed], timeout: float, state: StateUse | None = None
+    ) -> Any:
+        await asyncio.sleep(0)
+        number, page = self.runs, loaded.page
+        self.runs += 1
+        if number in self.before and page.lost is None:
+            page.lost = BrowserCrashed(f"before run {number}")
+        page._alive()
+        made = page.run(loaded.session.key, inputs, state)
+        loaded.session.runs += 1
+        if number in self.after:
+            page.lost = BrowserCrashed(f"after run {number}")
+            raise page.lost
+        return SimpleNamespace(packed=made, values={"run_ms": 0.0})
+
+    async def command(self, loaded: Any, command: Awaitable[Any]) -> Any:
+        return await command
+
+    async def release(self, loaded: Any) -> None:
+        loaded.page.sessions.pop(loaded.session.key, None)
+
+    def beside(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.create_task(work)
+        self._beside.add(task)
+        task.add_done_callback(self._beside.discard)
+        return task
+
+
+class Sharded:
+    """A model in pieces, checked natively once; ``resident`` gives it over the browsers of a pool, inside a loop."""
+
+    def __init__(self, path: Path, folder: Path, **needs: Any) -> None:
+        self.content = ModelContent("0" * 64, path, path.name, path.stat().st_size)
+        self.info = inspect(path)
+        self.needs = ModelNeeds(**{"shards": 3, "backends": ("wasm",), "timeout": 5.0, **needs})
+        places = [Seat(name, 0, ("wasm",)) for name in ("one", "two", "three")]
+        self.made = cut(self.needs, self.content, places, lambda seat: 1.0, memory=8 << 30, folder=folder)
+
+    def resident(
+        self, pool: Any, told: Callable[..., None] = lambda *told: None, **needs: Any
+    ) -> ShardedResident:
+        import dataclasses
+
+        return ShardedResident(
+            pool,
+            dataclasses.replace(self.needs, **needs),
+            self.content,
+            self.info,
+            self.made,
+            ModelUse(key="model", label=self.content.label, sha256=self.content.sha256),
+            lambda content, shapes: content.path,
+            SimpleNamespace(shard=lambda *told: None),  # type: ignore[arg-type]
+            told,
+            lambda *seen: None,
+        )
