@@ -50,6 +50,9 @@ def _search(workload: Workload, seed: int) -> float:
             for backend in ("webgpu", "webnn", "webnn-gpu", "webnn-npu", "wasm"):
                 if (browser, backend) not in model.run_s:
                     book.refuse((browser, backend, model.id))
+    # not what the engine would believe, but what is true
+    book.estimates.unit.update({session: sample.value for session, sample in true.runs.items()})
+    book.estimates.load.update({session: sample.value for session, sample in true.loads.items()})
     flat = [dataclasses.replace(t, priority=3) for t in workload.tests]
     tests = book.add_tests(needs_of(workload, t) for t in flat)
     by_kind: dict[int, list[Test]] = {}

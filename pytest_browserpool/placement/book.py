@@ -10,7 +10,7 @@ from pytest_browserpool.placement.cost import CostModel
 from pytest_browserpool.placement.eligibility import needs_browser, sessions_on, why_not
 from pytest_browserpool.placement.history import History, Session
 from pytest_browserpool.placement.policy import EngineConfig
-from pytest_browserpool.placement.state import Estimates, Kind, NodePlan, Test
+from pytest_browserpool.placement.state import Estimates, Kind, NodePlan, Pool, Test
 from pytest_browserpool.values import ModelNeeds, NodeCapabilities, TestNeeds
 
 
@@ -30,11 +30,14 @@ class Book:
         """By profile: the tests that such nodes did not collect."""
         self.profile_of: dict[str, int] = {}
         self.kinds: list[Kind] = []
+        self.pools: dict[tuple[object, ...], Pool] = {}
         self.tests: dict[str, Test] = {}
         self.refused: set[Session] = set()
         self.unplaced: dict[int, list[Test]] = {}
         self.limits: dict[str, int] = {}
         self.held: Counter[str] = Counter()
+        self.flying: Counter[Session] = Counter()
+        """Session → tests that run in it now."""
         self.waiting: Counter[int] = Counter()
         self.wanted: Counter[str] = Counter()
         """Browser → kinds with waiting tests that could use it somewhere."""
@@ -77,6 +80,7 @@ class Book:
     def remove_node(self, node: NodePlan) -> list[Test]:
         """Forget ``node``; the tests that were planned there."""
         del self.nodes[node.id]
+        self.estimates.warm.subtract(node.warm)
         orphans = [t for batch in node.batches.values() for t in batch.tests]
         for test in orphans:
             test.node = test.home = None
@@ -141,6 +145,10 @@ class Book:
                 type=(plain.type or "") if browser else "",
                 key=plain.concurrency_key,
                 absent=absent,
+                pool=self.pools.setdefault(
+                    (browser, plain.model_key, plain.browsers, plain.backends, plain.min_memory, absent),
+                    Pool(),
+                ),
             )
             kinds[signature] = kind
             self.kinds.append(kind)
@@ -192,14 +200,16 @@ class Book:
 
     # -- estimates -------------------------------------------------------------------------------------------
 
-    def refresh(self) -> None:
-        """Bring every ledger up to what has been measured since."""
+    def refresh(self) -> bool:
+        """Bring every ledger up to what has been measured since; whether anything was."""
         if self.estimated_at == self.costs.version:
-            return
+            return False
         self.estimated_at = self.costs.version
+        self.costs.fit(self.estimates.types)
         self.estimates.clear()
         for node in self.nodes.values():
             node.recount()
+        return True
 
     @property
     def batches(self) -> int:
@@ -209,6 +219,7 @@ class Book:
         """Count ``test`` among those that wait to be sent (+1), or no more (−1)."""
         kind = test.kind
         self.waiting[kind.priority] += change
+        kind.pool.waiting += change
         before, kind.waiting = kind.waiting, kind.waiting + change
         if before == 0:
             self._want(kind)

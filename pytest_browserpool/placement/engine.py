@@ -33,6 +33,7 @@ from pytest_browserpool.placement.explain import Explainer
 from pytest_browserpool.placement.history import History
 from pytest_browserpool.placement.migration import Migrations
 from pytest_browserpool.placement.policy import EngineConfig
+from pytest_browserpool.placement.revising import revise
 from pytest_browserpool.placement.search import Search
 from pytest_browserpool.placement.sending import Sender
 from pytest_browserpool.placement.state import Kind, NodePlan, Test
@@ -162,6 +163,8 @@ class PlacementEngine(EngineViews):
         orphans = self.book.remove_node(node)
         test = node.running
         if test is not None:
+            if node.session is not None:
+                self.book.flying[node.session] -= 1
             self._release(test.kind)
             test.lost_on = (*test.lost_on, node.id)
             test.node = test.home = None
@@ -207,6 +210,7 @@ class PlacementEngine(EngineViews):
         node.busy_until = self.now
         self.sender.idle[node.id] = node
         if session is not None:
+            self.book.flying[session] -= 1
             self.explainer.outcome(session, event.ok)
         self.migrations.finished(test, self.now)
         self.watch.ended(node, test, self.now)
@@ -326,7 +330,9 @@ class PlacementEngine(EngineViews):
         behind = self.book.costs.version - self.book.estimated_at
         if not force and behind < REFRESH_SHARE * self._ledgers:
             return
-        self.book.refresh()
+        if self.book.refresh():
+            for node in self.book.nodes.values():
+                revise(node)
         for node in self.book.nodes.values():
             if node.running is not None and self.now > node.busy_until:
                 node.busy_until = self.now + OVERDUE * (self.now - node.started)

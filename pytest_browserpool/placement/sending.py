@@ -7,6 +7,7 @@ import random
 from pytest_browserpool.placement.book import Book
 from pytest_browserpool.placement.events import Command, Prewarm, Run
 from pytest_browserpool.placement.explain import Explainer
+from pytest_browserpool.placement.explore import probe
 from pytest_browserpool.placement.migration import Migrations
 from pytest_browserpool.placement.policy import EngineConfig
 from pytest_browserpool.placement.search import work_price
@@ -20,10 +21,6 @@ PREWARM_LEAD = 2.0
 """A set-up is announced when the work before it takes at most twice as long: early enough to hide wholly in
 spite of wrong estimates, late enough not to hold memory for long, and not to be overtaken by a change of
 plan."""
-
-PROBE_SHARE = 0.2
-"""Share of a kind's waiting work that trying another browser is worth: browsers differ by half their logarithm, and
-the better one of two takes on average a fifth less than any one."""
 
 
 class Sender:
@@ -108,18 +105,14 @@ class Sender:
         return node.batches[batch.kind.index, session]
 
     def _probe(self, node: NodePlan, batch: Batch) -> Batch:
-        """Where much work waits, have one test find out whether another browser is faster: once per session."""
-        costs = self.book.costs
-        at_stake = PROBE_SHARE * batch.kind.waiting * node.unit(batch.session)
-        for session in batch.kind.options[node.profile]:
-            if session == batch.session or session in costs.trying or costs.runs.measured(session):
-                continue
-            if sum(node.setup_now(session)) < at_stake:
-                test = batch.tests[0]
-                node.take(batch, [test])
-                node.put(batch.kind, session, [test])
-                return node.batches[batch.kind.index, session]
-        return batch
+        """Where much work waits, let a test find out whether another browser is faster."""
+        session = probe(self.book, node, batch)
+        if session is None:
+            return batch
+        test = batch.tests[0]
+        node.take(batch, [test])
+        node.put(batch.kind, session, [test])
+        return node.batches[batch.kind.index, session]
 
     def _send(self, node: NodePlan, batch: Batch, test: Test) -> None:
         session, kind = batch.session, batch.kind
@@ -136,7 +129,7 @@ class Sender:
         if kind.key is not None:
             self.book.held[kind.key[0]] += 1
         self.migrations.sent(test, node, self.book.nodes, self.now)
-        self.book.costs.try_out(session)
+        self.book.flying[session] += 1
         self.watch.sent(node, session, test, self.now)
         test.node = node.id
         self.out.append(

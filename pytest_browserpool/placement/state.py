@@ -4,6 +4,7 @@ it takes."""
 from __future__ import annotations
 
 from bisect import bisect_left, insort
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -34,6 +35,14 @@ class Test:
 
 
 @dataclass(slots=True, eq=False)
+class Pool:
+    """Kinds that can run in the same sessions, whatever their priority."""
+
+    waiting: int = 0
+    """Tests that were not sent yet."""
+
+
+@dataclass(slots=True, eq=False)
 class Kind:
     """Tests that are alike to the scheduler: the same needs."""
 
@@ -47,6 +56,7 @@ class Kind:
     """Node profiles that did not collect these tests."""
     options: dict[int, tuple[Session, ...]] = field(default_factory=dict)
     """Node profile → sessions that such a node can give."""
+    pool: Pool = field(default_factory=Pool)
     waiting: int = 0
     """Tests that were not sent yet."""
     counted: frozenset[str] = frozenset()
@@ -75,6 +85,8 @@ class Estimates:
         self.unit: dict[Session, float] = {}
         self.load: dict[Session, float] = {}
         self.launch: dict[tuple[str, str], float] = {}
+        self.warm: Counter[Session] = Counter()
+        """Session → nodes where it is warm."""
 
     def clear(self) -> None:
         self.unit.clear()
@@ -201,12 +213,14 @@ class NodePlan:
             if session in self.used:
                 self.load -= self.estimates.of_load(session) * self.slowness
             self.warm.add(session)
+            self.estimates.warm[session] += 1
 
     def cool_down(self, browser: str, backend: str | None, model: str | None) -> None:
         """A session is gone; without ``model`` the whole browser and all its sessions."""
         gone = {s for s in self.warm if s[0] == browser and (model is None or s[1:] == (backend, model))}
         for session in gone:
             self.warm.discard(session)
+            self.estimates.warm[session] -= 1
             if session in self.used:
                 self.load += self.estimates.of_load(session) * self.slowness
         if model is None and browser in self.browsers:
@@ -257,6 +271,7 @@ class NodePlan:
     def recount(self) -> None:
         """Sum the ledger anew after estimates changed or something became warm or cold."""
         self.slowness = 1.0 / self.estimates.costs.speed(self.id)
+        self.order = None
         self.used.clear()
         self.browser_used.clear()
         self.load = 0.0
@@ -274,6 +289,7 @@ class NodePlan:
             self.order = sorted(self.batches.values(), key=self._rank)
         return self.order
 
-    def _rank(self, batch: Batch) -> tuple[int, float, int]:
+    def _rank(self, batch: Batch) -> tuple[int, bool, float, int]:
         first = batch.tests[-1].scale * self.unit(batch.session) if batch.tests else 0.0
-        return (-batch.kind.priority, sum(self.setup_now(batch.session)) + first, -batch.kind.index)
+        sole = batch.session in self.warm or not self.estimates.warm[batch.session]
+        return (-batch.kind.priority, sole, sum(self.setup_now(batch.session)) + first, -batch.kind.index)

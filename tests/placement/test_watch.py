@@ -18,7 +18,7 @@ from pytest_browserpool.simulation.ours import OurRun
 def test_forecasts_are_scored_and_beat_the_last_minute() -> None:
     """Over long runs with a known queue: the error of the forecast is below that of "as the last minute"."""
     errors, naive, count = 0.0, 0.0, 0
-    for name in ("setup_heavy", "nested", "small_models"):
+    for name in ("setup_heavy", "nested", "small_models", "bursts"):
         run = OurRun(zoo.workload(name, 0), 0)
         run.run()
         score = run.engine.forecast_score

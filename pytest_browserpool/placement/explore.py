@@ -1,0 +1,90 @@
+"""What it is worth to find out whether another browser is faster: the price of an option, against its cost.
+
+Trying a session costs its set-up, and what its tests take longer. It is worth that all tests that still wait may go
+there, if it turns out to be faster. With beliefs about two times that are normal in the logarithm, the expected gain
+of being allowed to exchange one for the other is Margrabe's formula (W. Margrabe, The Value of an Option to Exchange
+One Asset for Another, Journal of Finance 33, 1978).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from pytest_browserpool.placement.beliefs import Belief
+from pytest_browserpool.placement.book import Book
+from pytest_browserpool.placement.history import Session
+from pytest_browserpool.placement.state import Batch, NodePlan
+
+TRIALS = (1, 2, 4, 8)
+"""Numbers of tests that a trial may take: one alone says little where tests differ much."""
+
+
+def exchange(kept: float, offered: float, deviation: float) -> float:
+    """Expected gain of the right to exchange ``kept`` for ``offered`` (mean seconds), where the log of their ratio
+    is uncertain by ``deviation``."""
+    if deviation <= 0:
+        return max(0.0, kept - offered)
+    d = math.log(kept / offered) / deviation + deviation / 2
+    return kept * _normal(d) - offered * _normal(d - deviation)
+
+
+def _normal(x: float) -> float:
+    return 0.5 * math.erfc(-x / math.sqrt(2))
+
+
+def learned(belief: Belief, measurements: float) -> float:
+    """By how much the variance of a belief falls with so many more measurements."""
+    return belief.variance**2 / (belief.variance + belief.noise / measurements)
+
+
+@dataclass(frozen=True, slots=True)
+class Stake:
+    """What a trial is about, in seconds at speed 1."""
+
+    waiting: float
+    """Tests that wait and could go either way."""
+    running: int
+    """Tests that run meanwhile in the session that is kept: as many go on there during the trial."""
+    setup: float
+    """Launch and load that the trial costs."""
+    move: float
+    """Set-ups that the other nodes would pay for going there, if it turns out to be faster."""
+
+
+def worth(kept: Belief, tried: Belief, stake: Stake) -> float:
+    """Seconds that trying gains net, at best."""
+    best = -math.inf
+    average = math.exp(kept.noise / 2)
+    mine = learned(kept, max(stake.waiting, 1.0))
+    for trials in TRIALS:
+        other = learned(tried, trials)
+        a, b = math.exp(kept.mean + mine / 2) * average, math.exp(tried.mean + other / 2) * average
+        left = stake.waiting - trials - stake.running * (stake.setup + trials * b) / a
+        if left < 1:
+            break
+        gain = left * exchange(a, b + stake.move / left, math.sqrt(mine + other))
+        best = max(best, gain - trials * max(0.0, b - a) - stake.setup)
+    return best
+
+
+def probe(book: Book, node: NodePlan, batch: Batch) -> Session | None:
+    """The other session of ``batch`` that the next test had better try on ``node``, if any."""
+    costs, kind, estimates = book.costs, batch.kind, book.estimates
+    kept = costs.runs.belief(batch.session, kind.type)
+    found: tuple[float, Session] | None = None
+    for session in kind.options[node.profile]:
+        if session == batch.session or session in costs.runs.history or book.flying[session]:
+            continue
+        tried = costs.runs.belief(session, kind.type)
+        elsewhere = estimates.warm[batch.session] - (batch.session in node.warm)
+        stake = Stake(
+            waiting=kind.pool.waiting,
+            running=book.flying[batch.session],
+            setup=sum(node.setup_now(session)) / node.slowness,
+            move=elsewhere * estimates.of_load(session),
+        )
+        gain = worth(kept, tried, stake)
+        if gain > 0 and (found is None or gain > found[0]):
+            found = (gain, session)
+    return found[1] if found else None
