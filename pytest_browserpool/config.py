@@ -66,6 +66,8 @@ class Settings(Plain):
     silent for longer. The tests of a lost node run elsewhere."""
     connect_timeout: float = 30.0
     """Seconds until a remote node must be connected and ready: ssh and Python take one to two on an idle machine."""
+    pool_cool_down: float = 60.0
+    """Seconds before a node's pool shrinks after its size last changed: a browser closed too soon is launched again."""
     page_max_loads: int = 200
     """Sessions created in one page before it is replaced: create and release leak about 4 MB each beside an anchor."""
     page_max_memory_gib: float = 4.0
@@ -84,6 +86,7 @@ class Settings(Plain):
             "ping_timeout",
             "heartbeat_timeout",
             "connect_timeout",
+            "pool_cool_down",
         ):
             if not getattr(self, name) > 0:
                 raise ConfigurationError(

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_browserpool import __version__, link, outcomes
+from pytest_browserpool.advice import PoolAdviser
 from pytest_browserpool.config import did_you_mean
 from pytest_browserpool.fleet import Fleet
 from pytest_browserpool.ledger import Ledger
@@ -24,6 +25,7 @@ from pytest_browserpool.observer import Observer
 from pytest_browserpool.placement import events
 from pytest_browserpool.remote import Paths, is_elsewhere, machine_of
 from pytest_browserpool.report.crashed import close_crashed_row
+from pytest_browserpool.unrunnable import in_a_line, in_full, no_node
 from pytest_browserpool.values import ModelNeeds, NodeCapabilities
 
 if TYPE_CHECKING:
@@ -101,6 +103,7 @@ class Controller:
         self.scheduler: BrowserPoolScheduling | None = None
         self.engine: PlacementEngine | None = None
         self._observer: Observer | None = None
+        self._adviser: PoolAdviser | None = None
         self._gate: outcomes.ReportGate | None = None
         self._heard: dict[Any, float] = {}
         """Node → when it last said anything, by the monotonic clock. Written by receiver threads."""
@@ -275,10 +278,15 @@ class Controller:
 
         expected = len(self.dsession.nodemanager.specs)
         self.engine = PlacementEngine(
-            EngineConfig(expected_nodes=expected, memory_share=self.settings.memory_share),
+            EngineConfig(
+                expected_nodes=expected,
+                memory_share=1.0,  # nodes report what of their memory is for browsers
+                pool_cool_down_s=self.settings.pool_cool_down,
+            ),
             self.ledger.history(),
         )
         self._observer = Observer(self.ledger, self.engine)
+        self._adviser = PoolAdviser(self.engine, self.ledger, self.tell)
         self.scheduler = BrowserPoolScheduling(
             config, nodes=expected, handle=self._observer.handle, sink=self
         )
@@ -362,6 +370,8 @@ class Controller:
         if self.scheduler is None or self.engine is None or self.stopping():
             return
         self.scheduler.hear(events.Tick(at=time.monotonic()))
+        if self._adviser is not None:
+            self._adviser.tick(self.scheduler.nodes)
         if self.dsession.queue.empty() and not self.stopping():
             started = time.perf_counter()
             self.scheduler.carry_out(self.engine.improve(self._iterations))
@@ -389,14 +399,11 @@ class Controller:
 
     def unrunnable(self, test: str, needs: ModelNeeds | None, reasons: Sequence[str]) -> None:
         troubles = dict.fromkeys(trouble for trouble in self._troubles.values() if trouble)
-        reasons = (*reasons, *troubles)
+        error = no_node(reasons, troubles)
         skip = self.settings.missing == "skip" or (needs is not None and needs.on == "each")
-        if skip:
-            self.publish(outcomes.skipped(test, f"no node can run this test: {'; '.join(reasons)}"))
-            return
-        lines = "\n".join(f"  {reason}" for reason in reasons)
-        remedy = "remedy: browserpool doctor says what is missing; --browserpool-missing=skip skips instead"
-        self.publish(outcomes.failed(test, f"no node can run this test:\n{lines}\n{remedy}"))
+        self.publish(
+            outcomes.skipped(test, in_a_line(error)) if skip else outcomes.failed(test, in_full(error))
+        )
 
     def abandoned(self, test: str, nodes: Sequence[str], node: Any) -> None:
         lines = "\n".join(f"  {loss}" for loss in self.ledger.losses[test])

@@ -13,6 +13,7 @@ Every error says what was wrong (with the value), where, and what to do about it
     │   ├── ShardingError           the model cannot be cut as asked
     │   └── UnsupportedOperator     the model has an operator that the backend lacks
     ├── CapabilityError             nothing here qualifies
+    │   ├── NoNode                  no node of the run can run the test
     │   ├── NoBrowser               no wanted browser exists on this node
     │   └── BackendRefused          asked for, but onnxruntime did not run the model on it
     ├── Fault                       the infrastructure failed; recovery may try again
@@ -104,6 +105,10 @@ class UnsupportedOperator(UsageError):
 
 class CapabilityError(BrowserPoolError):
     """No browser or backend here can do what was asked."""
+
+
+class NoNode(CapabilityError):
+    """No node of the run, or without ``-n`` this machine, has what the test needs."""
 
 
 class NoBrowser(CapabilityError):

@@ -93,6 +93,12 @@ OPTIONS = (
         kind="float",
         cli=False,
     ),
+    Option(
+        name="pool-cool-down",
+        help="seconds before a node's pool shrinks after its size last changed (60)",
+        kind="float",
+        cli=False,
+    ),
 )
 
 

@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from _pytest.outcomes import Failed
 
 from pytest_browserpool import markers
-from pytest_browserpool.errors import BrowserPoolError, NoBrowser
+from pytest_browserpool.errors import BrowserPoolError, NoBrowser, NoNode
 from pytest_browserpool.link import HEARTBEAT, INPUT, Message, cut
 from pytest_browserpool.runloop import RunLoop, find_interactor
+from pytest_browserpool.unrunnable import in_a_line, in_full, no_node
 from pytest_browserpool.values import NodeCapabilities
 
 if TYPE_CHECKING:
@@ -218,17 +218,19 @@ class NodeSide:
             self._supplier.deliver(message)
         elif kind == "run":
             self._hints[message["index"]] = (message["browser"], message["backend"])
-        elif kind in ("prewarm", "retire") and not self._closed:
+        elif kind in ("prewarm", "retire", "pool") and not self._closed:
             with contextlib.suppress(RuntimeError):  # the executor was shut down in between: the run is over
                 self._aside.submit(self._carry_out, message)
 
     def _carry_out(self, message: Message) -> None:
-        """Prewarm or retire, aside from the running test. A failure costs nothing but the head start: the
-        test that
-        comes will launch and load by itself, and report what is wrong."""
+        """Prewarm, retire or resize, aside from the running test. A failure costs nothing but the head start: the
+        test that comes will launch and load by itself, and report what is wrong."""
         try:
             if message["kind"] == "retire":
                 self.node.retire(message["browser"])
+                return
+            if message["kind"] == "pool":
+                self.node.resize(message["size"], message["most"], frozenset(message["soon"]))
                 return
             item = self._items.get(message["test"] or "")
             request = markers.request_for(item) if item is not None else None
@@ -238,7 +240,7 @@ class NodeSide:
                 {
                     "kind": "aside_failed",
                     "directive": message["kind"],
-                    "browser": message["browser"],
+                    "browser": message.get("browser", ""),
                     "error": str(error),
                 }
             )
@@ -274,23 +276,24 @@ class NodeSide:
 
         reason = why_not(self.capabilities(probe=True), needs, ())
         if reason:
-            said = f"{reason}\n{self.trouble}" if self.trouble else reason
-            refuse(said, skip=needs.on == "each" or self.settings.missing == "skip")
+            error = no_node([reason], [self.trouble] if self.trouble else [])
+            if needs.on == "each" or self.settings.missing == "skip":
+                pytest.skip(in_a_line(error))
+            raise error
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_makereport(
         self, item: pytest.Item, call: pytest.CallInfo[None]
     ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
         report = yield
-        if call.excinfo is not None and call.excinfo.errisinstance(Refused):
+        error = call.excinfo.value if call.excinfo is not None else None
+        if call.when == "setup" and isinstance(error, BrowserPoolError):
+            # raised by our fixtures: value, place and remedy say more than our own frames
+            report.longrepr = in_full(error)
+        if isinstance(error, NoNode):
             report.when = (
                 "call"  # as the controller reports it under xdist: failed, not an error of a fixture
             )
-        elif (
-            call.when == "setup" and call.excinfo is not None and call.excinfo.errisinstance(BrowserPoolError)
-        ):
-            # raised by our fixtures: value, place and remedy say more than our own frames
-            report.longrepr = f"{type(call.excinfo.value).__name__}: {call.excinfo.value}"
         if call.when == "call" or (call.when == "setup" and not report.passed):
             self._end(item, report)
         used = item.stash.get(USE_KEY, None)
@@ -324,22 +327,6 @@ class NodeSide:
     def pytest_unconfigure(self) -> None:
         self._stop.set()
         self.close()
-
-
-class Refused(Failed):
-    """No browser here can run the test. Reported as a failure, wherever it is found out."""
-
-
-def refuse(reason: str, *, skip: bool) -> None:
-    """End the running test for want of a browser: a failure, or a skip where the user or ``on="each"``
-    says so."""
-    if skip:
-        pytest.skip(f"no node can run this test: {reason}")
-    raise Refused(
-        f"no node can run this test:\n  {reason}\nremedy: browserpool doctor says what is missing; "
-        "--browserpool-missing=skip skips instead",
-        pytrace=False,
-    )
 
 
 def _python() -> str:

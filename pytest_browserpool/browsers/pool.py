@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 from aiohttp import web
 
+from pytest_browserpool.browsers import sizing
 from pytest_browserpool.browsers.catalogue import InstalledBrowser
 from pytest_browserpool.browsers.channel import PageChannel
 from pytest_browserpool.browsers.instance import BrowserInstance
@@ -90,6 +91,7 @@ class Pool:
         self._memory_limit = memory_limit
         self._emit = emit
         self._places = asyncio.Lock()
+        self._sizing = sizing.Sizing(size=settings.max_browsers, most=settings.max_browsers)
         self._closing: set[asyncio.Future[None]] = set()
         self._beside: set[asyncio.Task[None]] = set()
         self._ended = False
@@ -181,14 +183,28 @@ class Pool:
         return instance, process.launch_ms
 
     async def _make_room(self) -> None:
-        while len(self.instances) >= self.settings.max_browsers:
-            idle = [i for i in self.instances if not i.leases]
-            if not idle:
+        most = self.settings.max_browsers
+        while len(self.instances) >= min(most, self._sizing.most):
+            leaving = sizing.first_to_go(self.instances, self._sizing.soon)
+            if leaving is None and len(self.instances) < most:
+                return  # memory for one browser less, but all are at work: their test needs them together
+            if leaving is None:
                 raise CapabilityError(
                     f"all {len(self.instances)} browsers of this node are leased",
-                    remedy=f"end a lease first, or --browserpool-max-browsers={self.settings.max_browsers + 1}",
+                    remedy=f"end a lease first, or --browserpool-max-browsers={most + 1}",
                 )
-            await self._retire(min(idle, key=lambda i: i.last_used), "least recently used")
+            await self._retire(leaving, "least recently used")
+
+    async def resize(self, size: int, most: int, soon: frozenset[str]) -> None:
+        """Keep ``size`` browsers from now on, as long as no more are in use, and never more than ``most`` where that
+        can be; those that are needed ``soon`` go last."""
+        self._sizing = sizing.Sizing(size=size, most=most, soon=soon)
+        await self._shrink()
+
+    async def _shrink(self) -> None:
+        async with self._places:
+            for instance in sizing.surplus(self.instances, self._sizing):
+                await self._retire(instance, "the plan needs fewer")
 
     async def _retire(self, instance: BrowserInstance, reason: str) -> None:
         if instance in self.instances:
@@ -362,6 +378,7 @@ class Pool:
             for page in list(instance.pages.values()):
                 if page.lost is not None or page.loads >= self.settings.page_max_loads:
                     await instance.drop(page)
+        await self._shrink()
         await self._bound_memory()
 
     async def _bound_memory(self) -> None:

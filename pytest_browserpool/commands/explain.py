@@ -13,6 +13,8 @@ from pytest_browserpool.commands.history import db_option, json_option
 from pytest_browserpool.errors import HistoryError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from duckdb import DuckDBPyConnection
     from rich.console import Console
 
@@ -43,15 +45,15 @@ def explain(nodeid: str, run: str | None, everything: bool, db: Path, as_json: b
         decisions = queries.decisions_of(con, nodeid, run_id)
         if not decisions:
             raise _unknown(con, nodeid, run_id, db)
-        took = {d.run_id: _seconds(con, d) for d in decisions}
-    shown = decisions if everything else decisions[:1]
+        shown = decisions if everything else decisions[:1]
+        told = [(d, _seconds(con, d), queries.pool_at(con, d.run_id, d.node, d.at)) for d in shown]
     if as_json:
-        click.echo(json.dumps([as_plain(d, took[d.run_id]) for d in shown], indent=2))
+        click.echo(json.dumps([{**as_plain(d, took), "pool": pool} for d, took, pool in told], indent=2))
         return
     from pytest_browserpool.commands.output import console
 
-    for decision in shown:
-        show(decision, took[decision.run_id], console())
+    for decision, took, pool in told:
+        show(decision, took, console(), pool)
 
 
 def _unknown(con: DuckDBPyConnection, nodeid: str, run_id: str | None, db: Path) -> HistoryError:
@@ -93,9 +95,14 @@ def as_plain(decision: DecisionRecord, took: dict[str, Any] | None) -> dict[str,
     return {**plain, "took": took}
 
 
-def show(decision: DecisionRecord, took: dict[str, Any] | None, console: Console) -> None:
-    """Print one decision: where, the expected time and its parts beside what came, the score, the
-    alternatives.
+def show(
+    decision: DecisionRecord,
+    took: dict[str, Any] | None,
+    console: Console,
+    pool: Mapping[str, Any] | None = None,
+) -> None:
+    """Print one decision: where, the expected time and its parts beside what came, the score, the alternatives, and
+    the browsers that the node had then.
     """
     from rich.markup import escape
     from rich.table import Table
@@ -104,6 +111,10 @@ def show(decision: DecisionRecord, took: dict[str, Any] | None, console: Console
     where = "/".join(part for part in (decision.node, decision.browser, decision.backend) if part)
     console.print(f"[bold]{escape(decision.nodeid)}[/bold]")
     console.print(f"went to [bold]{escape(where)}[/bold] at {at}, run {escape(decision.run_id)}")
+    if pool:
+        advised = f"; the plan kept {pool['advised']}" if pool["advised"] is not None else ""
+        running = ", ".join(pool["running"]) or "no browser"
+        console.print(f"on {escape(decision.node)} ran {escape(running)} then{advised}")
     plain = as_plain(decision, took)
     expected, factors = plain["breakdown"] or {}, plain["factors"] or {}
     if expected or took:

@@ -392,6 +392,11 @@ class Node:
         pool = self.pool
         self.call(lambda: pool.retire_idle(browser), self.settings.launch_timeout)
 
+    def resize(self, size: int, most: int, soon: frozenset[str]) -> None:
+        """Follows the scheduler's advice on how many browsers to keep."""
+        pool = self.pool
+        self.call(lambda: pool.resize(size, most, soon), self.settings.launch_timeout)
+
     # -- the end ----------------------------------------------------------------------------------------------------
 
     def close(self) -> None:

@@ -60,7 +60,7 @@ def why_not(node: NodeCapabilities, needs: ModelNeeds | None, refused: Collectio
         return ""
     assert needs is not None
     if needs.min_memory is not None and needs.min_memory > node.memory_gib:
-        return f"{node.node}: needs {needs.min_memory:g} GiB, node has {node.memory_gib:g}"
+        return f"{node.node}: needs {needs.min_memory:g} GiB, node has {node.memory_gib:.3g}"
     wanted = _in_order(node, needs.browsers)
     if not wanted:
         have = ", ".join(b.name for b in node.browsers) or "none"

@@ -64,6 +64,8 @@ class EngineConfig:
     """Share of a node's memory that its browsers may take together."""
     browser_memory_gib: float = 0.8
     """Memory taken to be one browser's: a Chromium with one warm WebGPU model took 0.4 – 0.8 GiB."""
+    pool_cool_down_s: float = 60.0
+    """Seconds before a pool shrinks after its size last changed: a browser closed too soon is launched again."""
 
     def __post_init__(self) -> None:
         if self.max_attempts < 1:

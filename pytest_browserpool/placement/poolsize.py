@@ -10,8 +10,17 @@ from pytest_browserpool.placement.policy import EngineConfig
 from pytest_browserpool.placement.prediction import HORIZON_S
 from pytest_browserpool.placement.state import NodePlan
 
-COOL_DOWN_S = 60.0
-"""Seconds before a pool shrinks after it last changed: a browser closed too soon is launched again."""
+
+@dataclass(frozen=True, kw_only=True)
+class PoolAdvice:
+    """What a node's pool is to keep."""
+
+    size: int
+    """Browsers alive at once, as long as no more are in use."""
+    most: int
+    """What the pool's maximum and the node's memory allow."""
+    soon: frozenset[str]
+    """Browsers that the plan uses within the next minute: the last to be closed."""
 
 
 @dataclass
@@ -22,11 +31,16 @@ class PoolAdvisor:
     sizes: dict[str, int] = field(default_factory=dict)
     changed: dict[str, float] = field(default_factory=dict)
 
-    def advise(self, node: NodePlan, now: float) -> int:
-        """Browsers that ``node`` should keep alive at once."""
-        wanted = self._bounded(node, len(self._soon(node, now)))
+    def advise(self, node: NodePlan, now: float) -> PoolAdvice:
+        """What ``node`` should keep."""
+        soon = frozenset(self._soon(node, now))
+        return PoolAdvice(size=self._size(node, len(soon), now), most=self._most(node), soon=soon)
+
+    def _size(self, node: NodePlan, wanted: int, now: float) -> int:
+        wanted = self._bounded(node, wanted)
         size = self.sizes.get(node.id)
-        if size is None or wanted > size or (wanted < size and now - self.changed[node.id] >= COOL_DOWN_S):
+        cooled = size is None or now - self.changed[node.id] >= self.config.pool_cool_down_s
+        if size is None or wanted > size or (wanted < size and cooled):
             if wanted != size:
                 self.sizes[node.id], self.changed[node.id] = wanted, now
             return wanted
@@ -44,8 +58,11 @@ class PoolAdvisor:
             ahead += sum(node.setup_now(batch.session)) + batch.work * node.unit(batch.session)
         return used
 
-    def _bounded(self, node: NodePlan, wanted: int) -> int:
+    def _most(self, node: NodePlan) -> int:
         config = self.config
         by_memory = math.floor(config.memory_share * node.capabilities.memory_gib / config.browser_memory_gib)
-        most = max(1, min(node.capabilities.max_browsers, by_memory))
-        return max(min(config.min_browsers, most), min(wanted, most))
+        return max(1, min(node.capabilities.max_browsers, by_memory))
+
+    def _bounded(self, node: NodePlan, wanted: int) -> int:
+        most = self._most(node)
+        return max(min(self.config.min_browsers, most), min(wanted, most))

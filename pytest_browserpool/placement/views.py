@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pytest_browserpool.placement.history import Session
+from pytest_browserpool.placement.poolsize import PoolAdvice
 from pytest_browserpool.placement.prediction import BrowserForecast, ForecastScore
 from pytest_browserpool.placement.state import NodePlan
 
@@ -100,8 +101,8 @@ class EngineViews:
         """Error of the forecasts that came due, beside that of "as the last minute"."""
         return self.watch.predictor.score
 
-    def pool_size(self, node: str) -> int | None:
-        """Browsers that ``node`` should keep alive at once; None if it is not up."""
+    def pool_advice(self, node: str) -> PoolAdvice | None:
+        """The browsers that ``node`` should keep; None if it is not up."""
         plan = self.book.nodes.get(node)
         return self.watch.advisor.advise(plan, self.now) if plan is not None else None
 

@@ -66,6 +66,8 @@ class NodeLine:
     utilization: float
     """Share of the run that it spent in tests, 0 … 1."""
     end: str
+    pool_sizes: tuple[int, ...] = ()
+    """Browsers that the scheduler's plan kept there, each time the number changed."""
 
 
 def browser_lines(rows: RunRows, seconds: float) -> tuple[BrowserLine, ...]:
@@ -138,6 +140,9 @@ def node_lines(rows: RunRows, seconds: float) -> tuple[NodeLine, ...]:
     tests: dict[str, list[float]] = defaultdict(list)
     for test in rows.tests:
         tests[test.node].append(test.duration_s)
+    sizes: dict[str, list[int]] = defaultdict(list)
+    for metric in sorted((m for m in rows.metrics if m.name == "pool_size"), key=lambda m: m.at):
+        sizes[metric.node].append(int(metric.value))
     return tuple(
         NodeLine(
             node=node.node,
@@ -149,6 +154,7 @@ def node_lines(rows: RunRows, seconds: float) -> tuple[NodeLine, ...]:
             busy_s=sum(tests[node.node]),
             utilization=min(1.0, sum(tests[node.node]) / seconds) if seconds > 0 else 0.0,
             end="" if node.down_reason in ("", "end", "finished") else node.down_reason,
+            pool_sizes=tuple(sizes[node.node]),
         )
         for node in sorted(rows.nodes, key=lambda n: natural(n.node))
     )

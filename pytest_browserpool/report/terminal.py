@@ -30,6 +30,9 @@ def summary_lines(view: RunView, *, history: Path, report: Path | None) -> list[
         if launches
         else "browsers   none launched"
     )
+    sizes = [f"{n.node} {', '.join(map(str, n.pool_sizes))}" for n in view.nodes if n.pool_sizes]
+    if sizes:
+        lines.append(f"pool size  {'; '.join(sizes)}")
     lines.append(f"models     {_loads(view)}")
     lines += [f"slowest    {text}" for text in _slowest(view)]
     if view.faults:

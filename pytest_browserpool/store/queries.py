@@ -124,6 +124,23 @@ def decisions_of(con: DuckDBPyConnection, nodeid: str, run_id: str | None = None
     return [DecisionRecord.from_plain(row) for row in rows]
 
 
+def pool_at(con: DuckDBPyConnection, run_id: str, node: str, at: float) -> Row:
+    """``running``: names of the browsers that ``node`` had at ``at`` (seconds since the epoch); ``advised``: how many
+    the scheduler's plan kept there, None where it had not said yet.
+    """
+    running = con.execute(
+        """SELECT name FROM browsers WHERE run_id = ? AND node = ? AND launched_at <= ?
+           AND coalesce(closed_at, 'infinity'::DOUBLE) > ? ORDER BY launched_at""",
+        [run_id, node, at, at],
+    ).fetchall()
+    advised = con.execute(
+        """SELECT value FROM metrics WHERE run_id = ? AND node = ? AND name = 'pool_size' AND "at" <= ?
+           ORDER BY "at" DESC LIMIT 1""",
+        [run_id, node, at],
+    ).fetchone()
+    return {"running": [row[0] for row in running], "advised": int(advised[0]) if advised else None}
+
+
 def nodeids_like(con: DuckDBPyConnection, words: str, limit: int = 10) -> list[str]:
     """Node ids with a decision that contain ``words``, most recent first: for "did you mean"."""
     rows = con.execute(

@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 from placement_support import collect, engine, finish, node, runs, wanting
 
 from pytest_browserpool.placement import scoring, thresholds
+from pytest_browserpool.placement.engine import PlacementEngine
 from pytest_browserpool.placement.history import History, Sample
-from pytest_browserpool.placement.poolsize import COOL_DOWN_S
+from pytest_browserpool.placement.poolsize import PoolAdvice
 from pytest_browserpool.placement.thresholds import Thresholds
 from pytest_browserpool.simulation import zoo
 from pytest_browserpool.simulation.ours import OurRun
@@ -100,23 +101,31 @@ def test_overloaded_browser_is_relieved() -> None:
     assert after[0].browser == "chromium"
 
 
+def advised(made: PlacementEngine, name: str) -> PoolAdvice:
+    advice = made.pool_advice(name)
+    assert advice is not None
+    return advice
+
+
 def test_pool_grows_at_once_and_shrinks_late() -> None:
     made = engine(node("n1", "chromium", "firefox", memory=8.0))
     (run,) = runs(
         collect(made, wanting("c", "a", browsers=("chromium",)), wanting("f", "b", browsers=("firefox",)))
     )
-    assert made.pool_size("n1") == 2
+    assert advised(made, "n1") == PoolAdvice(size=2, most=3, soon=frozenset({"chromium", "firefox"}))
     (run,) = runs(finish(made, run, 1.0))
-    assert made.pool_size("n1") == 2, "cool-down"
-    made.now = COOL_DOWN_S + 2.0
-    assert made.pool_size("n1") == 1
-    assert made.pool_size("nobody") is None
+    assert advised(made, "n1") == PoolAdvice(size=2, most=3, soon=frozenset({run.browser})), "cool-down"
+    made.now = made.config.pool_cool_down_s + 2.0
+    assert advised(made, "n1").size == 1
+    assert made.pool_advice("nobody") is None
 
 
 def test_pool_is_capped_by_memory() -> None:
     made = engine(node("n1", "chromium", "firefox", memory=1.5))
     collect(made, wanting("c", "a", browsers=("chromium",)), wanting("f", "b", browsers=("firefox",)))
-    assert made.pool_size("n1") == 1, "80 % of 1.5 GiB holds one browser of 0.8"
+    assert advised(made, "n1").size == advised(made, "n1").most == 1, (
+        "80 % of 1.5 GiB holds one browser of 0.8"
+    )
 
 
 def test_factors() -> None:

@@ -1,0 +1,93 @@
+"""A node's pool follows the scheduler's advice: it shrinks while the plan needs fewer browsers, and grows ahead of need."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import onnx_models as make
+
+from pytest_browserpool.store.connect import reading
+
+SUITE = """
+import time
+import numpy as np
+import pytest
+
+X = {"x": np.zeros((4, 4), np.float32)}
+
+def wants(browser, priority, expected):
+    return pytest.mark.model(
+        "affine.onnx", browsers=["=" + browser], backends=["wasm"], priority=priority, expected_duration=expected
+    )
+
+def until(holds):
+    deadline = time.monotonic() + 60
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+def alive(pool):
+    return {browser.name for browser in pool.browsers}
+
+@wants("headless-shell", 1, 1)
+def test_first(model):
+    assert model(X)["y"].item(0) == 1
+
+@wants("chromium", 2, 1000)
+def test_a_long_one_needs_no_other_browser(model, browser_pool):
+    assert model(X)["y"].item(0) == 1
+    assert alive(browser_pool) == {"headless-shell", "chromium"}
+    until(lambda: alive(browser_pool) == {"chromium"})
+    assert model(X)["y"].item(0) == 1
+
+@wants("chromium", 3, 2)
+def test_the_other_is_back_before_it_is_needed(model, browser_pool):
+    until(lambda: alive(browser_pool) == {"headless-shell", "chromium"})
+
+@wants("headless-shell", 5, 1)
+def test_last(model):
+    assert model.warm
+"""
+
+
+def test_a_pool_shrinks_and_grows_with_the_plan(tmp_path: Path) -> None:
+    (tmp_path / "pytest.ini").write_text("[pytest]\nbrowserpool_pool_cool_down = 0.5\n")
+    (tmp_path / "affine.onnx").write_bytes(make.affine())
+    (tmp_path / "test_pool.py").write_text(SUITE)
+    command = [sys.executable, "-m", "pytest", "--browserpool", "-n1", "-v", "-p", "no:cacheprovider"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    db = tmp_path / ".browserpool" / "history.duckdb"
+    with reading(db) as con:
+        sizes = con.execute(
+            "SELECT value FROM metrics WHERE name = 'pool_size' AND node = 'gw0' ORDER BY \"at\""
+        ).fetchall()
+        shells = con.execute(
+            "SELECT close_reason FROM browsers WHERE name = 'headless-shell' ORDER BY launched_at"
+        ).fetchall()
+    assert [size for (size,) in sizes][:3] == [2, 1, 2]
+    assert [reason for (reason,) in shells] == ["the plan needs fewer", "end of run"]
+    assert "gw0 2, 1, 2" in done.stdout, done.stdout
+    explain = [
+        "browserpool",
+        "explain",
+        "test_pool.py::test_the_other_is_back_before_it_is_needed",
+        f"--db={db}",
+    ]
+    said = subprocess.run(
+        [sys.executable, "-m", "pytest_browserpool.cli", *explain[1:]],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert "on gw0 ran chromium then; the plan kept 1" in said.stdout, said.stdout + said.stderr
+    (plain,) = json.loads(
+        subprocess.run(
+            [sys.executable, "-m", "pytest_browserpool.cli", *explain[1:], "--json"],
+            capture_output=True, text=True, timeout=60,
+        ).stdout
+    )  # fmt: skip
+    assert plain["pool"] == {"running": ["chromium"], "advised": 1}
