@@ -23,7 +23,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 from offline import reference
 
 from pytest_browserpool.simulation import zoo
-from pytest_browserpool.simulation.figures import simulate
+from pytest_browserpool.simulation.figures import figures, simulate
+from pytest_browserpool.simulation.ours import OurRun
 from pytest_browserpool.simulation.workload import Workload
 
 VARIANTS = {
@@ -53,24 +54,67 @@ class Row:
     failed: dict[str, int]
 
 
-def measure(
-    name: str, seed: int, history: str, sigma: float, references: dict[tuple[object, ...], float | None]
-) -> Row:
+class Kept:
+    """Rows and references that were measured before, appended to a file as they come: a long run can be done in
+    pieces, and one that was broken off loses nothing. They are those of the code that measured them."""
+
+    def __init__(self, path: str | None) -> None:
+        self.path = Path(path) if path else None
+        self.rows: dict[tuple[str, str, int], Row] = {}
+        self.references: dict[tuple[str, int, float], float | None] = {}
+        self.peers: dict[tuple[str, int, float], dict[str, Any]] = {}
+        for line in self.path.read_text().splitlines() if self.path and self.path.exists() else ():
+            value = json.loads(line)
+            if "row" in value:
+                row = Row(**value["row"])
+                self.rows[value["variant"], row.name, row.seed] = row
+            else:
+                self.references[tuple(value["of"])] = value["reference"]
+
+    def append(self, value: dict[str, Any]) -> None:
+        if self.path is not None:
+            with self.path.open("a") as file:
+                file.write(json.dumps(value) + "\n")
+
+    def row(self, variant: str, name: str, seed: int) -> Row:
+        """Measured now, unless it was before."""
+        found = self.rows.get((variant, name, seed))
+        if found is None:
+            found = self.rows[variant, name, seed] = measure(name, seed, *VARIANTS[variant], self)
+            self.append({"variant": variant, "row": dataclasses.asdict(found)})
+        return found
+
+    def reference(self, workload: Workload, key: tuple[str, int, float]) -> float | None:
+        if key not in self.references:
+            self.references[key] = reference(workload, key[1])
+            self.append({"of": key, "reference": self.references[key]})
+        return self.references[key]
+
+    def beside(self, workload: Workload, key: tuple[str, int, float]) -> dict[str, Any]:
+        """xdist's schedulers on the same workload; history is nothing to them."""
+        if key not in self.peers:
+            self.peers[key] = simulate(workload, PEERS, key[1], spare=True)["schedulers"]
+        return self.peers[key]
+
+
+def measure(name: str, seed: int, history: str, sigma: float, kept: Kept) -> Row:
     base = zoo.workload(name, seed)
     sigma = base.noise_sigma if base.noise_sigma and sigma else sigma
     workload = dataclasses.replace(base, history=history, noise_sigma=sigma)
-    results = simulate(workload, (OURS, *PEERS), seed, spare=True)["schedulers"]
     key = (name, seed, sigma)
-    if key not in references:
-        references[key] = reference(workload, seed)
-    best = references[key]
+    peers = kept.beside(workload, key)
+    bound = next(iter(peers.values()))["lower_bound"]
+    run = OurRun(workload, seed)
+    run.run()
+    results = {OURS: figures(workload, run, bound), **peers}
+    best = kept.reference(workload, key)
     if best is not None and not results[OURS]["failed"]:
         # what was done online could have been done offline
-        best = references[key] = min(best, results[OURS]["makespan"])
+        best = kept.references[key] = min(best, results[OURS]["makespan"])
     return Row(
         name=name,
         seed=seed,
-        bound=results[OURS]["lower_bound"],
+        bound=bound,
         reference=best,
         makespan={k: r["makespan"] for k, r in results.items()},
         claims={k: claims(workload, r) for k, r in results.items()},
@@ -120,15 +164,17 @@ def show(title: str, rows: list[Row]) -> None:
         by_name[row.name].append(row)
     print(f"\n{title}")
     print(
-        f"  {'workload':15} {'/bound':>7} {'/ref':>6} {'worst':>6} {'xdist best/ours':>15} {'least':>6} {'failed':>9}"
+        f"  {'workload':15} {'/bound':>7} {'/ref':>6} {'worst':>6} {'load/ours':>9} {'steal/ours':>10} "
+        f"{'better/ours':>11} {'least':>6} {'failed':>9}"
     )
     for name, group in by_name.items():
         refs = [r.makespan[OURS] / r.reference for r in group if r.reference]
         gains = [min(r.makespan[p] for p in PEERS) / r.makespan[OURS] for r in group]
+        load, steal = (geometric(r.makespan[p] / r.makespan[OURS] for r in group) for p in PEERS)
         failed = "/".join(str(sum(r.failed[k] for r in group)) for k in (OURS, *PEERS))
         print(
             f"  {name:15} {geometric(r.makespan[OURS] / r.bound for r in group):7.3f} {geometric(refs):6.3f} "
-            f"{worst(refs):6.3f} {geometric(gains):15.2f} {min(gains):6.2f} {failed:>9}"
+            f"{worst(refs):6.3f} {load:9.2f} {steal:10.2f} {geometric(gains):11.2f} {min(gains):6.2f} {failed:>9}"
         )
     refs = [r.makespan[OURS] / r.reference for r in rows if r.reference]
     print(
@@ -175,7 +221,10 @@ def main() -> None:
         "--scale", action="store_true", help="cost of decisions as tests and nodes grow, instead"
     )
     parser.add_argument("--largest", type=int, default=100_000, help="with --scale: most tests")
-    parser.add_argument("--json", dest="path", help="write all rows there")
+    parser.add_argument("--first", type=int, default=0, help="the first seed")
+    parser.add_argument(
+        "--keep", metavar="FILE", help="append what is measured there, and take from there what was"
+    )
     arguments = parser.parse_args()
     if arguments.scale:
         import scale
@@ -183,26 +232,20 @@ def main() -> None:
         scale.main(arguments.largest)
         return
     began = time.perf_counter()
-    references: dict[tuple[object, ...], float | None] = {}
-    everything: dict[str, list[Row]] = {}
-    for title, (history, sigma) in VARIANTS.items():
+    kept = Kept(arguments.keep)
+    for title, (_, sigma) in VARIANTS.items():
         if arguments.variant and title != arguments.variant:
             continue
         names = arguments.only.split(",") if arguments.only else list(zoo.ZOO)
         rows = [
-            measure(name, seed, history, sigma, references)
+            kept.row(title, name, seed)
             for name in names
             if sigma or name != "bad_estimates"
-            for seed in range(arguments.seeds)
+            for seed in range(arguments.first, arguments.first + arguments.seeds)
         ]
-        everything[title] = rows
         show(f"{title}: {len(rows)} runs", rows)
         show_claims(title, rows)
     print(f"\n{time.perf_counter() - began:.0f} s")
-    if arguments.path:
-        Path(arguments.path).write_text(
-            json.dumps({k: [dataclasses.asdict(r) for r in v] for k, v in everything.items()})
-        )
 
 
 if __name__ == "__main__":

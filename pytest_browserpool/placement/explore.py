@@ -16,6 +16,8 @@ from pytest_browserpool.placement.book import Book
 from pytest_browserpool.placement.history import Session
 from pytest_browserpool.placement.state import Batch, NodePlan
 
+DOUBT = 3.0
+"""A session that is believed to be slower by more than so many standard deviations is not looked at closer."""
 TRIALS = (1, 2, 4, 8)
 """Numbers of tests that a trial may take: one alone says little where tests differ much."""
 
@@ -70,13 +72,16 @@ def worth(kept: Belief, tried: Belief, stake: Stake) -> float:
 
 def probe(book: Book, node: NodePlan, batch: Batch) -> Session | None:
     """The other session of ``batch`` that the next test had better try on ``node``, if any."""
-    costs, kind, estimates = book.costs, batch.kind, book.estimates
-    kept = costs.runs.belief(batch.session, kind.type)
+    kind, estimates = batch.kind, book.estimates
+    past = book.costs.runs.history
+    kept = estimates.of_belief(batch.session)
     found: tuple[float, Session] | None = None
     for session in kind.options[node.profile]:
-        if session == batch.session or session in costs.runs.history or book.flying[session]:
+        if session == batch.session or session in past or book.flying[session]:
             continue
-        tried = costs.runs.belief(session, kind.type)
+        tried = estimates.of_belief(session)
+        if tried.mean - kept.mean > DOUBT * math.sqrt(tried.variance + kept.variance):
+            continue
         elsewhere = estimates.warm[batch.session] - (batch.session in node.warm)
         stake = Stake(
             waiting=kind.pool.waiting,

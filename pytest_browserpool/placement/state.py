@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from pytest_browserpool.placement.beliefs import Belief
 from pytest_browserpool.placement.cost import CostModel
 from pytest_browserpool.placement.history import Session
 from pytest_browserpool.values import ModelNeeds, NodeCapabilities
@@ -83,6 +84,7 @@ class Estimates:
         self.costs = costs
         self.types: dict[str, str] = {}
         self.unit: dict[Session, float] = {}
+        self.beliefs: dict[Session, Belief] = {}
         self.load: dict[Session, float] = {}
         self.launch: dict[tuple[str, str], float] = {}
         self.warm: Counter[Session] = Counter()
@@ -90,6 +92,7 @@ class Estimates:
 
     def clear(self) -> None:
         self.unit.clear()
+        self.beliefs.clear()
         self.load.clear()
         self.launch.clear()
 
@@ -98,6 +101,13 @@ class Estimates:
         value = self.unit.get(session)
         if value is None:
             value = self.unit[session] = self.costs.run(session, self.types.get(session[2], ""))
+        return value
+
+    def of_belief(self, session: Session) -> Belief:
+        """What is believed of ``of_run``."""
+        value = self.beliefs.get(session)
+        if value is None:
+            value = self.beliefs[session] = self.costs.runs.belief(session, self.types.get(session[2], ""))
         return value
 
     def of_load(self, session: Session) -> float:
