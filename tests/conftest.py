@@ -1,3 +1,3 @@
-"""Shared by all tests: pytester, which runs pytest on small suites."""
+"""Shared by all tests: pytester, which runs pytest on small suites, and fixtures of nodes with real browsers."""
 
-pytest_plugins = ["pytester"]
+pytest_plugins = ["pytester", "bench_fixtures"]

@@ -7,7 +7,7 @@ where it exists.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -56,28 +56,11 @@ def shared_bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
 
 
 @pytest.fixture
-def bench(shared_bench: Bench, request: pytest.FixtureRequest) -> Iterator[Bench]:
+def bench(bench: Bench) -> Bench:
     """The module's node, with a test begun on it and an empty record."""
-    shared_bench.rows("faults")
-    shared_bench.told.clear()
-    shared_bench.node.begin_test(request.node.nodeid)
-    yield shared_bench
-    shared_bench.node.end_test()
-
-
-@pytest.fixture
-def fresh_bench(tmp_path: Path) -> Iterator[Callable[..., Bench]]:
-    """A node of the test's own, with settings of its own."""
-    made: list[Bench] = []
-
-    def make(**settings: Any) -> Bench:
-        made.append(make_bench(tmp_path, **settings))
-        made[-1].node.begin_test("fresh")
-        return made[-1]
-
-    yield make
-    for each in made:
-        each.node.close()
+    bench.rows("faults")
+    bench.told.clear()
+    return bench
 
 
 @pytest.fixture(scope="session")
