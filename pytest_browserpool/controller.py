@@ -282,6 +282,7 @@ class Controller:
                 expected_nodes=expected,
                 memory_share=1.0,  # nodes report what of their memory is for browsers
                 pool_cool_down_s=self.settings.pool_cool_down,
+                min_browsers=self.settings.redundancy,  # a standby is in no plan
             ),
             self.ledger.history(),
         )
