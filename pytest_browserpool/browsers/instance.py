@@ -62,11 +62,6 @@ class BrowserInstance:
     def sessions(self) -> list[Session]:
         return [s for page in self.pages.values() if page.lost is None for s in page.sessions.values()]
 
-    @property
-    def held(self) -> bool:
-        """Whether a running test has a model in it."""
-        return any(session.holders for session in self.sessions())
-
     async def page(self, bundle: str) -> RuntimePage:
         """The page of this bundle, opened or replaced where needed.
 

@@ -12,12 +12,8 @@ class Kept(Protocol):
 
     name: str
     leases: int
-    """What is at work in it now."""
+    """What is at work in it now, and the running test's hold on its model there."""
     last_used: float
-
-    @property
-    def held(self) -> bool:
-        """Whether a test that runs has a model in it."""
 
 
 K = TypeVar("K", bound=Kept)
@@ -36,13 +32,13 @@ class Sizing:
 
 
 def first_to_go(browsers: Iterable[K], soon: frozenset[str]) -> K | None:
-    """Which makes room for another: nothing at work, rather no test's model, rather nothing needed soon, oldest first."""
+    """Which makes room for another: nothing at work, rather nothing needed soon, oldest first."""
     idle = [b for b in browsers if not b.leases]
-    return min(idle, key=lambda b: (b.held, b.name in soon, b.last_used), default=None)
+    return min(idle, key=lambda b: (b.name in soon, b.last_used), default=None)
 
 
 def surplus(browsers: Sequence[K], sizing: Sizing) -> list[K]:
     """Those beyond the advised size that nothing uses or soon needs, oldest first."""
-    spare = [b for b in browsers if not b.leases and not b.held and b.name not in sizing.soon]
+    spare = [b for b in browsers if not b.leases and b.name not in sizing.soon]
     spare.sort(key=lambda b: b.last_used)
     return spare[: max(0, len(browsers) - sizing.size)]

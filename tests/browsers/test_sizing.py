@@ -15,7 +15,6 @@ class Browser:
     name: str
     last_used: float
     leases: int = 0
-    held: bool = False
 
 
 browsers = st.lists(
@@ -24,7 +23,6 @@ browsers = st.lists(
         name=st.sampled_from(["chromium", "firefox", "headless-shell", "edge"]),
         last_used=st.floats(0, 100),
         leases=st.integers(0, 1),
-        held=st.booleans(),
     ),
     max_size=6,
 )
@@ -40,8 +38,8 @@ sizings = st.builds(
 def test_only_the_surplus_goes_and_nothing_that_is_wanted(here: list[Browser], sizing: Sizing) -> None:
     gone = surplus(here, sizing)
     assert len(gone) <= max(0, len(here) - sizing.size)
-    assert not any(b.leases or b.held or b.name in sizing.soon for b in gone)
-    spare = [b for b in here if not (b.leases or b.held or b.name in sizing.soon)]
+    assert not any(b.leases or b.name in sizing.soon for b in gone)
+    spare = [b for b in here if not (b.leases or b.name in sizing.soon)]
     if len(gone) < len(spare):
         assert len(gone) == max(0, len(here) - sizing.size), "it stops at the size only"
     rest = [b.last_used for b in spare if not any(b is g for g in gone)]
@@ -56,7 +54,4 @@ def test_room_is_made_where_it_hurts_least(here: list[Browser], soon: frozenset[
     if leaving is None:
         return
     assert not leaving.leases
-    if leaving.held:
-        assert all(b.held for b in idle), "a model of the running test goes last"
-    elif leaving.name in soon:
-        assert all(b.held or b.name in soon for b in idle)
+    assert leaving.name not in soon or all(b.name in soon for b in idle)
