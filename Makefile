@@ -86,6 +86,7 @@ bench-gpu: setup ## the example suite and its models on a hardware GPU; exit 3 w
 bench-sharding: setup ## quality and speed of the partitioner, and of models over several browsers
 	$(BIN)/python benchmarks/sharding.py
 	$(BIN)/python benchmarks/sharding_execution.py $(ARGS)
+	$(BIN)/python benchmarks/sharding_recovery.py
 
 .PHONY: reference
 reference: $(STAMP) ## docs/reference.md and the layers, from the code

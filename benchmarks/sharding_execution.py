@@ -7,12 +7,13 @@ of the language model whole and in shards, and the time that a lost shard costs 
 from __future__ import annotations
 
 import argparse
+import asyncio
 import contextlib
 import os
 import signal
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,13 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
+from pytest_browserpool.browsers.protocol import Packed, pack
 from pytest_browserpool.config import Settings
-from pytest_browserpool.errors import BrowserPoolError
+from pytest_browserpool.errors import BrowserPoolError, Fault
 from pytest_browserpool.fixtures import Model, ShardedModel, _model
 from pytest_browserpool.node.node import Node
+from pytest_browserpool.node.sharded import ShardedResident
+from pytest_browserpool.sharding.execute import AHEAD, Answer, Stage
 from pytest_browserpool.values import ModelNeeds
 
 MIB = 1 << 20
@@ -96,15 +100,58 @@ def transfer(node: Node, pair: tuple[str, ...], size: int, times: int) -> None:
     )
 
 
+class Recording:
+    """A runner that keeps what each stage was given, so that a stage can be run by itself."""
+
+    def __init__(self, resident: ShardedResident) -> None:
+        self._resident, self.inputs = resident, dict[int, Mapping[str, Packed]]()
+
+    async def run_stage(self, stage: Stage, tensors: Mapping[str, Packed]) -> Answer:
+        self.inputs[stage.index] = tensors
+        return await self._resident.run_stage(stage, tensors)
+
+    async def restore(self, lane: int, fault: Fault) -> None:
+        raise fault
+
+
+def own_rates(node: Node, model: ShardedModel, inputs: dict[str, Any], times: int) -> list[float]:
+    """Requests a second of each shard by itself: its stages on what they were given in a request, its browser always
+    with the next command there already, and nobody else at work."""
+    resident = model._resident
+    recording = Recording(resident)
+
+    async def alone(stage: Stage) -> float:
+        room = asyncio.Semaphore(AHEAD)
+
+        async def once() -> None:
+            async with room:
+                await resident.run_stage(stage, recording.inputs[stage.index])
+
+        started = time.perf_counter()
+        await asyncio.gather(*(once() for _ in range(times)))
+        return (time.perf_counter() - started) / times
+
+    async def all_of_them() -> list[float]:
+        await resident.pipeline.request({n: pack(a) for n, a in inputs.items()}, runner=recording)
+        seconds = [0.0] * len(resident.lanes)
+        for stage in resident.pipeline.stages:
+            seconds[stage.lane] += await alone(stage)
+        return [1 / s for s in seconds]
+
+    rates: list[float] = node.call(all_of_them, 300)
+    return rates
+
+
 def efficiency(node: Node, browsers: tuple[str, ...], requests: int) -> None:
-    """Throughput with 8 in flight over that of the slowest stage alone, and over one request after the other."""
+    """Throughput with 8 in flight over the own rate of the slowest stage; also one request after the other."""
     model: ShardedModel = load(node, RECOGNISER, browsers, input_shapes={"x": (1, 3, 48, 320)})
     inputs = {"x": np.random.default_rng(0).standard_normal((1, 3, 48, 320)).astype(np.float32)}
     model(inputs)
+    rates = own_rates(node, model, inputs, max(4, requests // 2))
     started = time.perf_counter()
-    for _ in range(requests):
+    for _ in range(requests // 2):
         model(inputs)
-    one = requests / (time.perf_counter() - started)
+    one = requests // 2 / (time.perf_counter() - started)
     before = model.shards
     started = time.perf_counter()
     assert sum(1 for _ in model.run_many([inputs] * requests, in_flight=8)) == requests
@@ -114,20 +161,25 @@ def efficiency(node: Node, browsers: tuple[str, ...], requests: int) -> None:
         for a, b in zip(model.shards, before, strict=True)
     ]
     slowest = max(compute + moved for compute, moved, _ in spent) / 1000
-    print(f"  {' + '.join(browsers)}: {requests} requests, 8 in flight: {requests / wall:.1f}/s,")
+    rate, bound = requests / wall, min(rates)
     print(
-        f"    one after the other {one:.1f}/s; the slowest stage was at work {slowest / wall:.2f} of the time"
+        f"  {' + '.join(browsers)}: {requests} requests, 8 in flight: {rate:.2f}/s, one by one {one:.2f}/s;"
     )
-    for shard, (compute, moved, idle) in zip(model.shards, spent, strict=True):
+    print(
+        f"    the slowest stage by itself {bound:.2f}/s: efficiency {rate / bound:.2f}; "
+        f"in the pipeline the busiest was at work {slowest / wall:.2f} of the time"
+    )
+    for shard, own, (compute, moved, idle) in zip(model.shards, rates, spent, strict=True):
         print(
-            f"    {shard.browser.name:15} compute {compute:6.0f}  transfer {moved:6.0f}  idle {idle:6.0f} ms"
+            f"    {shard.browser.name:15} by itself {own:5.2f}/s; "
+            f"compute {compute:6.0f}  transfer {moved:6.0f}  idle {idle:6.0f} ms"
         )
 
 
 def tokens(node: Node, layouts: list[tuple[str, ...]], count: int) -> None:
     """SmolLM2's greedy tokens: whole in one browser, then over each of ``layouts``; all must be the same."""
     from pytest_browserpool.sharding.llm import smollm2
-    from pytest_browserpool.sharding.llm.generate import greedy
+    from pytest_browserpool.sharding.llm.generate import cache_links, empty_cache, greedy, greedy_session
     from pytest_browserpool.sharding.llm.gguf_file import GgufLlama
     from pytest_browserpool.sharding.llm.tokens import Tokenizer
 
@@ -145,11 +197,18 @@ def tokens(node: Node, layouts: list[tuple[str, ...]], count: int) -> None:
             started = time.perf_counter()
             made = greedy(model, weights.config, prompt, count)
             rate = count / (time.perf_counter() - started)
+            with model.session(cache_links(weights.config), initial=empty_cache(weights.config)) as session:
+                started = time.perf_counter()
+                kept = greedy_session(session, prompt, count)
+                rate_kept = count / (time.perf_counter() - started)
         finally:
             node.end_test()
         expected = expected or made
-        same = "the same tokens" if made == expected else f"OTHER TOKENS: {tokenizer.decode(made)!r}"
-        print(f"  {' + '.join(browsers)}: {rate:.2f} tokens/s, opened in {opened:.1f} s, {same}")
+        same = "the same tokens" if made == kept == expected else f"OTHER TOKENS: {tokenizer.decode(made)!r}"
+        print(
+            f"  {' + '.join(browsers)}: {rate:.2f} tokens/s, {rate_kept:.2f} with the cache in the browsers; "
+            f"opened in {opened:.1f} s, {same}"
+        )
 
 
 def recovery(node: Node, browsers: tuple[str, ...], kills: int) -> None:
@@ -191,19 +250,30 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--browsers", default="chromium,firefox,headless-shell")
-    parser.add_argument("--requests", type=int, default=24)
+    parser.add_argument("--requests", type=int, default=24, help="0 leaves the pipeline out")
     parser.add_argument("--tokens", type=int, default=16, help="0 leaves the language model out")
     parser.add_argument("--kills", type=int, default=4, help="per level; 0 leaves recovery out")
+    parser.add_argument("--transfers", type=int, default=5, help="per pair of browsers; 0 leaves them out")
+    parser.add_argument(
+        "--neighbours",
+        type=int,
+        default=None,
+        help="share the cores between so many nodes, as -n does: threads",
+    )
     options = parser.parse_args()
-    node = Node(Settings(rootdir=str(Path.cwd()), db=""), "bench", lambda message: None)
+    node = Node(
+        Settings(rootdir=str(Path.cwd()), db=""), "bench", lambda message: None, neighbours=options.neighbours
+    )
     with contextlib.closing(node):
         have = tuple(b.name for b in node.capabilities().browsers if b.name in options.browsers.split(","))
         pairs = [(a, b) for a in have for b in have if a != b]
-        print("tensors from page to page")
-        for pair in pairs:
-            in_test(node, "transfer", lambda pair=pair: transfer(node, pair, 16 * MIB, 5))  # type: ignore[misc]
-        print("pipeline")
-        for browsers in (have[:2], have):
+        if options.transfers:
+            print("tensors from page to page")
+        for pair in pairs if options.transfers else ():
+            in_test(node, "transfer", lambda p=pair: transfer(node, p, 16 * MIB, options.transfers))  # type: ignore[misc]
+        if options.requests:
+            print("pipeline")
+        for browsers in (have[:2], have) if options.requests else ():
             in_test(node, "pipeline", lambda b=browsers: efficiency(node, b, options.requests))  # type: ignore[misc]
         if options.kills:
             print("recovery")

@@ -28,18 +28,28 @@ class Words:
     """Names from ``[tool.browserpool.browsers]`` and from hooks."""
     chosen: tuple[str, ...] = ()
     """``--browserpool-browsers``."""
+    strategies: tuple[str, ...] = STRATEGIES
+    """Recovery strategies: the built-in ones, and those that hooks add."""
 
     @property
     def allowed(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys((*NAMES, *FAMILIES, *self.custom, *self.installed)))
 
     def to_plain(self) -> dict[str, Any]:
-        return {"installed": dict(self.installed), "custom": list(self.custom), "chosen": list(self.chosen)}
+        return {
+            "installed": dict(self.installed),
+            "custom": list(self.custom),
+            "chosen": list(self.chosen),
+            "strategies": list(self.strategies),
+        }
 
     @classmethod
     def from_plain(cls, plain: Mapping[str, Any]) -> Words:
         return cls(
-            installed=dict(plain["installed"]), custom=tuple(plain["custom"]), chosen=tuple(plain["chosen"])
+            installed=dict(plain["installed"]),
+            custom=tuple(plain["custom"]),
+            chosen=tuple(plain["chosen"]),
+            strategies=tuple(plain.get("strategies", STRATEGIES)),
         )
 
 
@@ -72,6 +82,10 @@ def _one_of(allowed: Sequence[str]) -> Callable[[str, Any, str, Words], str]:
     return validate
 
 
+def _recovery(key: str, value: Any, where: str, words: Words) -> str:
+    return _one_of(words.strategies)(key, value, where, words)
+
+
 def _list(key: str, value: Any, where: str) -> list[str]:
     if isinstance(value, str):
         return [value]
@@ -101,6 +115,14 @@ def _backends(key: str, value: Any, where: str, words: Words) -> tuple[str, ...]
         if name not in known:
             raise _wrong(key, name, where, f"one of {', '.join(known)}", did_you_mean(name, known))
     return tuple(dict.fromkeys(BACKEND_ALIASES.get(name, name) for name in names))
+
+
+def _shard_backends(key: str, value: Any, where: str, words: Words) -> dict[str, tuple[str, ...]]:
+    if not isinstance(value, Mapping) or not value:
+        remedy = 'give {"chromium": "webgpu", "firefox": "wasm", …}: a backend, or a list in order, for each browser'
+        raise _wrong(key, value, where, remedy)
+    browsers = _browsers(key, list(value), where, words)
+    return {name: _backends(key, value[name], where, words) for name in browsers}
 
 
 def _is_number(value: Any) -> bool:
@@ -185,10 +207,11 @@ KEYWORDS: Mapping[str, Callable[[str, Any, str, Words], Any]] = {
     "min_memory": _above_zero("GiB"),
     "priority": _whole(1, 5, "give a whole number from 1 (first) to 5 (last)"),
     "timeout": _above_zero("seconds"),
-    "recovery": _one_of(STRATEGIES),
+    "recovery": _recovery,
     "fallback": _one_of(("cpu",)),
     "shards": _whole(1, None, "give a whole number of at least 1"),
     "sharding": _one_of(SHARDINGS),
+    "shard_backends": _shard_backends,
     "fault_tolerance": _one_of(TOLERANCES),
     "expected_duration": _above_zero("seconds"),
     "concurrency_key": _concurrency_key,
@@ -210,6 +233,18 @@ def check(needs: ModelNeeds, *, where: str) -> None:
             "the shards of one model run in several browsers",
             where=where,
             remedy="drop one, or write one test for each set of browsers with browsers=[…] and shards=…",
+        )
+    if needs.shard_backends and (needs.shards or 1) < 2:
+        raise MarkerError(
+            f"shard_backends={dict(needs.shard_backends)} without shards: a whole model runs in one browser",
+            where=where,
+            remedy="give shards=2 or more, or backends=[…] in its place",
+        )
+    if needs.shard_backends and needs.backends:
+        raise MarkerError(
+            f"backends={list(needs.backends)} and shard_backends={dict(needs.shard_backends)} contradict each other",
+            where=where,
+            remedy="drop one: backends is one order for all browsers, shard_backends says each one's",
         )
     if needs.fallback == "cpu" and needs.recovery == "none":
         raise MarkerError(

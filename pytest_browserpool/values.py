@@ -208,6 +208,9 @@ class ModelNeeds(Plain):
     """Over how many browsers the model is cut (docs/sharding.md). Unless given it is whole."""
     sharding: str = "layer_balanced"
     """How it is cut: contiguous stages have the fewest transfers."""
+    shard_backends: Mapping[str, tuple[Backend, ...]] | None = None
+    """Browser → what its shard runs on, where shards are to run on different backends; ``backends`` is one order for all.
+    A browser that it leaves out takes what it prefers."""
     fault_tolerance: str = "medium"
     """What a lost shard costs: medium goes on from the last good stage without a second copy in memory."""
     expected_duration: float | None = None

@@ -138,7 +138,9 @@ class Sharded:
         self.info = inspect(path)
         self.needs = ModelNeeds(**{"shards": 3, "backends": ("wasm",), "timeout": 5.0, **needs})
         places = [Seat(name, 0, ("wasm",)) for name in ("one", "two", "three")]
-        self.made = cut(self.needs, self.content, places, lambda seat: 1.0, memory=8 << 30, folder=folder)
+        self.made = cut(
+            self.needs, self.content, places, lambda seat: 1.0, memory=8 << 30, most=3, folder=folder
+        )
 
     def resident(
         self, pool: Any, told: Callable[..., None] = lambda *told: None, **needs: Any

@@ -96,6 +96,10 @@ def test_a_single_word_stands_for_a_list_of_one() -> None:
         ({"concurrency_key": 3}, "word"),
         ({"input_shapes": {"x": ("n", 3)}}, "whole numbers"),
         ({"input_shapes": [1, 3]}, "whole numbers"),
+        ({"shard_backends": 3}, "for each browser"),
+        ({"shard_backends": {}}, "for each browser"),
+        ({"shard_backends": {"firefx": "wasm"}}, "firefox"),
+        ({"shard_backends": {"firefox": "wsm"}}, "wasm"),
         ({"session_options": {"x": object()}}, "JSON"),
         ({"type": ""}, "word"),
         ({"id": 7}, "word"),
@@ -110,6 +114,8 @@ def test_a_wrong_value_names_itself_the_place_and_the_remedy(given: dict[str, An
     assert "test_x.py::test_it" in text
     (value,) = given.values()
     inside = value[0] if isinstance(value, list) and value and isinstance(value[0], str) else value
+    if "shard_backends" in given and isinstance(value, dict):
+        inside = next((word for pair in value.items() for word in pair if word in ("firefx", "wsm")), value)
     assert repr(inside) in text or "typ" in given
 
 
@@ -119,11 +125,20 @@ def test_a_wrong_value_names_itself_the_place_and_the_remedy(given: dict[str, An
         {"on": "each", "shards": 2},
         {"fallback": "cpu", "recovery": "none"},
         {"fallback": "cpu", "backends": ["wasm"]},
+        {"shard_backends": {"firefox": "wasm"}},
+        {"shards": 1, "shard_backends": {"firefox": "wasm"}},
+        {"shards": 2, "backends": ["wasm"], "shard_backends": {"firefox": "wasm"}},
     ],
 )
 def test_contradictions_are_refused(given: dict[str, Any]) -> None:
     with pytest.raises(MarkerError):
         parse(**given)
+
+
+def test_backends_of_shards_are_told_by_browser() -> None:
+    needs = parse(shards=2, shard_backends={"firefox": "cpu", "chrome": ["webgpu", "wasm"]})
+    assert needs.shard_backends == {"firefox": ("wasm",), "chrome": ("webgpu", "wasm")}
+    assert ModelNeeds.from_plain(needs.to_plain()) == needs
 
 
 def test_none_means_not_given() -> None:

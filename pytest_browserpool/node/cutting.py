@@ -61,16 +61,15 @@ class Cut:
         return _step(work / (compute_ms / 1000))
 
 
-def seats(
-    needs: ModelNeeds, browsers: Sequence[BrowserCapabilities], *, where: str, most: int
-) -> tuple[Seat, ...]:
+def seats(needs: ModelNeeds, browsers: Sequence[BrowserCapabilities], *, where: str) -> tuple[Seat, ...]:
     """Seats for at least ``needs.shards`` shards: one of each kind that qualifies, then further ones of each in turn.
 
     The order depends on the needs and the machine alone, so that a second test finds its shards warm. Backends are a
-    strict order: with ``backends=`` only browsers that give the first one that any browser here gives are taken.
+    strict order: with ``backends=`` only browsers that give the first one that any browser here gives are taken;
+    ``shard_backends=`` says for each browser what its shard runs on.
 
     Raises:
-        CapabilityError: no browser qualifies, or the node may not run so many (``most``).
+        CapabilityError: no browser qualifies, or one does not give the backend that its shard is to run on.
     """
     shards = needs.shards or 1
     found = choice.candidates(needs, browsers)
@@ -80,17 +79,28 @@ def seats(
             + "\n    ".join(choice.reasons(needs, browsers)),
             remedy="`browserpool doctor` shows what each browser gives; change browsers= or backends=",
         )
-    if shards > most:
-        raise CapabilityError(
-            f"shards={shards} needs {shards} browsers at once, and this node may run {most}",
-            where=where,
-            remedy=f"--browserpool-max-browsers={shards}, or fewer shards",
-        )
     first = found[0].backend
     kinds = dict.fromkeys(c.browser for c in found if not needs.backends or c.backend == first)
     backends = {kind: tuple(c.backend for c in found if c.browser == kind) for kind in kinds}
+    for browser in (b for b in browsers if b.name in kinds):
+        wanted = _own_backends(needs, browser)
+        given = tuple(backend for backend in wanted if browser.gives(backend))
+        if wanted and not given:
+            told = [f"{s.name}: {s.detail}" for s in browser.backends if s.name in wanted]
+            raise CapabilityError(
+                f"shard_backends wants {' or '.join(wanted)} of {browser.name}: {'; '.join(told) or 'unknown there'}",
+                where=where,
+                remedy="`browserpool doctor` shows what each browser gives",
+            )
+        backends[browser.name] = given or backends[browser.name]
     slots = -(-shards // len(kinds))
     return tuple(Seat(kind, slot, backends[kind]) for slot in range(slots) for kind in kinds)
+
+
+def _own_backends(needs: ModelNeeds, browser: BrowserCapabilities) -> tuple[str, ...]:
+    """What the marker says of this browser's shard: by name before by family."""
+    own = needs.shard_backends or {}
+    return own.get(browser.name) or next((b for word, b in own.items() if browser.answers_to(word)), ())
 
 
 def cut(
@@ -100,6 +110,7 @@ def cut(
     speed: Callable[[Seat], float],
     *,
     memory: int,
+    most: int,
     folder: Path,
 ) -> Cut:
     """Cuts the model for ``places`` and checks the pieces natively; the same cut is found on disk later.
@@ -108,6 +119,7 @@ def cut(
 
     Raises:
         ShardingError, InvalidModel, UnsupportedOperator, ConfigurationError: as ``sharding.prepare``.
+        CapabilityError: the node may not run so many browsers (``most``); said after what no node could do.
     """
     from pytest_browserpool.sharding.partition import partition
     from pytest_browserpool.sharding.plan import Host
@@ -120,6 +132,12 @@ def cut(
     partition(
         source.graph, hosts, shards, needs.sharding
     )  # what cannot be is said before anything is launched
+    if shards > most:
+        raise CapabilityError(
+            f"shards={shards} needs {shards} browsers at once, and this node may run {most}",
+            where=content.label,
+            remedy=f"--browserpool-max-browsers={shards}, or fewer shards",
+        )
     by_name = {seat.name: seat for seat in places}
     hosts = [Host(name=seat.name, memory=limit, speed=speed(seat)) for seat in places]
     sharded = prepare(source, shards=shards, hosts=hosts, folder=folder, strategy=needs.sharding)

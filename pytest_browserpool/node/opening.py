@@ -45,11 +45,17 @@ def open_sharded(node: Node, needs: ModelNeeds, source: Any, test_file: Path | N
             remedy="leave bundle out",
         )
     capabilities = node.capabilities()
-    places = seats(needs, capabilities.browsers, where=content.label, most=node.settings.max_browsers)
+    places = seats(needs, capabilities.browsers, where=content.label)
     memory = int(capabilities.memory_gib * (1 << 30))
     folder = pins.default_cache().root / "shards"
     made = cut(
-        needs, content, places, lambda seat: speed(node, seat, content.sha256), memory=memory, folder=folder
+        needs,
+        content,
+        places,
+        lambda seat: speed(node, seat, content.sha256),
+        memory=memory,
+        most=node.settings.max_browsers,
+        folder=folder,
     )
     use = ModelUse(key=needs.model_key or describe(source), label=content.label, sha256=content.sha256)
     use.shards = needs.shards or 1
