@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import contextlib
 import itertools
 from collections import deque
@@ -57,9 +58,11 @@ class PageChannel:
         self._on_event = on_event
         self._socket: web.WebSocketResponse | None = None
         self._ids = itertools.count(1)
-        self._pending: dict[int, asyncio.Future[Reply]] = {}
+        self._pending: dict[int, asyncio.Future[Reply] | concurrent.futures.Future[Reply]] = {}
+        self._posts: set[asyncio.Task[None]] = set()
         self._packed: set[int] = set()
         self._sending = asyncio.Lock()
+        self._failed = asyncio.Event()
         self._ready: asyncio.Future[Mapping[str, Any]] = asyncio.get_running_loop().create_future()
 
     async def ready(self, timeout: float) -> Mapping[str, Any]:
@@ -126,6 +129,7 @@ class PageChannel:
         if self.broken is not None:
             return
         self.broken = fault
+        self._failed.set()
         if not self._ready.done():
             self._ready.set_exception(fault)
             self._ready.exception()  # somebody may never wait for it
@@ -134,12 +138,62 @@ class PageChannel:
                 future.set_exception(fault)
         self._pending.clear()
 
-    async def _explained(self, future: asyncio.Future[Reply], text: str) -> Fault:
+    async def _explained(self, text: str) -> Fault:
         """Why the peer is gone: what is seen elsewhere in the next moment says it better than the socket can."""
-        with contextlib.suppress(Fault, TimeoutError):
+        with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(EXPLANATION_SECONDS):
-                await future  # ``fail`` ends it
+                await self._failed.wait()
         return self.broken or ConnectionLost(text)
+
+    def silent(self, op: str, timeout: float) -> PageHung:
+        """The fault of a page that did not answer in time."""
+        return PageHung(
+            f"page {self.page_id} did not answer {op!r} within {timeout:g} s",
+            remedy="raise timeout= in the model marker if the model is that slow",
+        )
+
+    def post(
+        self,
+        op: str,
+        args: Mapping[str, Any],
+        tensors: Mapping[str, Array],
+        future: concurrent.futures.Future[Reply],
+    ) -> None:
+        """``call`` for another thread that waits for ``future``, with a deadline of its own; raises nothing."""
+        if self.broken is not None:
+            future.set_exception(self.broken)
+            return
+        number = next(self._ids)
+        self._pending[number] = future
+        self.calls += 1
+        sending = asyncio.get_running_loop().create_task(self._post(number, op, args, tensors, future))
+        self._posts.add(sending)
+        sending.add_done_callback(self._posts.discard)
+
+    async def _post(
+        self,
+        number: int,
+        op: str,
+        args: Mapping[str, Any],
+        tensors: Mapping[str, Array],
+        future: concurrent.futures.Future[Reply],
+    ) -> None:
+        assert self._socket is not None, "post before ready"
+        try:
+            parts = encode_parts({"id": number, "op": op, "args": args}, tensors)
+            async with self._sending:
+                for message in messages(parts):
+                    await self._socket.send_bytes(message)  # type: ignore[arg-type]
+        except (ConnectionError, RuntimeError) as error:
+            text = f"sending {op!r} to page {self.page_id}: {error}"
+            self._give(number, future, await self._explained(text))
+        except Exception as error:  # noqa: BLE001 - the caller's, who waits for the future only
+            self._give(number, future, error)
+
+    def _give(self, number: int, future: concurrent.futures.Future[Reply], error: Exception) -> None:
+        self._pending.pop(number, None)
+        if not future.done():
+            future.set_exception(error)
 
     async def call(
         self,
@@ -174,15 +228,12 @@ class PageChannel:
                         await self._socket.send_bytes(message)  # type: ignore[arg-type]  # it takes views too
                 return await future
         except TimeoutError:
-            raise PageHung(
-                f"page {self.page_id} did not answer {op!r} within {timeout:g} s",
-                remedy="raise timeout= in the model marker if the model is that slow",
-            ) from None
+            raise self.silent(op, timeout) from None
         except (
             ConnectionError,
             RuntimeError,
         ) as error:  # aiohttp raises both when the peer is gone while sending
-            raise await self._explained(future, f"sending {op!r} to page {self.page_id}: {error}") from error
+            raise await self._explained(f"sending {op!r} to page {self.page_id}: {error}") from error
         finally:
             self._pending.pop(number, None)
             self._packed.discard(number)

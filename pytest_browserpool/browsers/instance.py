@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from pytest_browserpool.browsers.channel import PageChannel
@@ -58,6 +59,18 @@ class BrowserInstance:
     @property
     def usable(self) -> bool:
         return self.lost is None and self.process.connected
+
+    @contextmanager
+    def in_use(self) -> Iterator[None]:
+        """While a command of a test runs in it: it is not retired then, and its time counts."""
+        self.leases += 1
+        started = time.monotonic()
+        try:
+            yield
+        finally:
+            self.leases -= 1
+            self.last_used = time.monotonic()
+            self.busy_s += self.last_used - started
 
     def sessions(self) -> list[Session]:
         return [s for page in self.pages.values() if page.lost is None for s in page.sessions.values()]

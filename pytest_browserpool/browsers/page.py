@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import itertools
 import json
 import time
@@ -55,6 +56,11 @@ class Session:
     holders: int = 0
     """Shards that need it to stay: it is not let go of for want of room."""
     last_used: float = field(default_factory=time.monotonic)
+
+    @property
+    def where(self) -> str:
+        """For messages."""
+        return f"{self.label} on {self.key.backend}"
 
 
 class RuntimePage:
@@ -194,11 +200,27 @@ class RuntimePage:
         state: StateUse | None = None,
     ) -> Reply:
         """One inference; with ``state`` the tensors that it names stay in the page."""
-        where = f"{session.label} on {session.key.backend}"
-        reply = await self.call("run", _run_args(session, state), inputs, timeout=timeout, where=where)
+        reply = await self.call(
+            "run", _run_args(session, state), inputs, timeout=timeout, where=session.where
+        )
         session.runs += 1
         session.last_used = time.monotonic()
         return reply
+
+    def post_run(
+        self, session: Session, inputs: Mapping[str, Array], future: concurrent.futures.Future[Reply]
+    ) -> None:
+        """One inference for another thread, which waits for ``future`` and makes its sense of what it raises."""
+
+        def landed(done: concurrent.futures.Future[Reply]) -> None:
+            self._ahead -= 1
+            if done.exception() is None:
+                session.runs += 1
+                session.last_used = time.monotonic()
+
+        self._ahead += 1
+        future.add_done_callback(landed)
+        self.channel.post("run", _run_args(session, None), inputs, future)
 
     async def run_packed(
         self,
@@ -213,11 +235,12 @@ class RuntimePage:
         The page's own queue keeps the order; the caller bounds how many are sent ahead, and ``timeout`` counts the
         wait for them.
         """
-        where = f"{session.label} on {session.key.backend}"
         self._ahead += 1
         try:
             args = _run_args(session, state)
-            reply = await self._command("run", args, inputs, timeout=timeout, where=where, packed=True)
+            reply = await self._command(
+                "run", args, inputs, timeout=timeout, where=session.where, packed=True
+            )
         finally:
             self._ahead -= 1
         session.runs += 1
@@ -228,9 +251,8 @@ class RuntimePage:
         self, session: Session, inputs: Mapping[str, Array], runs: int, *, timeout: float
     ) -> list[float]:
         """``runs`` inferences timed in the page, milliseconds each."""
-        where = f"{session.label} on {session.key.backend}"
         args = {"session": session.name, "runs": runs}
-        reply = await self.call("benchmark", args, inputs, timeout=timeout, where=where)
+        reply = await self.call("benchmark", args, inputs, timeout=timeout, where=session.where)
         session.runs += runs
         session.last_used = time.monotonic()
         return [float(t) for t in reply.values["times"]]
@@ -263,7 +285,7 @@ class RuntimePage:
 
     async def ping(self, timeout: float) -> bool:
         """Whether JavaScript answers and, once a GPU device is in use, the GPU too. Skipped while the page is busy."""
-        if self._queue.locked() or self._ahead:
+        if self.busy or self._ahead:
             return True
         try:
             await self.channel.call("ping", timeout=timeout)
@@ -273,6 +295,11 @@ class RuntimePage:
             self.lose(fault)
             return False
         return self.lost is None
+
+    @property
+    def busy(self) -> bool:
+        """Whether a command is under way or waits."""
+        return self._queue.locked()
 
     @property
     def uses_gpu(self) -> bool:

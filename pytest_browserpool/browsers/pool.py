@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
-from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -270,7 +269,7 @@ class Pool:
             found[1].last_used = time.monotonic()
             return Loaded(instance, *found, warm=True, launch_ms=launch_ms, load_ms=0.0)
         started = time.perf_counter()
-        async with self._using(instance):
+        with instance.in_use():
             page = await instance.page(key.bundle)
             idle = [s for s in page.sessions.values() if not s.holders]
             if idle and len(page.sessions) >= SESSIONS_PER_PAGE:
@@ -310,19 +309,8 @@ class Pool:
 
     async def command(self, loaded: Loaded, command: Awaitable[T]) -> T:
         """What a command to the session's page brings; the browser is in use meanwhile, and a lost page is closed."""
-        async with self._using(loaded.instance):
+        with loaded.instance.in_use():
             return await self._guarded(loaded.instance, loaded.page, command)
-
-    @asynccontextmanager
-    async def _using(self, instance: BrowserInstance) -> Any:
-        instance.leases += 1
-        started = time.monotonic()
-        try:
-            yield
-        finally:
-            instance.leases -= 1
-            instance.last_used = time.monotonic()
-            instance.busy_s += instance.last_used - started
 
     async def _guarded(self, instance: BrowserInstance, page: RuntimePage, command: Awaitable[T]) -> T:
         """A lost page is closed before the fault goes on, so that a spinning one takes no CPU from the next test."""

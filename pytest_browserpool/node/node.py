@@ -35,6 +35,7 @@ from pytest_browserpool.errors import (
 from pytest_browserpool.models.inspect import ModelInfo, inspect, with_static_shapes
 from pytest_browserpool.models.lock import LockFile
 from pytest_browserpool.models.sources import ModelFile, describe, resolve
+from pytest_browserpool.node import warm
 from pytest_browserpool.node.recovering import Recovery
 from pytest_browserpool.node.reporting import Reporter
 from pytest_browserpool.node.resident import Refusals, Reply, Resident
@@ -165,6 +166,11 @@ class Node:
         assert self._loop is not None
         # asyncio's own way in: half the time of the portal's, which every warm call would pay
         return asyncio.run_coroutine_threadsafe(_awaited(function), self._loop)
+
+    def soon(self, function: Callable[..., None], *arguments: Any) -> None:
+        """``function(*arguments)`` in the next turn of the loop; it must not raise."""
+        assert self._loop is not None
+        self._loop.call_soon_threadsafe(function, *arguments)
 
     def finish(self, future: concurrent.futures.Future[Any], timeout: float) -> Any:
         """What ``start`` began; ends like ``call``."""
@@ -348,9 +354,8 @@ class Node:
 
     def run(self, resident: Resident | ShardedResident, inputs: Mapping[str, Any]) -> Reply:
         """One call of a loaded model."""
-        budget = self.budget(resident)
         reply = self.report.called(
-            self.test, resident, time.time(), inputs, lambda: self.call(lambda: resident.run(inputs), budget)
+            self.test, resident, time.time(), inputs, lambda: warm.run(self, resident, inputs)
         )
         self.last_page_ms = reply.page_ms
         return reply
