@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -55,6 +56,12 @@ class Settings(Plain):
     """One browser holds a model: a standby costs a second load and its memory."""
     history_copies: int = 2
     """Two files survive the loss of one."""
+    keep: str = "forever"
+    """Runs that are older go when a run ends. A thousand small runs are megabytes, and comparing far back is worth them."""
+    prometheus: str = ""
+    """A file for those who collect metrics; nobody else wants one."""
+    otel: bool = False
+    """Traces go to a collector, and most users have none."""
     state_sync_interval: float = 5.0
     """Seconds between writes to DuckDB: what a kill of the controller may lose beyond commit points."""
     launch_timeout: float = 30.0
@@ -92,13 +99,31 @@ class Settings(Plain):
                 raise ConfigurationError(
                     f"{name} is {getattr(self, name)!r}", remedy="give a number of seconds above 0"
                 )
-        _one_of("recovery", self.recovery, STRATEGIES)
+        days_of(self.keep)
         _one_of("missing", self.missing, ("fail", "skip"))
 
 
 def _at_least(name: str, value: int, least: int) -> None:
     if value < least:
         raise ConfigurationError(
+def days_of(keep: str) -> float | None:
+    """The days that a time such as ``90d``, ``12w`` or ``1y`` means; None for ``forever``.
+
+    Raises:
+        ConfigurationError: it is no such time.
+    """
+    if keep == "forever":
+        return None
+    match = re.fullmatch(r"(\d+)([dwy])", keep)
+    if match is None or not int(match[1]):
+        raise ConfigurationError(
+            f"keep is {keep!r}",
+            where="--browserpool-keep or browserpool_keep",
+            remedy="give days, weeks or years such as 90d, 12w, 1y, or forever",
+        )
+    return int(match[1]) * {"d": 1.0, "w": 7.0, "y": 365.25}[match[2]]
+
+
             f"{name} is {value!r}",
             where=f"--browserpool-{name.replace('_', '-')} or browserpool_{name}",
             remedy=f"give a whole number of at least {least}",

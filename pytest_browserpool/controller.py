@@ -25,6 +25,7 @@ from pytest_browserpool.observer import Observer
 from pytest_browserpool.placement import events
 from pytest_browserpool.remote import Paths, is_elsewhere, machine_of
 from pytest_browserpool.report.crashed import close_crashed_row
+from pytest_browserpool.report.live import LiveView
 from pytest_browserpool.unrunnable import in_a_line, in_full, no_node
 from pytest_browserpool.values import ModelNeeds, NodeCapabilities
 
@@ -286,7 +287,7 @@ class Controller:
             ),
             self.ledger.history(),
         )
-        self._observer = Observer(self.ledger, self.engine)
+        self._observer = Observer(self.ledger, self.engine, LiveView(config))
         self._adviser = PoolAdviser(self.engine, self.ledger, self.tell)
         self.scheduler = BrowserPoolScheduling(
             config, nodes=expected, handle=self._observer.handle, sink=self
@@ -345,6 +346,9 @@ class Controller:
             self.scheduler.started(node, message["index"])
         elif kind == "event":
             self.scheduler.hear(placement_event(message["event"], message["fields"], node=name))
+        elif kind == "doing":
+            if self._observer is not None:
+                self._observer.hears(name, message)
 
     # -- time ------------------------------------------------------------------------------------------------
 

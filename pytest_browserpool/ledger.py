@@ -14,10 +14,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pytest_browserpool.artefacts import pins
 from pytest_browserpool.browsers import gpu
 from pytest_browserpool.errors import HistoryError
 from pytest_browserpool.records import (
     TABLES,
+    AttachmentRecord,
     DecisionRecord,
     FaultRecord,
     MetricRecord,
@@ -26,6 +28,9 @@ from pytest_browserpool.records import (
     TestRecord,
 )
 from pytest_browserpool.store.writer import HistoryWriter
+from pytest_browserpool.recovery.state import State, StateError
+from pytest_browserpool.recovery.telling import under_way
+from pytest_browserpool.report.details import MAX_PICTURES, details_of, tail
 from pytest_browserpool.values import NodeCapabilities
 
 if TYPE_CHECKING:
@@ -58,6 +63,7 @@ class Ledger:
         self.losses: dict[str, list[str]] = defaultdict(list)
         """Test → a line for each node that was lost while it ran the test."""
 
+        self._pictures = 0
     # -- the run and its nodes -------------------------------------------------------------------------------
 
     def begin(self, *, arguments: str, scheduler: str, host: str, version: str) -> None:
@@ -71,6 +77,7 @@ class Ledger:
         )
         self.writer.start()
         self.writer.add(self.run)
+            runtime=pins.RUNTIME.version,
 
     def end(self, exit_status: int) -> None:
         """The last rows, then wait until all is written."""
@@ -204,6 +211,8 @@ class Ledger:
         try:
             with reading(path) as connection:
                 known = warm_start(connection)
+        if report.failed:
+            self._attach(report)
         except HistoryError as error:
             self.writer.warnings.append(f"the scheduler starts without history: {error.what} ({path})")
             return None
@@ -211,6 +220,27 @@ class Ledger:
 
 
 def _changed(record: Any, **values: Any) -> Any:
+    def _attach(self, report: pytest.TestReport) -> None:
+        """Keep what a failure left to look at; pictures only of the first failures: each takes as much as a thousand
+        rows."""
+        details = details_of(report)
+        if details is None:
+            return
+        found = {
+            "console": "\n".join(tail(details.console)),
+            "page_errors": "\n".join(tail(details.page_errors)),
+        }
+        if details.screenshot and self._pictures < MAX_PICTURES:
+            self._pictures += 1
+            found["screenshot"] = details.screenshot
+        self.writer.add(
+            *(
+                AttachmentRecord(run_id=self.run_id, nodeid=report.nodeid, kind=kind, content=content)
+                for kind, content in found.items()
+                if content
+            )
+        )
+
     return dataclasses.replace(record, **values)
 
 

@@ -82,6 +82,17 @@ OPTIONS = (
     ),
     Option(name="history-copies", help="copies of the history that are kept (2)", kind="int", metavar="N"),
     Option(
+        name="keep",
+        help="how long runs stay in the history: 90d, 12w, 1y, or forever (forever)",
+        metavar="TIME",
+    ),
+    Option(
+        name="prometheus",
+        help="write the run's figures to this file in Prometheus' text format (not written)",
+        metavar="PATH",
+    ),
+    Option(name="otel", help="on: send the run as an OpenTelemetry trace (off)", kind="switch"),
+    Option(
         name="heartbeat-timeout",
         help="seconds of silence after which a node is taken for lost and killed (30)",
         kind="float",
@@ -217,7 +228,15 @@ def _register_reports(config: pytest.Config, hub: Controller) -> None:
 
     writer = hub.ledger.writer
     history = Path(hub.settings.db)
-    install(config, rows=writer.seen.rows, warnings=lambda: writer.warnings, history=history)
+    settings = hub.settings
+    install(
+        config,
+        rows=writer.seen.rows,
+        warnings=lambda: writer.warnings,
+        history=history,
+        prometheus=config.invocation_params.dir / settings.prometheus if settings.prometheus else None,
+        otel=settings.otel,
+    )
 
 
 def _register_tests_side(config: pytest.Config) -> None:

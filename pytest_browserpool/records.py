@@ -182,10 +182,90 @@ class MetricRecord(Plain):
     node: str
     at: float
     name: str
-    """cpu_percent, memory_bytes, gpu_percent, utilization, active_models, sessions; of a browser that had a shard of a
-    model in a test: shard_compute_ms, shard_transfer_ms, shard_idle_ms."""
+    """Of a node: cpu_percent, memory_bytes (of its pytest process), gpu_percent, gpu_memory_bytes, pool_size; of a
+    browser: memory_bytes, utilization, active_models, sessions, and where it had a shard of a model in a test
+    shard_compute_ms, shard_transfer_ms, shard_idle_ms; of the run (``node`` empty): queued_N, wait_mean_s_N and
+    wait_longest_s_N for each priority N, migrations, migrations_useful, forecast_error, forecast_error_as_last_minute,
+    decision_us_p50, decision_us_p99."""
     value: float
     instance: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AppliedRecord(Plain):
+    """A recommendation that ``browserpool apply`` had set when the run began."""
+
+    run_id: str
+    id: str
+    """As in ``preferences.AppliedChange``: the same subject has the same id."""
+    title: str = ""
+    evidence: str = ""
+    applied_at: float = 0.0
+    expected_s: float | None = None
+    """Seconds that each run was expected to save."""
+    change: str = ""
+    """JSON: the whole ``AppliedChange``."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class JournalRecord(Plain):
+    """One transaction of a node's state (``recovery.state``): in the order of ``number`` they make that state."""
+
+    run_id: str
+    node: str
+    number: int
+    """From 1 on, without gaps."""
+    at: float
+    changes: str
+    """JSON: [[table, key, the row after it or null where it was forgotten], …]."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ForecastRecord(Plain):
+    """What was expected of one browser, over all nodes, in the seconds after ``at``; written when that is over."""
+
+    run_id: str
+    at: float
+    browser: str
+    horizon_s: float
+    utilization: float
+    """Share of that time in which a node that has the browser runs a test in it, 0 … 1."""
+    active_models: int = 0
+    overloaded: bool = False
+    confidence: float = 0.0
+    as_last_minute: float = 0.0
+    """What the simplest forecast said."""
+    came: float | None = None
+    """The utilization that came; None where the run ended before."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StealRecord(Plain):
+    """A test that ran on another node than its first plan had, while that node was still there."""
+
+    run_id: str
+    nodeid: str
+    at: float
+    """When it was sent."""
+    from_node: str
+    to_node: str
+    expected_there_s: float | None = None
+    """Seconds from ``at`` to its end in its old place, by the estimates."""
+    took_s: float | None = None
+    """Seconds from ``at`` to its end; None where the node was lost."""
+    useful: bool | None = None
+    """Whether it ended sooner than it would have there."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttachmentRecord(Plain):
+    """Something to look at of a failed test."""
+
+    run_id: str
+    nodeid: str
+    kind: str
+    """console, page_errors (lines) or screenshot (PNG in base64)."""
+    content: str
 
 
 Record = (
@@ -198,6 +278,11 @@ Record = (
     | DecisionRecord
     | FaultRecord
     | MetricRecord
+    | ForecastRecord
+    | StealRecord
+    | AttachmentRecord
+    | AppliedRecord
+    | JournalRecord
 )
 
 TABLES: dict[str, type[Plain]] = {
@@ -210,6 +295,11 @@ TABLES: dict[str, type[Plain]] = {
     "decisions": DecisionRecord,
     "faults": FaultRecord,
     "metrics": MetricRecord,
+    "forecasts": ForecastRecord,
+    "steals": StealRecord,
+    "attachments": AttachmentRecord,
+    "applied": AppliedRecord,
+    "journal": JournalRecord,
 }
 """Table name → row type. ``operations`` itself is the documented view over ``operations_log``."""
 
@@ -223,5 +313,10 @@ KEYS: dict[str, tuple[str, ...]] = {
     "decisions": ("run_id", "nodeid", "at"),
     "faults": (),
     "metrics": (),
+    "forecasts": (),
+    "steals": (),
+    "attachments": ("run_id", "nodeid", "kind"),
+    "applied": ("run_id", "id"),
+    "journal": ("run_id", "node", "number"),
 }
 """Primary keys; a row with the same key replaces the earlier one."""

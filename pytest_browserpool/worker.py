@@ -19,6 +19,7 @@ import pytest
 from pytest_browserpool import markers
 from pytest_browserpool.errors import BrowserPoolError, NoBrowser, NoNode
 from pytest_browserpool.link import HEARTBEAT, INPUT, Message, cut
+from pytest_browserpool.report.junit import test_properties
 from pytest_browserpool.runloop import RunLoop, find_interactor
 from pytest_browserpool.unrunnable import in_a_line, in_full, no_node
 from pytest_browserpool.values import NodeCapabilities
@@ -314,7 +315,8 @@ class NodeSide:
             report.sections.append(("browserpool", f"what the test used could not be collected: {error!r}"))
             return
         if use is not None:
-            item.stash[USE_KEY] = use.to_plain()
+            used = item.stash[USE_KEY] = use.to_plain()
+            item.user_properties += test_properties(used, self.node_id)
 
     @pytest.hookimpl
     def pytest_sessionfinish(self, session: pytest.Session) -> None:

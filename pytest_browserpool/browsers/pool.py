@@ -162,6 +162,7 @@ class Pool:
             if holder:
                 holder[0].lose(fault)
 
+        self._emit("begins", {"what": "launching", "browser": name, "sha256": ""})
         process = await self._launcher.launch(installed, on_lost)
         instance = BrowserInstance(process, self._server, self._channels, self._threads, self._session_gone)
         holder.append(instance)
@@ -269,6 +270,7 @@ class Pool:
             found[1].last_used = time.monotonic()
             return Loaded(instance, *found, warm=True, launch_ms=launch_ms, load_ms=0.0)
         started = time.perf_counter()
+        self._emit("begins", {"what": "loading", "browser": browser, "sha256": key.sha256})
         with instance.in_use():
             page = await instance.page(key.bundle)
             idle = [s for s in page.sessions.values() if not s.holders]
@@ -280,6 +282,7 @@ class Pool:
             self.warm_hits += 1
             return Loaded(instance, page, session, warm=True, launch_ms=launch_ms, load_ms=0.0)
         self.loads += 1
+        self._emit("begins", {"what": "", "browser": browser, "sha256": ""})
         load_ms = (time.perf_counter() - started) * 1000
         return Loaded(instance, page, session, warm=False, launch_ms=launch_ms, load_ms=load_ms)
 

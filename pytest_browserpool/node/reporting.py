@@ -84,6 +84,13 @@ class Reporter:
         instance, now, busy = fields["instance"], time.time(), fields["busy_s"]
         values = {
             "memory_bytes": fields["bytes"],
+        elif name == "begins":
+            model = self._keys.get(fields["sha256"], "")
+            self.doing(fields["what"], " in ".join(part for part in (model, fields["browser"]) if part))
+
+    def doing(self, what: str, of: str = "") -> None:
+        """What the node begins to do beside running a test, for people who watch; nothing: that is over."""
+        self._emit({"kind": "doing", "what": what, "of": of if what else ""})
             "active_models": fields["models"],
             "sessions": fields["sessions"],
         }
@@ -325,3 +332,4 @@ class Reporter:
                 test=test.nodeid,
             )
         self.flush()
+        self.doing("")

@@ -2,9 +2,31 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections import deque
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 
 from pytest_browserpool.placement.state import NodePlan, Test
+
+
+KEPT = 10_000
+"""Moves kept for the record between two readings: more than a second brings."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Move:
+    """One migration that is over; times on the engine's clock."""
+
+    test: str
+    at: float
+    """When it was sent."""
+    home: str
+    node: str
+    expected_there_s: float | None
+    """Seconds from then to its end in its old place; None where that could not run it any more."""
+    took_s: float | None
+    """None: its node was lost with it."""
 
 
 class Migrations:
@@ -17,7 +39,9 @@ class Migrations:
     def __init__(self) -> None:
         self.count = 0
         self.useful = 0
-        self._expected: dict[str, float] = {}
+        self.over: deque[Move] = deque(maxlen=KEPT)
+        """Migrations that are over, until somebody takes them out."""
+        self._open: dict[str, Move] = {}
 
     def settle(self, tests: Iterable[Test]) -> None:
         """The plan as it stands is the first plan of ``tests``."""
@@ -33,11 +57,17 @@ class Migrations:
         there = min(
             (home.setup(s) + test.scale * home.unit(s) for s in test.kind.options[home.profile]), default=None
         )
-        if there is not None:
-            self._expected[test.nodeid] = max(home.finish, now) + there
+        expected = max(home.finish, now) + there - now if there is not None else None
+        self._open[test.nodeid] = Move(
+            test=test.nodeid, at=now, home=home.id, node=node.id, expected_there_s=expected, took_s=None
+        )
 
     def finished(self, test: Test, now: float) -> None:
         """``test`` ended."""
-        expected = self._expected.pop(test.nodeid, None)
-        if expected is not None and now < expected:
+        move = self._open.pop(test.nodeid, None)
+        if move is None:
+            return
+        took = now - move.at
+        if move.expected_there_s is not None and took < move.expected_there_s:
             self.useful += 1
+        self.over.append(dataclasses.replace(move, took_s=took))

@@ -25,6 +25,8 @@ FIRST_CONFIDENCE = 0.5
 """Of the first forecasts, of which none has been scored yet."""
 SCORED = 40
 """Scored forecasts that errors and confidence are taken over."""
+KEPT = 1000
+"""Scored forecasts kept for the record: more than an hour's of four browsers, if nobody should take them."""
 STRETCH_RANGE = (0.5, 3.0)
 """Bounds of the factor by which expectations are corrected."""
 
@@ -77,6 +79,8 @@ class Predictor:
         self.naive_errors: deque[float] = deque(maxlen=SCORED)
         self.pending: deque[tuple[BrowserForecast, int]] = deque()
         self.latest: dict[str, BrowserForecast] = {}
+        self.came: deque[tuple[BrowserForecast, float]] = deque(maxlen=KEPT)
+        """Forecasts that came due with what came, until somebody takes them out."""
         self.scored = 0
         self.next_at = 0.0
         self.began: float | None = None
@@ -223,6 +227,7 @@ class Predictor:
         while self.pending and self.pending[0][0].at + HORIZON_S <= now:
             made, count = self.pending.popleft()
             came = self.used(made.browser, made.at, made.at + HORIZON_S) / (HORIZON_S * count)
+            self.came.append((made, came))
             self.errors.append(abs(made.utilization - came))
             self.naive_errors.append(abs(made.naive_utilization - came))
             self.scored += 1

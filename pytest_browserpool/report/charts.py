@@ -23,6 +23,10 @@ def chart_data(view: RunView) -> dict[str, Any]:
         "timelines": [lanes_data(view, place)],
         "panels": [_panel(panel) for panel in view.panels],
         "latency": [_spread(spread, place) for spread in view.spreads[:ROWS]],
+        "forecasts": [
+            {"browser": f.browser, "points": [[rounded(v) for v in point] for point in f.points]}
+            for f in view.foresight.forecasts
+        ],
         "expected": [
             [place[d.nodeid], rounded(d.expected_s), rounded(d.actual_s)]
             for d in view.decisions

@@ -23,6 +23,10 @@ MAX_LINE = 2000
 """Characters shown of one console line."""
 
 
+MAX_PICTURES = 20
+"""Screenshots of one run that are kept: of a suite that fails as a whole they show the same, 30 to 100 kB each."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class TestDetails(Plain):
     """What ran one test. Times in milliseconds; what does not apply is left at its default."""

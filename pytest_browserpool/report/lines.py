@@ -8,7 +8,7 @@ from typing import Any
 
 from pytest_browserpool.records import OperationRecord
 from pytest_browserpool.report.timeline import load_ms
-from pytest_browserpool.report.words import median, natural, p95
+from pytest_browserpool.report.words import median, natural, p95, short_names
 from pytest_browserpool.store.rows import RunRows
 
 
@@ -35,6 +35,9 @@ class ModelLine:
     """One model in one browser on one backend. Failed and degraded operations are left out of the times."""
 
     model: str
+    """Its id, or the end of its label as far as that tells it from the others."""
+    label: str
+    """The source as a test wrote it."""
     sha256: str
     type: str
     browser: str
@@ -105,6 +108,7 @@ def browser_lines(rows: RunRows, seconds: float) -> tuple[BrowserLine, ...]:
 def model_lines(rows: RunRows) -> tuple[ModelLine, ...]:
     """A line for each model, browser and backend."""
     known = {model.sha256: model for model in rows.models}
+    names = short_names(model.id or model.label for model in rows.models)
     launched = {browser.instance: browser for browser in rows.browsers}
     groups: dict[tuple[str, str, str], list[OperationRecord]] = defaultdict(list)
     for operation in rows.operations:
@@ -117,7 +121,8 @@ def model_lines(rows: RunRows) -> tuple[ModelLine, ...]:
         warm = tuple(o.latency_ms for o in good if o.kind == "run" and o.warm)
         lines.append(
             ModelLine(
-                model=(model.id or model.label) if model else sha256[:12],
+                model=names[model.id or model.label] if model else sha256[:12],
+                label=model.label if model else "",
                 sha256=sha256,
                 type=model.type if model else "",
                 browser=browser,

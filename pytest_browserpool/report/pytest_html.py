@@ -7,15 +7,15 @@ escaped here.
 
 from __future__ import annotations
 
+import dataclasses
 import html
-from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
 
-from pytest_browserpool.report.details import TestDetails, details_of, tail
+from pytest_browserpool.report.details import MAX_PICTURES, TestDetails, details_of, tail
+from pytest_browserpool.report.final import FinalView
 from pytest_browserpool.report.words import milliseconds
-from pytest_browserpool.store.rows import RunRows
 
 RESULT, TEST = 0, 1
 """Places of pytest-html's own columns."""
@@ -38,16 +38,13 @@ def is_active(config: pytest.Config) -> bool:
 
 
 class HtmlReport:
-    """Plugin for the controller. ``rows`` gives the run's records so far, or None; ``warnings`` the
-    history's troubles.
-    """
+    """Plugin for the controller."""
 
-    def __init__(
-        self, rows: Callable[[], RunRows | None], warnings: Callable[[], Sequence[str]] = lambda: ()
-    ) -> None:
-        self._rows, self._warnings = rows, warnings
+    def __init__(self, view: FinalView) -> None:
+        self._view = view
         self._details: dict[str, TestDetails] = {}
         self._nodes: dict[str, str] = {}
+        self._pictures = 0
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
@@ -61,7 +58,14 @@ class HtmlReport:
         self._details[report.nodeid] = details
         if report.failed and _pytest_html_takes_extras(report.nodeid):
             extras: list[dict[str, Any]] = list(getattr(report, "extras", []))
-            report.extras = [*extras, *_extras(details)]  # type: ignore[attr-defined]
+            report.extras = [*extras, *_extras(self._with_few_pictures(details))]  # type: ignore[attr-defined]
+
+    def _with_few_pictures(self, details: TestDetails) -> TestDetails:
+        """Without its screenshot once the page has enough of them."""
+        self._pictures += bool(details.screenshot)
+        if self._pictures <= MAX_PICTURES:
+            return details
+        return dataclasses.replace(details, screenshot=None)
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_html_results_table_header(self, cells: list[str]) -> None:
@@ -99,13 +103,12 @@ class HtmlReport:
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_html_results_summary(self, postfix: list[str]) -> None:
-        rows = self._rows()
-        if rows is None:
+        view = self._view()
+        if view is None:
             return
         from pytest_browserpool.report import render
-        from pytest_browserpool.report.view import build_view
 
-        postfix.append(render.section(build_view(rows, self._warnings())))
+        postfix.append(render.section(view))
 
 
 def _node_of(report: Any) -> str:

@@ -25,6 +25,7 @@ SCRIPTS = (
     "timeline.js",
     "series.js",
     "latency.js",
+    "forecast.js",
     "compare.js",
     "start.js",
 )
@@ -41,7 +42,9 @@ def _environment() -> Environment:
         undefined=jinja2.StrictUndefined,
         trim_blocks=False,
     )
-    found.globals.update(duration=duration, ms=milliseconds, clock=clock, failed=FAILED, anchor=anchor)
+    found.globals.update(
+        duration=duration, ms=milliseconds, clock=clock, failed=FAILED, anchor=anchor, picture=picture
+    )
     return found
 
 
@@ -59,6 +62,11 @@ def script() -> str:
 def anchor(nodeid: str) -> str:
     """The id of a test's row in a page of its own."""
     return "test-" + re.sub(r"[^\w.:/-]", "_", nodeid)
+
+
+def picture(content: str) -> str:
+    """A PNG's base64 as the address of an image; empty where it is something else."""
+    return f"data:image/png;base64,{content}" if re.fullmatch(r"iVBOR[A-Za-z0-9+/]+=*", content) else ""
 
 
 def _render(template: str, css: str, **values: Any) -> str:

@@ -4,15 +4,14 @@ report are.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pytest_browserpool.report.view import RunView, build_view
-from pytest_browserpool.report.words import count, milliseconds
-from pytest_browserpool.store.rows import RunRows
+from pytest_browserpool.report.final import FinalView
+from pytest_browserpool.report.view import RunView
+from pytest_browserpool.report.words import count, duration, milliseconds
 
 SLOWEST = 3
 """Models named as slowest: the ones worth a look, without filling the screen."""
@@ -34,6 +33,8 @@ def summary_lines(view: RunView, *, history: Path, report: Path | None) -> list[
     if sizes:
         lines.append(f"pool size  {'; '.join(sizes)}")
     lines.append(f"models     {_loads(view)}")
+    if view.saved_s >= 1:
+        lines.append(f"saved      {duration(view.saved_s)} of launches and loads by what was warm")
     lines += [f"slowest    {text}" for text in _slowest(view)]
     if view.faults:
         recovered = sum(fault.outcome == "recovered" for fault in view.faults)
@@ -68,20 +69,16 @@ def _slowest(view: RunView) -> list[str]:
 class TerminalSummary:
     """Plugin for the controller: writes the section. With ``-q`` only what went wrong with the history."""
 
-    def __init__(
-        self,
-        rows: Callable[[], RunRows | None],
-        warnings: Callable[[], Sequence[str]],
-        history: Path,
-        report: Path | None,
-    ) -> None:
-        self._rows, self._warnings, self._history, self._report = rows, warnings, history, report
+    def __init__(self, view: FinalView, history: Path, report: Path | None) -> None:
+        self._view, self._history, self._report = view, history, report
 
     @pytest.hookimpl
     def pytest_terminal_summary(self, terminalreporter: Any, config: pytest.Config) -> None:
-        warnings = self._warnings()
-        rows = self._rows() if config.get_verbosity() >= 0 else None
-        lines = summary_lines(build_view(rows), history=self._history, report=self._report) if rows else []
+        warnings = self._view.warnings()
+        view = self._view() if config.get_verbosity() >= 0 else None
+        lines = summary_lines(view, history=self._history, report=self._report) if view else []
+        if lines and (advice := self._view.advice()):
+            lines.insert(-1 if self._report is None else -2, f"advice     {advice}")
         if not lines and not warnings:
             return
         terminalreporter.section("browser pool", sep="=")

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pytest_browserpool.records import BrowserRecord, FaultRecord, OperationRecord, TestRecord
 from pytest_browserpool.report import spans
 from pytest_browserpool.report.spans import Interval
-from pytest_browserpool.report.words import natural
+from pytest_browserpool.report.words import natural, short_names
 from pytest_browserpool.store.rows import RunRows
 
 KINDS = ("idle", "setup", "run", "recovery")
@@ -117,7 +117,8 @@ def _setups(rows: RunRows) -> dict[tuple[str, str], list[Span]]:
     zero = rows.run.started_at
     found: dict[tuple[str, str], list[Span]] = defaultdict(list)
     launched = {browser.instance: browser for browser in rows.browsers}
-    models = {m.sha256: m.id or m.label for m in rows.models}
+    names = short_names(m.id or m.label for m in rows.models)
+    models = {m.sha256: names[m.id or m.label] for m in rows.models}
     for browser in rows.browsers:
         end = max(0.0, browser.launched_at - zero)
         start = max(0.0, end - browser.launch_ms / 1000)

@@ -4,7 +4,7 @@ from the history.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -17,6 +17,7 @@ from pytest_browserpool.report.choices import (
     expectation,
     recoveries,
 )
+from pytest_browserpool.report.foresight import Foresight, foresight
 from pytest_browserpool.report.latency import Spread, spreads
 from pytest_browserpool.report.lines import (
     BrowserLine,
@@ -72,6 +73,9 @@ class RunView:
     decisions: tuple[DecisionLine, ...]
     decisions_left_out: int
     expectation: Expectation | None
+    foresight: Foresight
+    attachments: Mapping[str, Mapping[str, str]]
+    """Test → kind → what a failure left to look at."""
     tests: tuple[TestRecord, ...]
     warm_hits: int
     """Loads that found their session warm."""
@@ -103,11 +107,20 @@ def build_view(rows: RunRows, warnings: Sequence[str] = ()) -> RunView:
         decisions=tuple(decisions[:MAX_DECISIONS]),
         decisions_left_out=max(0, len(decisions) - MAX_DECISIONS),
         expectation=expectation(decisions),
+        foresight=foresight(rows),
+        attachments=_attachments(rows),
         tests=tuple(sorted(rows.tests, key=lambda t: (t.started_at, t.nodeid))),
         warm_hits=sum(o.warm for o in rows.operations if o.kind == "load"),
         saved_s=saved,
         warnings=tuple(warnings),
     )
+
+
+def _attachments(rows: RunRows) -> dict[str, dict[str, str]]:
+    found: dict[str, dict[str, str]] = {}
+    for each in rows.attachments:
+        found.setdefault(each.nodeid, {})[each.kind] = each.content
+    return found
 
 
 def _subtitle(rows: RunRows) -> str:

@@ -56,6 +56,21 @@ def clock(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
+def short_names(labels: Iterable[str]) -> dict[str, str]:
+    """Label → the end of it from a slash on, as long as it must be to be told from the others'; without a hash."""
+    bare = {label: label.partition("#sha256=")[0] for label in labels}
+    names: dict[str, str] = {}
+    for label, path in bare.items():
+        parts = path.split("/")
+        others = [other for other in bare.values() if other != path]
+        for kept in range(1, len(parts) + 1):
+            tail = "/".join(parts[-kept:])
+            if not any(other == tail or other.endswith("/" + tail) for other in others):
+                break
+        names[label] = tail
+    return names
+
+
 def natural(name: str) -> tuple[str, int, str]:
     """Sorts ``gw10`` after ``gw9``."""
     head = name.rstrip("0123456789")

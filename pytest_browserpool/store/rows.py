@@ -8,14 +8,19 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from pytest_browserpool.records import (
+    AppliedRecord,
+    AttachmentRecord,
     BrowserRecord,
     DecisionRecord,
     FaultRecord,
+    ForecastRecord,
+    JournalRecord,
     MetricRecord,
     ModelRecord,
     NodeRecord,
     OperationRecord,
     RunRecord,
+    StealRecord,
     TestRecord,
 )
 from pytest_browserpool.store import columns
@@ -35,6 +40,11 @@ class RunRows:
     decisions: tuple[DecisionRecord, ...] = ()
     faults: tuple[FaultRecord, ...] = ()
     metrics: tuple[MetricRecord, ...] = ()
+    forecasts: tuple[ForecastRecord, ...] = ()
+    steals: tuple[StealRecord, ...] = ()
+    attachments: tuple[AttachmentRecord, ...] = ()
+    applied: tuple[AppliedRecord, ...] = ()
+    journal: tuple[JournalRecord, ...] = ()
 
 
 MAX_OPERATIONS = 200_000

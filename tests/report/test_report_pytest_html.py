@@ -21,10 +21,11 @@ sys.path.insert(0, {here!r})
 
 def pytest_configure(config):
     from pytest_browserpool.report.crashed import CrashedTests
+    from pytest_browserpool.report.final import FinalView
     from pytest_browserpool.report.pytest_html import HtmlReport, is_active
     if is_active(config):
         import report_samples
-        config.pluginmanager.register(HtmlReport(report_samples.sample_run, lambda: ["<b>told</b> once"]))
+        config.pluginmanager.register(HtmlReport(FinalView(report_samples.sample_run, lambda: ["<b>told</b> once"])))
         config.pluginmanager.register(CrashedTests(config))
 
 @pytest.hookimpl(optionalhook=True)

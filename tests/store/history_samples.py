@@ -7,6 +7,7 @@ from typing import Any
 from hypothesis import strategies as st
 
 from pytest_browserpool.records import (
+    AppliedRecord,
     BrowserRecord,
     DecisionRecord,
     FaultRecord,
@@ -106,6 +107,7 @@ def a_run() -> list[Plain]:
             recovery_ms=900.0,
         ),
         MetricRecord(run_id="run-1", node="gw0", at=START + 1, name="cpu_percent", value=50.0),
+        AppliedRecord(run_id="run-1", id="prefer/sample", title="run sample on chromium/wasm", expected_s=2.0),
     ]
 
 

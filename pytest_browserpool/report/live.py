@@ -1,0 +1,146 @@
+"""The live view: a few lines below pytest's own output on a terminal, a line now and then in a log.
+
+The lines stand below the cursor: each write of pytest's takes them away, writes, and puts them back, all in one piece.
+So pytest's half-written lines of dots stay whole. rich lays the lines out.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from pytest_browserpool.report.progress import NodeNow, Progress, plain_line, totals
+from pytest_browserpool.report.words import duration
+
+if TYPE_CHECKING:
+    import pytest
+
+SHOWN_AFTER = 5.0
+"""Seconds until the view appears: a run that is over by then needs none."""
+
+LINE_EVERY = 30.0
+"""Seconds between lines in a log: a run of an hour has a hundred of them."""
+
+MAX_NODES = 12
+"""Nodes shown one by one; also at most a third of the terminal's height."""
+
+
+class Below:
+    """A text file that keeps lines below what is written to it. ``column`` says where pytest's cursor is."""
+
+    def __init__(self, file: Any, column: Callable[[], int]) -> None:
+        self._file, self._column = file, column
+        self._shown = ""
+        self._at = 0
+
+    def write(self, text: str) -> int:
+        """As the file's; the lines below stay below."""
+        if not self._shown:
+            return int(self._file.write(text))
+        self._file.write(self._erasing() + text + self._drawing(self._shown))
+        return len(text)
+
+    def show(self, lines: list[str]) -> None:
+        """Put ``lines`` in place of those shown; none takes them away."""
+        shown = "\r\n".join(lines)
+        self._file.write(self._erasing() + self._drawing(shown))
+        self._shown = shown
+        self._file.flush()
+
+    def _erasing(self) -> str:
+        return f"\r\n\x1b[J\x1b[A\x1b[{self._at + 1}G" if self._shown else ""
+
+    def _drawing(self, shown: str) -> str:
+        if not shown:
+            return ""
+        self._at = self._column()
+        return f"\r\n\x1b[J{shown}\x1b[{shown.count(chr(10)) + 1}A\x1b[{self._at + 1}G"
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
+
+
+class LiveView:
+    """Shows the run as it goes. ``tick`` is to be called about once a second on the main thread, ``end`` once."""
+
+    def __init__(self, config: pytest.Config, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._began = self._told = clock()
+        self._terminal: Any = config.pluginmanager.getplugin("terminalreporter")
+        self._quiet = self._terminal is None or config.get_verbosity() < 0
+        self._below: Below | None = None
+        if not self._quiet and is_interactive(self._terminal._tw._file):
+            writer = self._terminal._tw
+            self._below = writer._file = Below(writer._file, lambda: writer.width_of_current_line)
+
+    def tick(self, progress: Progress) -> None:
+        """Show ``progress``, if it is time."""
+        now = self._clock()
+        if self._quiet or now - self._began < SHOWN_AFTER:
+            return
+        if self._below is not None:
+            size = os.get_terminal_size(self._below.fileno())
+            self._below.show(lines(progress, size.columns, size.lines))
+        elif now - self._told >= LINE_EVERY:
+            self._told = now
+            self._terminal.ensure_newline()
+            self._terminal.write_line(f"browserpool: {plain_line(progress)}")
+
+    def end(self) -> None:
+        """Take the view away for good."""
+        if self._below is not None:
+            self._below.show([])
+            self._terminal._tw._file = self._below._file
+            self._below = None
+        self._quiet = True
+
+
+def is_interactive(file: Any) -> bool:
+    """Whether ``file`` is a terminal that a person looks at: none in CI, none that knows no cursor."""
+    return (
+        bool(getattr(file, "isatty", lambda: False)())
+        and not os.environ.get("CI")
+        and os.environ.get("TERM", "dumb") != "dumb"
+    )
+
+
+def lines(progress: Progress, width: int, height: int) -> list[str]:
+    """The view as terminal lines, none wider than ``width``."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    most = max(1, min(MAX_NODES, height // 3 - 2))
+    shown = sorted(progress.nodes, key=lambda node: not node.test)[:most]
+    shown.sort(key=progress.nodes.index)
+    table = Table.grid(padding=(0, 2))
+    for number, name in enumerate(("node", "where", "test", "seconds")):
+        justify = "right" if name == "seconds" else "left"
+        table.add_column(no_wrap=True, overflow="ellipsis", justify=justify, ratio=1 if number == 2 else None)  # type: ignore[arg-type]
+    table.expand = True
+    for node in shown:
+        table.add_row(Text(node.node, style="bold"), *_cells(node))
+    hidden = len(progress.nodes) - len(shown)
+    file = io.StringIO()
+    console = Console(
+        file=file, width=width - 1, force_terminal=True, color_system="standard", highlight=False
+    )
+    console.print(table)
+    more = f"and {hidden} more nodes · " if hidden else ""
+    console.print(Text(more + totals(progress), style="cyan"), no_wrap=True, overflow="ellipsis")
+    return file.getvalue().rstrip("\n").split("\n")
+
+
+def _cells(node: NodeNow) -> tuple[Any, ...]:
+    from rich.text import Text
+
+    if not node.test:
+        told = f"idle, {', '.join(node.browsers)} running" if node.browsers else "idle"
+        return "", Text(node.doing or told, style="yellow" if node.doing else "dim"), ""
+    test = Text(node.test.rpartition("/")[2])
+    if node.doing:
+        test = Text(node.doing, style="yellow") + Text("  ") + test
+    return Text(node.where or "no browser", style="dim"), test, Text(duration(node.seconds))

@@ -1,0 +1,95 @@
+"""The run as an OpenTelemetry trace: a span for the run, one for each test, launch and recovery.
+
+Sent with OpenTelemetry's own SDK (``pip install pytest-browserpool[otel]``), where its own variables say: the usual
+ones are OTEL_EXPORTER_OTLP_ENDPOINT and OTEL_SERVICE_NAME.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pytest_browserpool.errors import ConfigurationError
+from pytest_browserpool.report.final import FinalView
+from pytest_browserpool.report.view import FAILED, RunView
+
+if TYPE_CHECKING:
+    from opentelemetry.sdk.trace.export import SpanExporter
+
+
+def send(view: RunView, exporter: SpanExporter) -> bool:
+    """Give ``exporter`` the run's spans; whether it took them all within its own time-outs."""
+    from opentelemetry import trace
+    from opentelemetry.sdk.resources import Resource
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.export import BatchSpanProcessor
+    from opentelemetry.trace import Status, StatusCode
+
+    # Resource.create reads OTEL_SERVICE_NAME, which wins over the name given here
+    provider = TracerProvider(resource=Resource.create({"service.name": "pytest-browserpool"}))
+    provider.add_span_processor(BatchSpanProcessor(exporter))
+    tracer = provider.get_tracer("pytest_browserpool")
+
+    def at(seconds: float) -> int:
+        return round((view.started_at + seconds) * 1e9)
+
+    facts = {"browserpool.run_id": view.run_id, **{f"browserpool.{f.name}": f.value for f in view.facts}}
+    run = tracer.start_span(view.title, start_time=at(0), attributes=facts)
+    inside = trace.set_span_in_context(run)
+    for test in view.tests:
+        attributes: dict[str, str | bool | int | float] = {
+            "test.case.name": test.nodeid,
+            "test.case.result.status": "fail" if test.outcome in FAILED else "pass",
+            "browserpool.outcome": test.outcome,
+            "browserpool.node": test.node,
+            "browserpool.browser": test.browser,
+            "browserpool.backend": test.backend,
+            "browserpool.recoveries": test.recoveries,
+            "browserpool.degraded": test.degraded,
+        }
+        if test.latency_ms is not None:
+            attributes["browserpool.latency_ms"] = test.latency_ms
+        start = test.started_at - view.started_at
+        span = tracer.start_span(test.nodeid, context=inside, start_time=at(start), attributes=attributes)
+        if test.outcome in FAILED:
+            span.set_status(Status(StatusCode.ERROR, test.message[:500]))
+        span.end(at(start + test.duration_s))
+    for lane in view.timeline.lanes:
+        where = {"browserpool.node": lane.node, "browserpool.browser": lane.browser}
+        for stretch in lane.spans:
+            if stretch.kind in ("setup", "recovery"):
+                span = tracer.start_span(
+                    stretch.words, context=inside, start_time=at(stretch.start), attributes=where
+                )
+                span.end(at(stretch.end))
+    run.end(at(view.timeline.seconds))
+    taken = provider.force_flush()
+    provider.shutdown()
+    return bool(taken)
+
+
+class Tracing:
+    """Plugin for the controller."""
+
+    def __init__(self, view: FinalView) -> None:
+        """Raises:
+        ConfigurationError: OpenTelemetry's SDK or its exporter is not installed.
+        """
+        try:
+            from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+        except ImportError as error:
+            raise ConfigurationError(
+                "OpenTelemetry's SDK is not installed",
+                where="--browserpool-otel",
+                remedy="pip install 'pytest-browserpool[otel]'",
+            ) from error
+        self._view, self._exporter = view, OTLPSpanExporter
+
+    @pytest.hookimpl
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        view = self._view()
+        if view is not None and not send(view, self._exporter()):
+            terminalreporter.write_line(
+                "WARNING: not all spans reached the OpenTelemetry collector", yellow=True
+            )
