@@ -103,9 +103,6 @@ class Settings(Plain):
         _one_of("missing", self.missing, ("fail", "skip"))
 
 
-def _at_least(name: str, value: int, least: int) -> None:
-    if value < least:
-        raise ConfigurationError(
 def days_of(keep: str) -> float | None:
     """The days that a time such as ``90d``, ``12w`` or ``1y`` means; None for ``forever``.
 
@@ -124,6 +121,9 @@ def days_of(keep: str) -> float | None:
     return int(match[1]) * {"d": 1.0, "w": 7.0, "y": 365.25}[match[2]]
 
 
+def _at_least(name: str, value: int, least: int) -> None:
+    if value < least:
+        raise ConfigurationError(
             f"{name} is {value!r}",
             where=f"--browserpool-{name.replace('_', '-')} or browserpool_{name}",
             remedy=f"give a whole number of at least {least}",

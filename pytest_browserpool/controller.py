@@ -342,13 +342,13 @@ class Controller:
         elif kind == "needs":
             needs = [ModelNeeds.from_plain(plain) for plain in message["needs"]]
             self.scheduler.needs(node, {index: needs[number] for index, number in message["of_item"].items()})
+        elif kind == "doing":
+            if self._observer is not None:
+                self._observer.hears(name, message)
         elif kind == "started":
             self.scheduler.started(node, message["index"])
         elif kind == "event":
             self.scheduler.hear(placement_event(message["event"], message["fields"], node=name))
-        elif kind == "doing":
-            if self._observer is not None:
-                self._observer.hears(name, message)
 
     # -- time ------------------------------------------------------------------------------------------------
 

@@ -27,10 +27,10 @@ from pytest_browserpool.records import (
     RunRecord,
     TestRecord,
 )
-from pytest_browserpool.store.writer import HistoryWriter
 from pytest_browserpool.recovery.state import State, StateError
 from pytest_browserpool.recovery.telling import under_way
 from pytest_browserpool.report.details import MAX_PICTURES, details_of, tail
+from pytest_browserpool.store.writer import HistoryWriter
 from pytest_browserpool.values import NodeCapabilities
 
 if TYPE_CHECKING:
@@ -60,10 +60,10 @@ class Ledger:
             Path(settings.db), run_id, copies=settings.history_copies, interval=settings.state_sync_interval
         )
         self._open: dict[str, TestRecord] = {}
+        self._pictures = 0
         self.losses: dict[str, list[str]] = defaultdict(list)
         """Test → a line for each node that was lost while it ran the test."""
 
-        self._pictures = 0
     # -- the run and its nodes -------------------------------------------------------------------------------
 
     def begin(self, *, arguments: str, scheduler: str, host: str, version: str) -> None:
@@ -74,10 +74,10 @@ class Ledger:
             scheduler=scheduler,
             host=host,
             version=version,
+            runtime=pins.RUNTIME.version,
         )
         self.writer.start()
         self.writer.add(self.run)
-            runtime=pins.RUNTIME.version,
 
     def end(self, exit_status: int) -> None:
         """The last rows, then wait until all is written."""
@@ -190,6 +190,8 @@ class Ledger:
                 duration_s=0.0,
             )
         known = _changed(known, **_from_report(known, report))
+        if report.failed:
+            self._attach(report)
         if report.when == "teardown":
             self._open.pop(report.nodeid, None)
             self.tests[report.nodeid] = known
@@ -197,29 +199,6 @@ class Ledger:
         else:
             self._open[report.nodeid] = known
 
-    def history(self) -> History | None:
-        """What earlier runs measured, for the scheduler; None where there is nothing, or it cannot be read
-        (the writer
-        says so then: it will not be able to write it either)."""
-        path = Path(self.settings.db)
-        if not path.exists():
-            return None
-        from pytest_browserpool.placement.history import History
-        from pytest_browserpool.store.connect import reading
-        from pytest_browserpool.store.queries import warm_start
-
-        try:
-            with reading(path) as connection:
-                known = warm_start(connection)
-        if report.failed:
-            self._attach(report)
-        except HistoryError as error:
-            self.writer.warnings.append(f"the scheduler starts without history: {error.what} ({path})")
-            return None
-        return History.from_rows(launches=known.launches, loads=known.loads, runs=known.runs)
-
-
-def _changed(record: Any, **values: Any) -> Any:
     def _attach(self, report: pytest.TestReport) -> None:
         """Keep what a failure left to look at; pictures only of the first failures: each takes as much as a thousand
         rows."""
@@ -241,6 +220,27 @@ def _changed(record: Any, **values: Any) -> Any:
             )
         )
 
+    def history(self) -> History | None:
+        """What earlier runs measured, for the scheduler; None where there is nothing, or it cannot be read
+        (the writer
+        says so then: it will not be able to write it either)."""
+        path = Path(self.settings.db)
+        if not path.exists():
+            return None
+        from pytest_browserpool.placement.history import History
+        from pytest_browserpool.store.connect import reading
+        from pytest_browserpool.store.queries import warm_start
+
+        try:
+            with reading(path) as connection:
+                known = warm_start(connection)
+        except HistoryError as error:
+            self.writer.warnings.append(f"the scheduler starts without history: {error.what} ({path})")
+            return None
+        return History.from_rows(launches=known.launches, loads=known.loads, runs=known.runs)
+
+
+def _changed(record: Any, **values: Any) -> Any:
     return dataclasses.replace(record, **values)
 
 

@@ -78,12 +78,6 @@ class Reporter:
                 self.event("SessionGone", browser=fields["browser"], backend=fields["backend"], model=model)
         elif name == "sample":
             self._sample(fields)
-
-    def _sample(self, fields: Mapping[str, Any]) -> None:
-        """A point of each of a browser's series; its utilization is that since the last point."""
-        instance, now, busy = fields["instance"], time.time(), fields["busy_s"]
-        values = {
-            "memory_bytes": fields["bytes"],
         elif name == "begins":
             model = self._keys.get(fields["sha256"], "")
             self.doing(fields["what"], " in ".join(part for part in (model, fields["browser"]) if part))
@@ -91,6 +85,12 @@ class Reporter:
     def doing(self, what: str, of: str = "") -> None:
         """What the node begins to do beside running a test, for people who watch; nothing: that is over."""
         self._emit({"kind": "doing", "what": what, "of": of if what else ""})
+
+    def _sample(self, fields: Mapping[str, Any]) -> None:
+        """A point of each of a browser's series; its utilization is that since the last point."""
+        instance, now, busy = fields["instance"], time.time(), fields["busy_s"]
+        values = {
+            "memory_bytes": fields["bytes"],
             "active_models": fields["models"],
             "sessions": fields["sessions"],
         }
@@ -331,5 +331,5 @@ class Reporter:
                 seconds=max(0.0, total - setup),
                 test=test.nodeid,
             )
-        self.flush()
         self.doing("")
+        self.flush()
