@@ -82,6 +82,8 @@ class Settings(Plain):
     memory_share: float = 0.8
     """Share of the node's memory that its browsers may take together."""
     custom: tuple[CustomBrowser, ...] = ()
+    strategies: tuple[str, ...] = STRATEGIES
+    """What ``recovery`` and the marker's keyword may name: the built-in ones, and those that hooks add."""
 
     def __post_init__(self) -> None:
         _at_least("max_browsers", self.max_browsers, 1)
@@ -99,6 +101,7 @@ class Settings(Plain):
                 raise ConfigurationError(
                     f"{name} is {getattr(self, name)!r}", remedy="give a number of seconds above 0"
                 )
+        _one_of("recovery", self.recovery, self.strategies)
         days_of(self.keep)
         _one_of("missing", self.missing, ("fail", "skip"))
 

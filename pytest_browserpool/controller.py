@@ -282,8 +282,8 @@ class Controller:
             EngineConfig(
                 expected_nodes=expected,
                 memory_share=1.0,  # nodes report what of their memory is for browsers
-                pool_cool_down_s=self.settings.pool_cool_down,
                 min_browsers=self.settings.redundancy,  # a standby is in no plan
+                pool_cool_down_s=self.settings.pool_cool_down,
             ),
             self.ledger.history(),
         )
@@ -321,6 +321,8 @@ class Controller:
             self.ledger.row(message["table"], message["row"])
         elif message["kind"] == "beat":
             self.ledger.beat("main", message)
+        elif message["kind"] == "journal":
+            self.ledger.journal("main", message["entry"])
 
     def _on_message(self, node: Any, message: Message) -> None:
         """From a node, on the main thread, between xdist's own events."""
@@ -329,6 +331,8 @@ class Controller:
             self.ledger.row(message["table"], message["row"])
         elif kind == "beat":
             self.ledger.beat(name, message)
+        elif kind == "journal":
+            self.ledger.journal(name, message["entry"])
         elif kind == "capabilities":
             capabilities = NodeCapabilities.from_plain(message["value"])
             if self._fleet is not None:

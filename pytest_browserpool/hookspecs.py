@@ -8,6 +8,7 @@ import pytest
 
 if TYPE_CHECKING:
     from pytest_browserpool.config import CustomBrowser, Settings
+    from pytest_browserpool.recovery.strategies import Strategy
 
 
 @pytest.hookspec
@@ -15,4 +16,13 @@ def pytest_browserpool_browsers(settings: Settings) -> list[CustomBrowser] | Non
     """Return browsers to add to the catalogue; one of a name that exists replaces that.
 
     Called once on the controller and once on every node, so that a remote node can answer with its own paths.
+    """
+
+
+@pytest.hookspec
+def pytest_browserpool_recovery_strategies() -> list[Strategy] | None:
+    """Return recovery strategies to add, for ``recovery=`` and ``--browserpool-recovery``; one of a name that exists
+    replaces that.
+
+    Called once on the controller and once on every node.
     """

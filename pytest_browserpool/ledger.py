@@ -22,6 +22,7 @@ from pytest_browserpool.records import (
     AttachmentRecord,
     DecisionRecord,
     FaultRecord,
+    JournalRecord,
     MetricRecord,
     NodeRecord,
     RunRecord,
@@ -59,6 +60,8 @@ class Ledger:
         self.writer = HistoryWriter(
             Path(settings.db), run_id, copies=settings.history_copies, interval=settings.state_sync_interval
         )
+        self.states: dict[str, State] = {}
+        """Node → its browsers, models and operations, as far as its journal has come."""
         self._open: dict[str, TestRecord] = {}
         self._pictures = 0
         self.losses: dict[str, list[str]] = defaultdict(list)
@@ -127,6 +130,7 @@ class Ledger:
             self.nodes[node] = _changed(self.nodes[node], down_at=time.time(), down_reason=reason)
             self.writer.add(self.nodes[node])
         if lost:
+            left = under_way(self.states[node]) if node in self.states else ""
             self.writer.add(
                 FaultRecord(
                     run_id=self.run_id,
@@ -134,7 +138,7 @@ class Ledger:
                     at=time.time(),
                     kind="node_lost",
                     nodeid=test,
-                    detail=reason,
+                    detail=f"{reason}; it had {left}" if left else reason,
                 )
             )
 
@@ -157,6 +161,23 @@ class Ledger:
         kind = TABLES[table]
         given = {**plain, "run_id": self.run_id} if "run_id" in kind.__dataclass_fields__ else plain  # type: ignore[attr-defined]
         self.writer.add(kind.from_plain(given))
+
+    def journal(self, node: str, entry: Mapping[str, Any]) -> None:
+        """A transaction of a node's state, in order: kept here as it is there, so that a lost node leaves it behind."""
+        state = self.states.setdefault(node, State())
+        try:
+            state.apply(entry)
+        except StateError as error:
+            self.writer.warnings.append(f"the journal of node {node} cannot be followed: {error}")
+        self.writer.add(
+            JournalRecord(
+                run_id=self.run_id,
+                node=node,
+                number=entry["number"],
+                at=entry["at"],
+                changes=json.dumps(entry["changes"]),
+            )
+        )
 
     def decision(self, command: Run) -> None:
         """Why a test goes where it goes."""

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 MARKER_LINE = (
     "model(source=None, *, type, id, browsers, backends, on, min_memory, priority, timeout, recovery, "
-    "fallback, shards, sharding, fault_tolerance, expected_duration, concurrency_key, input_shapes, "
+    "fallback, shards, sharding, shard_backends, fault_tolerance, expected_duration, concurrency_key, input_shapes, "
     "session_options): the AI model that this test runs in a browser, and what it needs (pytest-browserpool)"
 )
 
@@ -295,6 +295,7 @@ def read_settings(config: pytest.Config) -> Settings:
         ConfigurationError: names the option, its value and what would be right.
     """
     from pytest_browserpool.config import Settings, custom_browsers
+    from pytest_browserpool.recovery import strategies
 
     root = config.rootpath
     given: dict[str, Any] = {"db": DEFAULT_DB}
@@ -306,7 +307,9 @@ def read_settings(config: pytest.Config) -> Settings:
     # what is typed is meant from where it is typed, what is in a file from where the project is
     typed = config.getoption("browserpool_db", None) is not None
     given["db"] = str((config.invocation_params.dir if typed else root) / given["db"])
-    return with_hooked_browsers(config, Settings(rootdir=str(root), custom=custom_browsers(root), **given))
+    known = tuple(strategies.known(config.hook.pytest_browserpool_recovery_strategies()))
+    settings = Settings(rootdir=str(root), custom=custom_browsers(root), strategies=known, **given)
+    return with_hooked_browsers(config, settings)
 
 
 def with_hooked_browsers(config: pytest.Config, settings: Settings) -> Settings:
@@ -364,6 +367,7 @@ def read_words(settings: Settings) -> Words:
         installed=installed,
         custom=tuple(browser.name for browser in settings.custom),
         chosen=settings.browsers,
+        strategies=settings.strategies,
     )
     for name in settings.browsers:
         if name not in words.allowed:

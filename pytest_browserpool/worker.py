@@ -92,9 +92,11 @@ class NodeSide:
                 if self._closed:
                     raise RuntimeError("the run is over; its browsers are closed")
                 from pytest_browserpool.node.node import Node
+                from pytest_browserpool.recovery import strategies
 
                 told = getattr(self.config, "workerinput", {}).get(INPUT, {})
-                self._node = Node(self.settings, self.node_id, self.send, told.get("neighbours"))
+                known = strategies.known(self.config.hook.pytest_browserpool_recovery_strategies())
+                self._node = Node(self.settings, self.node_id, self.send, told.get("neighbours"), known)
             return self._node
 
     def node_for(self, item: pytest.Item) -> Node:

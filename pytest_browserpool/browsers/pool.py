@@ -246,7 +246,7 @@ class Pool:
 
     def _session_gone(self, instance: BrowserInstance, session: Session) -> None:
         key = session.key
-        self._emit("session_gone", {"browser": instance.name, "backend": key.backend, "sha256": key.sha256})
+        self._emit("session_gone", _whereabouts(instance, key))
 
     # -- sessions ---------------------------------------------------------------------------------------------------
 
@@ -283,6 +283,7 @@ class Pool:
             return Loaded(instance, page, session, warm=True, launch_ms=launch_ms, load_ms=0.0)
         self.loads += 1
         self._emit("begins", {"what": "", "browser": browser, "sha256": ""})
+        self._emit("session_made", _whereabouts(instance, key))
         load_ms = (time.perf_counter() - started) * 1000
         return Loaded(instance, page, session, warm=False, launch_ms=launch_ms, load_ms=load_ms)
 
@@ -395,3 +396,12 @@ class Pool:
             self.evictions += 1
             sizes[oldest.identity] = 0
             await self._retire(oldest, "memory of the node")
+
+
+def _whereabouts(instance: BrowserInstance, key: SessionKey) -> dict[str, str]:
+    return {
+        "instance": instance.identity,
+        "browser": instance.name,
+        "backend": key.backend,
+        "sha256": key.sha256,
+    }

@@ -211,6 +211,30 @@ def faults_command(run: str | None, db: Path, as_json: bool) -> None:
     )
 
 
+@history.command("journal")
+@click.argument("run", required=False)
+@click.option("--node", help="Only this node.")
+@db_option
+@json_option
+def journal_command(run: str | None, node: str | None, db: Path, as_json: bool) -> None:
+    """The transactions of RUN's nodes (the last run if left out): browsers, models, recovered operations.
+
+    Recoveries step by step, and what a node that was lost, or a run that was killed, had under way.
+    """
+    from pytest_browserpool.recovery.telling import lines
+    from pytest_browserpool.store import queries
+
+    def ask(con: DuckDBPyConnection) -> list[dict[str, Any]]:
+        rows = queries.journal_of(con, queries.find_run(con, run), node)
+        return [
+            {**row, "changes": changes, "what": "\n".join(lines(changes))}
+            for row in rows
+            if (changes := json.loads(row["changes"])) and any(change[2] is not None for change in changes)
+        ]
+
+    answer(db, ask, as_json=as_json, columns=("at", "node", "number", "what"))
+
+
 @history.command("learned")
 @db_option
 @json_option

@@ -36,12 +36,14 @@ from pytest_browserpool.models.inspect import ModelInfo, inspect, with_static_sh
 from pytest_browserpool.models.lock import LockFile
 from pytest_browserpool.models.sources import ModelFile, describe, resolve
 from pytest_browserpool.node import warm
+from pytest_browserpool.node.journal import Operation
 from pytest_browserpool.node.recovering import Recovery
 from pytest_browserpool.node.reporting import Reporter
 from pytest_browserpool.node.resident import Refusals, Reply, Resident
 from pytest_browserpool.node.session import close_all
 from pytest_browserpool.node.sharded import ShardedResident
 from pytest_browserpool.node.use import ModelUse, RunningTest, TestUse
+from pytest_browserpool.recovery.strategies import STRATEGIES, Strategy
 from pytest_browserpool.values import ModelNeeds, NodeCapabilities
 
 if TYPE_CHECKING:
@@ -64,7 +66,14 @@ SETTLE_SECONDS = 5.0
 class Node:
     """See the module. ``emit`` takes messages for the controller, from any thread."""
 
-    def __init__(self, settings: Settings, node_id: str, emit: Emit, neighbours: int | None = None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        node_id: str,
+        emit: Emit,
+        neighbours: int | None = None,
+        strategies: Mapping[str, Strategy] = STRATEGIES,
+    ) -> None:
         """``neighbours``: nodes on this machine, which share its memory and cores; all of the run if not given."""
         self.settings = settings
         self.node_id = node_id
@@ -81,7 +90,7 @@ class Node:
         self._capabilities: NodeCapabilities | None = None
         self._installed: tuple[catalogue.InstalledBrowser, ...] | None = None
         self._refusals: Refusals = {}
-        self._recovery = Recovery(settings, self.report, lambda: self.pool, lambda: self.test)
+        self._recovery = Recovery(settings, self.report, lambda: self.pool, lambda: self.test, strategies)
         self._models: dict[str, tuple[ModelContent, ModelInfo]] = {}
         self._residents: list[Resident | ShardedResident] = []
         self._settled = time.monotonic()
@@ -319,6 +328,7 @@ class Node:
     def ensure(self, resident: Resident | ShardedResident) -> None:
         """Sessions for a model whose shapes are known, on the record."""
         started = time.time()
+        resident.use.operation = Operation("load")
         try:
             self.call(resident.place, self.budget(resident))
         except BrowserPoolError as error:

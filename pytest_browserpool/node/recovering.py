@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, TypeVar
 
 from pytest_browserpool.browsers.choice import Candidate
 from pytest_browserpool.browsers.pool import Pool
 from pytest_browserpool.config import Settings
 from pytest_browserpool.errors import BackendRefused, ConfigurationError, Fault, StateDiverged
+from pytest_browserpool.node.journal import Journal, Operation
 from pytest_browserpool.node.standby import Seat, Standby
 from pytest_browserpool.recovery import signals
 from pytest_browserpool.recovery.breaker import Breakers
@@ -46,7 +47,9 @@ class Recovery:
         report: Reporter,
         pool: Callable[[], Pool],
         test: Callable[[], RunningTest | None],
+        strategies: Mapping[str, Strategy],
     ) -> None:
+        self._strategies = strategies
         self._settings, self._report, self._pool, self._test = settings, report, pool, test
         self.breakers = Breakers()
         if settings.redundancy > settings.max_browsers:
@@ -98,9 +101,14 @@ class Recovery:
             backend=here.candidate.backend,
             costs=_costs(resident, state),
         )
-        carrier = _Carrier(pool, resident, seats, state)
+        operation = resident.use.operation or Operation("run")
+        instance = resident.pinned.identity if resident.pinned is not None else ""
+        carrier = _Carrier(pool, resident, seats, state, self._report.journal, operation)
+        self._report.met_fault(operation, instance)
 
         def told(story: Story) -> None:
+            if operation is not resident.use.operation:  # nobody else has it on the record
+                self._report.journal.ended(operation, ok=story.outcome in ("recovered", "degraded"))
             if story.outcome in ("recovered", "degraded"):
                 resident.use.recoveries += 1
             resident.use.degraded = resident.use.degraded or story.degraded
@@ -114,8 +122,11 @@ class Recovery:
                 outcome=story.outcome,
                 recovery_ms=story.seconds * 1000 if story.outcome in ("recovered", "degraded") else None,
                 seat=here.candidate,
+                instance=instance,
+                operation=operation,
             )
 
+        self._report.doing("recovering from", f"{fault.kind} in {here.candidate.browser}")
         return await recover(
             fault,
             seat=here.key,
@@ -129,7 +140,7 @@ class Recovery:
 
     def _strategy(self, needs: ModelNeeds, state: PageState | None) -> Strategy:
         """What the marker or the run asks for; a model with state in its page needs a coordinated one."""
-        chosen = choose(needs.recovery, self._settings.recovery, needs.priority)
+        chosen = choose(needs.recovery, self._settings.recovery, needs.priority, self._strategies)
         if state is None or chosen.coordinated or chosen.name == "none":
             return chosen
         return STRATEGIES["coordinated"]
@@ -139,11 +150,19 @@ class _Carrier:
     """See ``recovery.carry_out.Carrier``."""
 
     def __init__(
-        self, pool: Pool, resident: Resident, seats: dict[str, Seat], state: PageState | None
+        self,
+        pool: Pool,
+        resident: Resident,
+        seats: dict[str, Seat],
+        state: PageState | None,
+        journal: Journal,
+        operation: Operation,
     ) -> None:
         self._pool, self._resident, self._seats, self._state = pool, resident, seats, state
+        self._journal, self._operation = journal, operation
 
     async def prepare(self, order: signals.Order) -> None:
+        self._journal.tried_again(self._operation, degraded=order.on_cpu)
         seat = self._seats[order.key]
         candidate = Candidate(seat.candidate.browser, "wasm") if order.on_cpu else seat.candidate
         match order:

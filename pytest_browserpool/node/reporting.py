@@ -6,7 +6,6 @@ import dataclasses
 import json
 import threading
 import time
-import uuid
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +13,7 @@ from pytest_browserpool import records
 from pytest_browserpool.browsers.choice import Candidate, Weight
 from pytest_browserpool.browsers.pool import ModelContent
 from pytest_browserpool.errors import BrowserPoolError, Fault
+from pytest_browserpool.node.journal import Journal, Operation
 from pytest_browserpool.node.use import Held, RunningTest
 from pytest_browserpool.values import ModelNeeds, Plain
 
@@ -36,6 +36,7 @@ class Reporter:
         self._known_models: set[str] = set()
         self._keys: dict[str, str] = {}
         self._instances: dict[str, str] = {}
+        self.journal = Journal(emit)
         self._launched: dict[str, dict[str, Any]] = {}
         self._sampled: dict[str, tuple[float, float]] = {}
         """Instance → when it was sampled last, and its busy seconds then."""
@@ -64,15 +65,20 @@ class Reporter:
     def pool_event(self, name: str, fields: Mapping[str, Any]) -> None:
         """What the pool emits."""
         if name == "launched":
+            self.journal.launched(self._name(fields["instance"]), fields["browser"])
             self._launched[fields["instance"]] = dict(fields)
             self._browser_row(fields["instance"])
             self.event("LaunchObserved", browser=fields["browser"], seconds=fields["launch_ms"] / 1000)
         elif name == "closed":
+            self.journal.closed(self._name(fields["instance"]), fields["reason"])
             self._browser_row(fields["instance"], closed_at=time.time(), close_reason=fields["reason"])
             self._launched.pop(fields["instance"], None)
             self._sampled.pop(fields["instance"], None)
             self.event("SessionGone", browser=fields["browser"])
+        elif name == "session_made":
+            self.journal.session_made(self._name(fields["instance"]), fields["sha256"], fields["backend"])
         elif name == "session_gone":
+            self.journal.session_gone(self._name(fields["instance"]), fields["sha256"], fields["backend"])
             model = self._keys.get(fields["sha256"])
             if model is not None:
                 self.event("SessionGone", browser=fields["browser"], backend=fields["backend"], model=model)
@@ -114,6 +120,10 @@ class Reporter:
             instance=self._name(instance) if instance else "",
         )
         self.row("metrics", row)
+
+    def met_fault(self, operation: Operation, instance: str) -> None:
+        """An operation goes into recovery; ``instance``: the browser that the fault hit."""
+        self.journal.met_fault(operation, self._name(instance))
 
     def _name(self, instance: str) -> str:
         return f"{self._node}-{instance}"
@@ -205,9 +215,16 @@ class Reporter:
     ) -> None:
         """One operation, as the test saw it."""
         loaded, use = resident.loaded, resident.use
+        operation = use.operation
+        if operation is None or operation.kind != kind:  # a load within a call, say
+            operation = Operation(kind)
+        else:
+            use.operation = None
+        self.journal.ended(operation, ok=error is None)
         record = records.OperationRecord(
             run_id="",
-            operation=uuid.uuid4().hex,
+            operation=operation.id,
+            attempts=operation.attempts,
             nodeid=test.nodeid if test else "",
             node=self._node,
             instance=self._name(loaded.instance.identity) if loaded else "",
@@ -242,8 +259,10 @@ class Reporter:
         outcome: str,
         recovery_ms: float | None = None,
         seat: Candidate | None = None,
+        instance: str = "",
+        operation: Operation | None = None,
     ) -> None:
-        """A fault and what was done about it."""
+        """A fault and what was done about it. ``instance``: the browser that it hit, as the pool calls it."""
         record = records.FaultRecord(
             run_id="",
             node=self._node,
@@ -251,6 +270,8 @@ class Reporter:
             kind=fault.kind,
             nodeid=test.nodeid if test else "",
             browser=seat.browser if seat else resident.use.browser,
+            operation=operation.id if operation is not None else "",
+            instance=self._name(instance) if instance else "",
             detail=fault.what[:1000],
             strategy=strategy,
             attempts=attempts,
@@ -289,6 +310,7 @@ class Reporter:
         wait: Callable[[], Reply],
     ) -> Reply:
         """What ``wait`` returns, on the record as a call that began at ``started``; a failure too."""
+        resident.use.operation = Operation("run")
         try:
             reply = wait()
         except BrowserPoolError as error:
@@ -331,5 +353,6 @@ class Reporter:
                 seconds=max(0.0, total - setup),
                 test=test.nodeid,
             )
+        self.journal.settle()
         self.doing("")
         self.flush()

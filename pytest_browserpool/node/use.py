@@ -12,6 +12,7 @@ from pytest_browserpool.values import Plain
 
 if TYPE_CHECKING:
     from pytest_browserpool.browsers.pool import Loaded, ModelContent
+    from pytest_browserpool.node.journal import Operation
 
 CONSOLE_LINES = 100
 """Lines of the page's console that travel with a failed test's report."""
@@ -68,6 +69,8 @@ class ModelUse:
     timings: list[float] = field(default_factory=list)
     degraded: bool = False
     recoveries: int = 0
+    operation: Operation | None = None
+    """The call or load that is under way."""
     shards: int = 1
     """In how many browsers it is at once; their names are joined in ``browser`` where it is more than one."""
 

@@ -135,8 +135,27 @@ STRATEGIES: Mapping[str, Strategy] = {
 """The built-in ones by name."""
 
 
+def known(hooked: Iterable[Iterable[Strategy] | None]) -> Mapping[str, Strategy]:
+    """The built-in ones and those that hooks return (a list, or None, for each hook), by name.
+
+    Raises:
+        ConfigurationError: something that is no strategy.
+    """
+    found = dict(STRATEGIES)
+    for one in (strategy for group in hooked if group for strategy in group):
+        name = getattr(one, "name", None)
+        if not (isinstance(name, str) and name and isinstance(getattr(one, "coordinated", None), bool)):
+            raise ConfigurationError(
+                f"{one!r} is no recovery strategy",
+                where="pytest_browserpool_recovery_strategies",
+                remedy="give it a name (str), coordinated (bool) and suggest(situation)",
+            )
+        found[name] = one
+    return found
+
+
 def choose(
-    marker: str | None, setting: str, priority: int, known: Mapping[str, Strategy] = STRATEGIES
+    marker: str | None, setting: str, priority: int, among: Mapping[str, Strategy] = STRATEGIES
 ) -> Strategy:
     """The strategy of an operation: what the marker says, else the run's setting.
 
@@ -147,11 +166,11 @@ def choose(
         ConfigurationError: no strategy has that name.
     """
     name = marker or ("immediate" if setting == "progressive" and priority <= 2 else setting)
-    strategy = known.get(name)
+    strategy = among.get(name)
     if strategy is None:
         raise ConfigurationError(
-            f"recovery strategy {name!r} is unknown{did_you_mean(name, known)}",
+            f"recovery strategy {name!r} is unknown{did_you_mean(name, among)}",
             where="the model marker's recovery=, --browserpool-recovery or browserpool_recovery",
-            remedy=f"one of {', '.join(sorted(known))}",
+            remedy=f"one of {', '.join(sorted(among))}",
         )
     return strategy

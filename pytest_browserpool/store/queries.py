@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -27,15 +27,18 @@ stays quick.
 """
 
 
-def _rows(con: DuckDBPyConnection, sql: str, parameters: Sequence[Any] = ()) -> list[Row]:
-    cursor = con.execute(sql, list(parameters))
+def rows_of(
+    con: DuckDBPyConnection, sql: str, parameters: Sequence[Any] | Mapping[str, Any] = ()
+) -> list[Row]:
+    """The answer to ``sql`` as rows."""
+    cursor = con.execute(sql, dict(parameters) if isinstance(parameters, Mapping) else list(parameters))
     names = [column[0] for column in cursor.description or ()]
     return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
 
 
 def latest_runs(con: DuckDBPyConnection, limit: int = 20) -> list[Row]:
     """The last ``limit`` runs, newest first, as in the view ``run_summary``."""
-    return _rows(con, "SELECT * FROM run_summary ORDER BY started_at DESC, run_id DESC LIMIT ?", [limit])
+    return rows_of(con, "SELECT * FROM run_summary ORDER BY started_at DESC, run_id DESC LIMIT ?", [limit])
 
 
 def find_run(con: DuckDBPyConnection, wanted: str | None) -> str:
@@ -71,7 +74,7 @@ def results_of(con: DuckDBPyConnection, run_id: str) -> list[Row]:
         FROM tests AS t JOIN test_costs AS c ON c.run_id = t.run_id AND c.test = t.nodeid
         WHERE t.run_id = ? ORDER BY t.started_at, t.nodeid
     """
-    return _rows(con, sql, [run_id])
+    return rows_of(con, sql, [run_id])
 
 
 def latency(
@@ -103,7 +106,7 @@ def latency(
         FROM operations WHERE {" AND ".join(conditions)}
         GROUP BY model, browser, backend, kind, warm ORDER BY model, kind, warm, median_ms
     """
-    return _rows(con, sql, parameters)
+    return rows_of(con, sql, parameters)
 
 
 def operations_of(
@@ -111,12 +114,12 @@ def operations_of(
 ) -> list[Row]:
     """Single operations of a run (of one test) in the order they started."""
     sql = "SELECT * FROM operations WHERE run_id = ? AND (? IS NULL OR test = ?) ORDER BY started_at LIMIT ?"
-    return _rows(con, sql, [run_id, test, test, limit])
+    return rows_of(con, sql, [run_id, test, test, limit])
 
 
 def decisions_of(con: DuckDBPyConnection, nodeid: str, run_id: str | None = None) -> list[DecisionRecord]:
     """Why the test called ``nodeid`` ran where it did, newest first; of one run, or of all."""
-    rows = _rows(
+    rows = rows_of(
         con,
         """SELECT * FROM decisions WHERE nodeid = ? AND (? IS NULL OR run_id = ?) ORDER BY "at" DESC""",
         [nodeid, run_id, run_id],
@@ -153,7 +156,14 @@ def nodeids_like(con: DuckDBPyConnection, words: str, limit: int = 10) -> list[s
 
 def faults_of(con: DuckDBPyConnection, run_id: str) -> list[Row]:
     """The faults of a run in the order they came, with what was done about each."""
-    return _rows(con, 'SELECT * FROM faults WHERE run_id = ? ORDER BY "at"', [run_id])
+    return rows_of(con, 'SELECT * FROM faults WHERE run_id = ? ORDER BY "at"', [run_id])
+
+
+def journal_of(con: DuckDBPyConnection, run_id: str, node: str | None = None) -> list[Row]:
+    """The transactions of a run's nodes (of one) in the order they were committed; ``at`` as a timestamp, UTC."""
+    sql = """SELECT * REPLACE (make_timestamp(("at" * 1000000)::BIGINT) AS "at") FROM journal
+             WHERE run_id = ? AND (? IS NULL OR node = ?) ORDER BY "at", node, number"""
+    return rows_of(con, sql, [run_id, node, node])
 
 
 def rows_of_run(con: DuckDBPyConnection, run_id: str) -> RunRows:
@@ -170,7 +180,7 @@ def rows_of_run(con: DuckDBPyConnection, run_id: str) -> RunRows:
         else:
             sql = f"SELECT * FROM {table} WHERE run_id = ?"
         # a table has its record's fields: no need of from_plain, which looks at every field's type
-        records += [cls(**row) for row in _rows(con, sql, [run_id])]
+        records += [cls(**row) for row in rows_of(con, sql, [run_id])]
     try:
         return run_rows(records)
     except ValueError as error:
@@ -259,4 +269,4 @@ def typical_times(con: DuckDBPyConnection, runs: int = RECENT_RUNS) -> list[Row]
         SELECT host, browser, backend, model, what, median(seconds) AS median_s, count(*) AS measurements
         FROM times GROUP BY ALL ORDER BY ALL
     """
-    return _rows(con, sql, [runs, PER_KEY] * 3)
+    return rows_of(con, sql, [runs, PER_KEY] * 3)

@@ -6,6 +6,7 @@ node in tests/acceptance/test_lost_nodes.py; here the models run for real.
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -23,6 +24,7 @@ from acceptance_support import Runner
 from chaos_support import PATIENCE, spin
 
 from pytest_browserpool.browsers.processes import MARK
+from pytest_browserpool.recovery.state import State
 
 SUITE = """
     import hashlib, os, pathlib, signal, threading
@@ -106,11 +108,25 @@ def test_a_worker_in_the_middle_of_an_inference(run: Runner, tmpdir_of_run: Path
     assert len(set(answers)) == 1
     nothing_left(tmpdir_of_run)
     with duckdb.connect(str(directory / ".browserpool" / "history.duckdb"), read_only=True) as history:
-        faults = history.sql("select kind, nodeid from faults").fetchall()
+        faults = history.sql("select kind, detail from faults").fetchall()
         tests = history.sql("select count(*), count(distinct nodeid) from tests").fetchall()[0]
-    assert [kind for kind, _ in faults if kind == "node_lost"] == ["node_lost"], faults
+        nodes = journalled(history)
+    (left_behind,) = [detail for kind, detail in faults if kind == "node_lost"]
+    assert "it had " in left_behind, "the journal tells which browser went with the worker"
+    assert left_behind.rstrip().endswith("running")
+    assert sum(state.totals.done for state in nodes.values()) >= 5
     assert tests == (5, 5)
     ledger.add(f"worker {how} while running (whole run of 5 tests)", "any", "passed", seconds)
+
+
+def journalled(history: duckdb.DuckDBPyConnection) -> dict[str, State]:
+    """Each node's state, made anew from its transactions in the history; one that is missing is refused."""
+    states: dict[str, State] = {}
+    rows = history.sql('select node, number, "at", changes from journal order by node, number').fetchall()
+    for node, number, at, changes in rows:
+        entry = {"number": number, "at": at, "changes": json.loads(changes)}
+        states.setdefault(node, State()).apply(entry)
+    return states
 
 
 def committed(history: Path) -> int:
@@ -122,7 +138,7 @@ def committed(history: Path) -> int:
         return 0
 
 
-def test_pytest_itself_killed_keeps_what_was_committed(tmp_path: Path, tmpdir_of_run: Path) -> None:
+def test_pytest_itself_killed_keeps_what_was_committed(tmp_path: Path, tmpdir_of_run: Path, ledger) -> None:
     (tmp_path / "spin.onnx").write_bytes(spin())
     (tmp_path / "pytest.ini").write_text(
         "[pytest]\nasyncio_default_fixture_loop_scope = function\nbrowserpool_state_sync_interval = 0.5\n"
@@ -162,6 +178,10 @@ def test_pytest_itself_killed_keeps_what_was_committed(tmp_path: Path, tmpdir_of
     run.wait(30)
     nothing_left(tmpdir_of_run)
     assert committed(history) >= before
+    with duckdb.connect(str(history), read_only=True) as connection:
+        (state,) = journalled(connection).values()
+    assert [b.status for b in state.browsers.values()] == ["ready"], "what ran when it was killed"
+    ledger.add("pytest SIGKILL: its rows, its journal and no process left", "any", "kept", None)
     verified = subprocess.run(
         [sys.executable, "-m", "pytest_browserpool.cli", "verify", "--db", ".browserpool/history.duckdb"],
         cwd=tmp_path,

@@ -9,14 +9,14 @@ import pytest
 from recovery_world import CHROMIUM, FIREFOX, SECOND, SHELL
 
 from pytest_browserpool import errors
-from pytest_browserpool.errors import Fault
+from pytest_browserpool.errors import ConfigurationError, Fault
 from pytest_browserpool.recovery import signals as s
 from pytest_browserpool.recovery.breaker import Breakers
 from pytest_browserpool.recovery.choice import CAPS, Plan
 from pytest_browserpool.recovery.limits import Attempts, Backoff, Seconds
 from pytest_browserpool.recovery.machine import IllegalTransition, Machine
 from pytest_browserpool.recovery.signals import Step
-from pytest_browserpool.recovery.strategies import STRATEGIES, Situation, choose
+from pytest_browserpool.recovery.strategies import STRATEGIES, Situation, choose, known
 from pytest_browserpool.recovery.table import State
 
 PROGRESSIVE, IMMEDIATE = STRATEGIES["progressive"], STRATEGIES["immediate"]
@@ -511,3 +511,24 @@ def test_a_seat_that_could_not_be_left_is_climbed_on() -> None:
     m.handle(s.Faulted(at=2.0, fault=errors.PageHung))
     (order,) = m.handle(s.Waited(at=4.0))
     assert isinstance(order, s.RestartBrowser)
+
+
+# -- strategies from hooks --
+
+
+def test_a_hooked_strategy_is_known_beside_the_built_in_ones_or_in_place_of_one() -> None:
+    class Patient:
+        name, coordinated = "patient", False
+
+        def suggest(self, situation: Situation) -> list[Step]:
+            return [Step.RESTART]
+
+    class Own(Patient):
+        name = "progressive"
+
+    found = known([None, [Patient()], [Own()]])
+    assert isinstance(found["patient"], Patient)
+    assert isinstance(found["progressive"], Own)
+    assert found["immediate"] is STRATEGIES["immediate"]
+    with pytest.raises(ConfigurationError, match=r"'reload' is no recovery strategy[\s\S]*give it a name"):
+        known([["reload"]])  # type: ignore[list-item]
