@@ -10,6 +10,8 @@ import click
 from pytest_browserpool import errors
 
 COMMANDS: dict[str, str] = {
+    "analyze": "pytest_browserpool.commands.analyze:analyze",
+    "apply": "pytest_browserpool.commands.apply:apply",
     "doctor": "pytest_browserpool.commands.doctor:doctor",
     "explain": "pytest_browserpool.commands.explain:command",
     "fetch": "pytest_browserpool.commands.fetch:fetch",

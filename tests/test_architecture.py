@@ -32,6 +32,8 @@ PURE = (
     "values",
     "records",
     "keywords",
+    "preferences",
+    "analysis.examine",
     "placement.engine",
     "placement.events",
     "placement.history",
@@ -50,6 +52,7 @@ PURE = (
 
 PURE_FILES = (
     *(PACKAGE / "placement").glob("*.py"),
+    *(PACKAGE / "analysis").glob("*.py"),
     *(PACKAGE / (name.replace(".", "/") + ".py") for name in PURE),
 )
 
