@@ -65,6 +65,32 @@ def endless() -> bytes:
     return build(helper.make_graph([node], "endless", [value("x", (1,))], [value("y", (1,))], constants))
 
 
+def repeated() -> bytes:
+    """y = x * 2**rounds, one doubling at a time: as short or as long as the caller says."""
+    body = helper.make_graph(
+        [
+            helper.make_node("Identity", ["go"], ["go_on"]),
+            helper.make_node("Add", ["state", "state"], ["next"]),
+        ],
+        "body",
+        [value("round", (), T.INT64), value("go", (), T.BOOL), value("state", (1,))],
+        [value("go_on", (), T.BOOL), value("next", (1,))],
+    )
+    yes = numpy_helper.from_array(np.array(True), "yes")
+    node = helper.make_node("Loop", ["rounds", "yes", "x"], ["y"], body=body)
+    inputs = [value("x", (1,)), value("rounds", (), T.INT64)]
+    return build(helper.make_graph([node], "repeated", inputs, [value("y", (1,))], [yes]))
+
+
+def chosen() -> bytes:
+    """y = table[index]: an index beyond the table fails while it runs."""
+    table = numpy_helper.from_array(np.arange(4, dtype=np.float32), "table")
+    node = helper.make_node("Gather", ["table", "index"], ["y"])
+    return build(
+        helper.make_graph([node], "chosen", [value("index", (), T.INT64)], [value("y", ())], [table])
+    )
+
+
 def huge() -> bytes:
     """Fills two tensors whose sizes the caller gives: together they can be more than a page's 4 GiB of wasm memory."""
     nodes = [helper.make_node("ConstantOfShape", [n], [f"y_{n}"]) for n in ("first", "second")]

@@ -17,7 +17,7 @@ from pytest_browserpool.browsers.channel import PageError
 from pytest_browserpool.browsers.channel import Reply as PageReply
 from pytest_browserpool.browsers.interpret import interpret
 from pytest_browserpool.browsers.pool import Loaded
-from pytest_browserpool.errors import Fault, PageHung
+from pytest_browserpool.errors import Fault, PageHung, hide_from_traceback
 from pytest_browserpool.node.resident import Reply, Resident
 
 if TYPE_CHECKING:
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
     from pytest_browserpool.node.node import Node
     from pytest_browserpool.node.sharded import ShardedResident
+
+__tracebackhide__ = hide_from_traceback
 
 LIMIT = 1 << 16
 """Bytes of the inputs: above it, the copying is far more than what this way spares, and one message may not do."""
