@@ -31,6 +31,8 @@ VAR_EFFECT: Mapping[str, float] = {"backend": 1.0, "browser": 0.1, "type": 0.1, 
 on the whole by little."""
 VAR_SESSION = 0.36
 """Of what is a session's own: the same model took 1.5 × as long in another browser on wasm, 3 to 8 × on WebGPU."""
+VAR_AGED = 0.04
+"""Of what earlier runs measured, beside today, when it is doubted (``Ladder.doubting``): by a fifth or so."""
 SWEEPS = 3
 """Rounds of the fit, which goes on from the last one: it has settled to a few per cent."""
 NOISE_GUESS = 4.0
@@ -140,8 +142,16 @@ class Ladder:
         """Session → node → what was measured there, not brought to speed 1."""
         self.by_model: dict[str, list[Session]] = {}
         """Model → its sessions of which anything is known."""
+        self.doubting = False
+        """Whether earlier runs may be wrong about today, and are trusted the less the more they were so far."""
+        self.doubts: dict[str, float] = {}
+        """Model → variance of how far earlier runs are off, by what was measured since."""
         for session in self.history:
             self.by_model.setdefault(session[2], []).append(session)
+
+    def knows(self, session: Session) -> bool:
+        """Whether ``session`` itself was measured, now or in an earlier run."""
+        return session in self.cells or session in self.history
 
     def _seen(self, session: Session) -> tuple[float, float]:
         """Mean of the logarithms that were measured of ``session``, now and in earlier runs, and how many."""
@@ -149,8 +159,17 @@ class Ladder:
         past = self.history.get(session)
         if past is None:
             return mean, count
-        weight = count + past[1]
-        return (count * mean + past[1] * self._typical(past[0])) / weight, weight
+        known = past[1]
+        if self.doubting:
+            noise = self.noise.value
+            known = noise / (noise / known + max(VAR_AGED, self.doubts.get(session[2], 0.0)))
+        return (count * mean + known * self._typical(past[0])) / (count + known), count + known
+
+    def _doubt(self, session: Session) -> None:
+        """Where ``session`` is today beside what earlier runs say: so far off may its model be in others, too."""
+        mean, count = self.mean(session)
+        off = (mean - self._typical(self.history[session][0])) ** 2 - 2 * self.noise.value / count
+        self.doubts[session[2]] = max(off, self.doubts.get(session[2], 0.0))
 
     def mean(self, session: Session) -> tuple[float, int]:
         """What was measured of ``session``, brought to speed 1, and the number of measurements behind it."""
@@ -247,4 +266,6 @@ class Ladder:
         if session in self.history:
             others.append(self._typical(self.history[session][0]))
         here.add(value)
+        if self.doubting and session in self.history:
+            self._doubt(session)
         return value - sum(others) / len(others) if others else None

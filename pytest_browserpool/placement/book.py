@@ -19,7 +19,7 @@ class Book:
 
     def __init__(self, config: EngineConfig, history: History | None) -> None:
         self.config = config
-        self.costs = CostModel(history)
+        self.costs = CostModel(history, doubting=config.learn)
         self.estimates = Estimates(self.costs)
         self.estimated_at = -1
         self.nodes: dict[str, NodePlan] = {}
@@ -115,7 +115,9 @@ class Book:
         if profile in kind.absent:
             kind.options[profile] = ()
         else:
-            kind.options[profile] = sessions_on(self.examples[profile], kind.needs, self.refused)
+            kind.options[profile] = sessions_on(
+                self.examples[profile], kind.needs, self.refused, every_backend=self.config.learn
+            )
         if kind.waiting:
             self._want(kind)
 

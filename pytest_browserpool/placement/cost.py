@@ -34,12 +34,14 @@ def _shrunk(stat: Stat | None, above: float, k: float) -> float:
 class CostModel:
     """Expected seconds of everything, live. ``version`` grows with each measurement."""
 
-    def __init__(self, history: History | None) -> None:
+    def __init__(self, history: History | None, *, doubting: bool = False) -> None:
+        """``doubting``: earlier runs may be wrong about today."""
         history = history or History()
         self.runs = Ladder(
             RUN_PRIOR_S, history.runs, NOISE_KNOWN if history.scales else NOISE_RUN, self.log_speed
         )
         self.loads = Ladder(LOAD_PRIOR_S, history.loads, NOISE_LOAD, self.log_speed)
+        self.runs.doubting = doubting
         self.known_scales = history.scales
         self.known_speeds = history.speeds
         self.known_launches: dict[tuple[str, str], tuple[float, float]] = {

@@ -20,13 +20,17 @@ def needs_browser(needs: ModelNeeds | None) -> bool:
 
 
 def sessions_on(
-    node: NodeCapabilities, needs: ModelNeeds | None, refused: Collection[Session]
+    node: NodeCapabilities,
+    needs: ModelNeeds | None,
+    refused: Collection[Session],
+    *,
+    every_backend: bool = False,
 ) -> tuple[Session, ...]:
     """The sessions that ``node`` can give a test with ``needs``, one per browser, in the test's order of
     preference.
 
     Backends are a strict order: of each browser the first that it really gives and that is not in
-    ``refused``.
+    ``refused``; with ``every_backend`` all of those, where the test names none.
     """
     if needs is not None and needs.min_memory is not None and needs.min_memory > node.memory_gib:
         return ()
@@ -34,9 +38,10 @@ def sessions_on(
         return (NO_SESSION,)
     found: list[Session] = []
     for browser in _in_order(node, needs.browsers):
-        backend = _backend(browser, needs, refused)
-        if backend is not None:
-            found.append((browser.name, backend, needs.model_key))
+        given = _backends(browser, needs, refused)
+        if not every_backend or needs.backends:
+            given = given[:1]
+        found += [(browser.name, backend, needs.model_key) for backend in given]
     return tuple(found)
 
 
@@ -47,11 +52,12 @@ def _in_order(node: NodeCapabilities, wanted: tuple[str, ...]) -> list[BrowserCa
     return list(dict.fromkeys(ordered))
 
 
-def _backend(browser: BrowserCapabilities, needs: ModelNeeds, refused: Collection[Session]) -> str | None:
-    for backend in needs.backends or browser.preference:
-        if browser.gives(backend) and (browser.name, backend, needs.model_key) not in refused:
-            return backend
-    return None
+def _backends(browser: BrowserCapabilities, needs: ModelNeeds, refused: Collection[Session]) -> list[str]:
+    return [
+        backend
+        for backend in needs.backends or browser.preference
+        if browser.gives(backend) and (browser.name, backend, needs.model_key) not in refused
+    ]
 
 
 def why_not(node: NodeCapabilities, needs: ModelNeeds | None, refused: Collection[Session]) -> str:

@@ -105,14 +105,21 @@ class Explainer:
         test = batch.tests[-1]
         return max(close, key=lambda s: self.factors(node, s, test).get("score", 1.0))
 
-    def decision(self, node: NodePlan, session: Session, test: Test, now: float) -> Decision:
-        """Why ``test`` runs on ``node`` in ``session`` now."""
+    def decision(
+        self,
+        node: NodePlan,
+        session: Session,
+        test: Test,
+        now: float,
+        why: Mapping[str, float] | None = None,
+    ) -> Decision:
+        """Why ``test`` runs on ``node`` in ``session`` now; ``why`` is added to the factors."""
         launch, load = node.setup_now(session)
         run = test.scale * node.unit(session)
         return Decision(
             expected_s=launch + load + run,
             breakdown={"queue": 0.0, "launch": launch, "load": load, "run": run},
-            factors=dict(self.factors(node, session, test)),
+            factors={**self.factors(node, session, test), **(why or {})},
             alternatives=tuple(self._alternatives(node, session, test, now)),
         )
 

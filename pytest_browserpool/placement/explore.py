@@ -9,11 +9,13 @@ One Asset for Another, Journal of Finance 33, 1978).
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pytest_browserpool.placement.beliefs import Belief
 from pytest_browserpool.placement.book import Book
+from pytest_browserpool.placement.explain import Explainer
 from pytest_browserpool.placement.history import Session
+from pytest_browserpool.placement.learning import Arm, pull
 from pytest_browserpool.placement.state import Batch, NodePlan
 
 DOUBT = 3.0
@@ -68,6 +70,20 @@ def worth(kept: Belief, tried: Belief, stake: Stake) -> float:
         gain = left * exchange(a, b + stake.move / left, math.sqrt(mine + other))
         best = max(best, gain - trials * max(0.0, b - a) - stake.setup)
     return best
+
+
+def pulled(book: Book, explainer: Explainer, node: NodePlan, batch: Batch) -> Session:
+    """The session of ``node`` in which the bandit has the next test of ``batch`` run."""
+    costs, kind = book.costs.runs, batch.kind
+    arms = []
+    for session in kind.options[node.profile]:
+        belief = book.estimates.of_belief(session)
+        if not costs.knows(session):
+            # nothing was ever measured here: the belief about the model's type is all there is
+            affinity = explainer.factors(node, session, batch.tests[0]).get("affinity", 1.0)
+            belief = replace(belief, mean=belief.mean - math.log(affinity))
+        arms.append(Arm(session, belief, sum(node.setup_now(session)), book.flying[session], node.slowness))
+    return pull(arms, kind.pool.sent, kind.pool.waiting).session
 
 
 def probe(book: Book, node: NodePlan, batch: Batch) -> Session | None:

@@ -56,6 +56,9 @@ class EngineConfig:
     sent."""
     explain: bool = True
     """Keep a ``Decision`` with every ``Run``."""
+    learn: bool = False
+    """Choose among the browsers and backends that qualify as a bandit does (learning.py), and not by what is expected
+    now: unless asked for, a run's choices should not depend on what it wants to know."""
     prewarm: bool = True
     """Say what comes next on a node while it runs something."""
     min_browsers: int = 1

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Mapping
 
 from pytest_browserpool.placement.book import Book
 from pytest_browserpool.placement.events import Command, Prewarm, Run
 from pytest_browserpool.placement.explain import Explainer
-from pytest_browserpool.placement.explore import probe
+from pytest_browserpool.placement.explore import probe, pulled
+from pytest_browserpool.placement.history import Session
 from pytest_browserpool.placement.migration import Migrations
 from pytest_browserpool.placement.policy import EngineConfig
 from pytest_browserpool.placement.search import work_price
@@ -73,9 +75,12 @@ class Sender:
             batch = urgent
         if batch is None:
             return
-        if len(batch.kind.options[node.profile]) > 1 and any(node.setup_now(batch.session)):
-            batch = self._reconsider(node, batch)
         if len(batch.kind.options[node.profile]) > 1:
+            if self.config.learn:
+                self._learn(node, batch)
+                return
+            if any(node.setup_now(batch.session)):
+                batch = self._reconsider(node, batch)
             batch = self._probe(node, batch)
         self._send(node, batch, batch.tests[-1])
 
@@ -107,16 +112,29 @@ class Sender:
     def _probe(self, node: NodePlan, batch: Batch) -> Batch:
         """Where much work waits, let a test find out whether another browser is faster."""
         session = probe(self.book, node, batch)
-        if session is None:
-            return batch
+        return batch if session is None else self._divert(node, batch, session)
+
+    def _learn(self, node: NodePlan, batch: Batch) -> None:
+        """Send the next test of ``batch`` to the session that the bandit pulls."""
+        session = pulled(self.book, self.explainer, node, batch)
+        trial = node.unit(session) > min(node.unit(s) for s in batch.kind.options[node.profile])
+        if session != batch.session:
+            batch = self._divert(node, batch, session)
+        self._send(node, batch, batch.tests[-1], {"trial": 1.0} if trial else None)
+
+    def _divert(self, node: NodePlan, batch: Batch, session: Session) -> Batch:
+        """One test of ``batch``, the shortest, goes to another session of ``node``."""
         test = batch.tests[0]
         node.take(batch, [test])
         node.put(batch.kind, session, [test])
         return node.batches[batch.kind.index, session]
 
-    def _send(self, node: NodePlan, batch: Batch, test: Test) -> None:
+    def _send(self, node: NodePlan, batch: Batch, test: Test, why: Mapping[str, float] | None = None) -> None:
+        """``why``: goes with the factors of the decision."""
         session, kind = batch.session, batch.kind
-        decision = self.explainer.decision(node, session, test, self.now) if self.config.explain else None
+        decision = (
+            self.explainer.decision(node, session, test, self.now, why) if self.config.explain else None
+        )
         expected = sum(node.setup_now(session)) + test.scale * node.unit(session)
         node.take(batch, [test])
         if session[0]:
@@ -130,6 +148,7 @@ class Sender:
             self.book.held[kind.key[0]] += 1
         self.migrations.sent(test, node, self.book.nodes, self.now)
         self.book.flying[session] += 1
+        kind.pool.sent += 1
         self.watch.sent(node, session, test, self.now)
         test.node = node.id
         self.out.append(

@@ -41,6 +41,7 @@ class Pool:
 
     waiting: int = 0
     """Tests that were not sent yet."""
+    sent: int = 0
 
 
 @dataclass(slots=True, eq=False)

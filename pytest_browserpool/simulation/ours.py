@@ -53,6 +53,8 @@ class OurRun:
     seed: int = 0
     config: EngineConfig | None = None
     step_iterations: int = STEP_ITERATIONS
+    history: History | None = None
+    """What the engine is told of earlier runs; None: what the workload says."""
     failed: list[str] = field(default_factory=list)
     decision_s: list[float] = field(default_factory=list)
     planning_s: float = 0.0
@@ -61,9 +63,8 @@ class OurRun:
         self.truth = Truth(self.workload, self.seed)
         self.clock = Clock()
         config = self.config or EngineConfig(expected_nodes=len(self.workload.nodes), seed=self.seed)
-        self.engine = PlacementEngine(
-            config, known(self.workload) if self.workload.history == "warm" else None
-        )
+        told = known(self.workload) if self.workload.history == "warm" else None
+        self.engine = PlacementEngine(config, self.history or told)
         self.current: dict[str, Ran] = {}
         self.up: set[str] = set()
         self.serial: dict[str, int] = {}
