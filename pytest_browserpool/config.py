@@ -50,6 +50,8 @@ class Settings(Plain):
     """The cheapest step first: most faults are one browser's."""
     scheduler: bool = True
     """Ours knows what is warm where; off is for comparing it with xdist's own."""
+    learn: bool = False
+    """Exploring costs set-ups: a run that only wants its outcomes should not pay for what later runs learn."""
     missing: str = "fail"
     """A test that nothing here can run fails: a suite that quietly skips its WebNN half proves nothing."""
     redundancy: int = 1

@@ -284,6 +284,7 @@ class Controller:
                 memory_share=1.0,  # nodes report what of their memory is for browsers
                 min_browsers=self.settings.redundancy,  # a standby is in no plan
                 pool_cool_down_s=self.settings.pool_cool_down,
+                learn=self.settings.learn,
             ),
             self.ledger.history(),
         )

@@ -32,7 +32,7 @@ class Option:
     setting: str = ""
     """The field of ``Settings``; empty: the name with underscores."""
     kind: str = "str"
-    """str, int, float, words (comma separated) or switch (on or off)."""
+    """str, int, float, words (comma separated), switch (on or off) or flag (a switch that is on where it is typed)."""
     metavar: str | None = None
     cli: bool = True
     """False: only an ini value, for what hardly anybody changes."""
@@ -72,6 +72,11 @@ OPTIONS = (
     ),
     Option(
         name="scheduler", help="on, or off for xdist's own scheduler over the same pools (on)", kind="switch"
+    ),
+    Option(
+        name="learn",
+        help="try the browsers and backends that qualify, as far as it pays, to find the fastest (off)",
+        kind="flag",
     ),
     Option(name="missing", help="what happens to a test that no node can run: fail or skip (fail)"),
     Option(
@@ -124,7 +129,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
     parser.addini("browserpool", "true: as if --browserpool were always given", type="bool", default=False)
     for option in OPTIONS:
-        if option.cli:
+        if option.cli and option.kind == "flag":
+            group.addoption(
+                option.flag, default=None, action="store_const", const="on", dest=option.dest, help=option.help
+            )
+        elif option.cli:
             group.addoption(option.flag, default=None, metavar=option.metavar, help=option.help)
         parser.addini(option.ini, option.help)
 
@@ -332,7 +341,7 @@ def _converted(option: Option, value: Any) -> Any:
     text = str(value).strip()
     if option.kind == "words":
         return tuple(word.strip() for word in text.replace("\n", ",").split(",") if word.strip())
-    if option.kind == "switch":
+    if option.kind in ("switch", "flag"):
         if text.lower() not in ("on", "off"):
             raise ConfigurationError(
                 f"{option.name} is {text!r}", where=f"{option.flag} or {option.ini}", remedy="on or off"
