@@ -82,7 +82,9 @@ class PageChannel:
             ) from None
 
     async def attach(self, socket: web.WebSocketResponse) -> None:
-        """Reads until the socket closes."""
+        """Reads until the socket closes. A page whose connection was cut dials again, and goes on with a new one."""
+        if self._socket is not None:
+            self._redialled()
         self._socket = socket
         assembly = Assembly()
         async for message in socket:
@@ -93,7 +95,27 @@ class PageChannel:
                 break
         code = socket.close_code
         await asyncio.sleep(EXPLANATION_SECONDS)
-        self.fail(ConnectionLost(f"the WebSocket of page {self.page_id} closed (code {code})"))
+        if self._socket is socket:
+            self.fail(ConnectionLost(f"the WebSocket of page {self.page_id} closed (code {code})"))
+
+    @property
+    def connected(self) -> bool:
+        """Whether commands reach the page, over its first connection or a later one."""
+        return self.broken is None and self._socket is not None and not self._socket.closed
+
+    def _redialled(self) -> None:
+        """What was under way went with the old connection: whether the page has done it, nobody knows."""
+        self._end_pending(
+            ConnectionLost(f"the WebSocket of page {self.page_id} was cut; the page has dialled again")
+        )
+        self._failed.set()
+        self._failed = asyncio.Event()
+
+    def _end_pending(self, fault: Fault) -> None:
+        for future in list(self._pending.values()):
+            if not future.done():
+                future.set_exception(fault)
+        self._pending.clear()
 
     def _receive(self, data: bytes | bytearray) -> None:
         header, tensors = decode_packed(data)
@@ -133,10 +155,7 @@ class PageChannel:
         if not self._ready.done():
             self._ready.set_exception(fault)
             self._ready.exception()  # somebody may never wait for it
-        for future in self._pending.values():
-            if not future.done():
-                future.set_exception(fault)
-        self._pending.clear()
+        self._end_pending(fault)
 
     async def _explained(self, text: str) -> Fault:
         """Why the peer is gone: what is seen elsewhere in the next moment says it better than the socket can."""
@@ -237,3 +256,5 @@ class PageChannel:
         finally:
             self._pending.pop(number, None)
             self._packed.discard(number)
+            if future.done() and not future.cancelled():
+                future.exception()  # where sending failed nobody has waited for it, and asyncio would say so at the end
