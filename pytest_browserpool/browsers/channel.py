@@ -201,8 +201,9 @@ class PageChannel:
         try:
             parts = encode_parts({"id": number, "op": op, "args": args}, tensors)
             async with self._sending:
+                socket = self._socket
                 for message in messages(parts):
-                    await self._socket.send_bytes(message)  # type: ignore[arg-type]
+                    await socket.send_bytes(message)  # type: ignore[arg-type]
         except (ConnectionError, RuntimeError) as error:
             text = f"sending {op!r} to page {self.page_id}: {error}"
             self._give(number, future, await self._explained(text))
@@ -242,9 +243,10 @@ class PageChannel:
         self.calls += 1
         try:
             async with asyncio.timeout(timeout):
-                async with self._sending:  # the pieces of one message follow each other
+                async with self._sending:  # the pieces of one message follow each other, on one connection
+                    socket = self._socket
                     for message in messages(parts):
-                        await self._socket.send_bytes(message)  # type: ignore[arg-type]  # it takes views too
+                        await socket.send_bytes(message)  # type: ignore[arg-type]  # it takes views too
                 return await future
         except TimeoutError:
             raise self.silent(op, timeout) from None
