@@ -173,6 +173,11 @@ class NodeCapabilities(Plain):
         return next((b for b in self.browsers if b.name == name), None)
 
 
+def sharded_key(model: str, shards: int) -> str:
+    """The model key of a model that is cut over ``shards`` browsers: its times are not those of the whole."""
+    return f"{model} in {shards} shards" if shards > 1 else model
+
+
 @dataclass(frozen=True, kw_only=True)
 class ModelNeeds(Plain):
     """What a test asks for, from its ``model`` markers. Every field but ``source`` is a marker keyword."""
@@ -228,6 +233,11 @@ class ModelNeeds(Plain):
     def model_key(self) -> str:
         """What tests share a model by, before its bytes are known: the id, else the source."""
         return self.id or self.source or ""
+
+    @property
+    def session_key(self) -> str:
+        """What tests share a warm session by: the model, whole or in so many shards."""
+        return sharded_key(self.model_key, self.shards or 1)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,8 +14,8 @@ from pytest_browserpool.browsers.choice import Candidate, Weight
 from pytest_browserpool.browsers.pool import ModelContent
 from pytest_browserpool.errors import BrowserPoolError, Fault
 from pytest_browserpool.node.journal import Journal, Operation
-from pytest_browserpool.node.use import Held, RunningTest
-from pytest_browserpool.values import ModelNeeds, Plain
+from pytest_browserpool.node.use import Held, ModelUse, RunningTest
+from pytest_browserpool.values import ModelNeeds, Plain, sharded_key
 
 if TYPE_CHECKING:
     from pytest_browserpool.node.resident import Reply
@@ -331,28 +331,32 @@ class Reporter:
 
     # -- tests ------------------------------------------------------------------------------------------------------
 
+    def _observed(self, test: RunningTest, use: ModelUse, seconds: float) -> None:
+        browser, backend = use.browser, use.backend
+        if use.shards > 1:
+            # in several browsers at once: the scheduler knows the test by the one that it named
+            if test.hint is None:
+                return
+            browser, backend = test.hint[0], test.hint[1] or backend
+        model = sharded_key(use.key, use.shards)
+        self.event(
+            "RunObserved", browser=browser, backend=backend, model=model, seconds=seconds, test=test.nodeid
+        )
+
     def test_ended(self, test: RunningTest) -> None:
         """What the scheduler learns from a test: the cost of loading (compiling included) and the rest of it."""
         total = time.monotonic() - test.started
         setup = 0.0
         for use in test.models:
-            if not use.browser or use.shards > 1:  # what the scheduler learns of is a model in one browser
+            if not use.browser or use.shards > 1:  # how long the shards of a model took to load is not known apart
                 continue
             load = (use.load_ms + use.compile_ms) / 1000
             setup += load + use.launch_ms / 1000
             where = {"browser": use.browser, "backend": use.backend, "model": use.key}
             if not use.warm and use.load_ms:
                 self.event("LoadObserved", **where, seconds=load, test=test.nodeid)
-        if test.models and test.models[0].browser and test.models[0].shards == 1:
-            first = test.models[0]
-            self.event(
-                "RunObserved",
-                browser=first.browser,
-                backend=first.backend,
-                model=first.key,
-                seconds=max(0.0, total - setup),
-                test=test.nodeid,
-            )
+        if test.models and test.models[0].browser:
+            self._observed(test, test.models[0], max(0.0, total - setup))
         self.journal.settle()
         self.doing("")
         self.flush()

@@ -128,7 +128,7 @@ class Book:
         browser = needs_browser(needs)
         signature = (
             browser,
-            plain.model_key if browser else "",
+            plain.session_key if browser else "",
             plain.type if browser else "",
             plain.browsers,
             plain.backends,
@@ -143,12 +143,12 @@ class Book:
                 index=len(self.kinds),
                 needs=needs,
                 priority=plain.priority,
-                model=plain.model_key if browser else "",
+                model=plain.session_key if browser else "",
                 type=(plain.type or "") if browser else "",
                 key=plain.concurrency_key,
                 absent=absent,
                 pool=self.pools.setdefault(
-                    (browser, plain.model_key, plain.browsers, plain.backends, plain.min_memory, absent),
+                    (browser, plain.session_key, plain.browsers, plain.backends, plain.min_memory, absent),
                     Pool(),
                 ),
             )

@@ -41,7 +41,7 @@ def sessions_on(
         given = _backends(browser, needs, refused)
         if not every_backend or needs.backends:
             given = given[:1]
-        found += [(browser.name, backend, needs.model_key) for backend in given]
+        found += [(browser.name, backend, needs.session_key) for backend in given]
     return tuple(found)
 
 
@@ -56,7 +56,9 @@ def _backends(browser: BrowserCapabilities, needs: ModelNeeds, refused: Collecti
     return [
         backend
         for backend in needs.backends or browser.preference
-        if browser.gives(backend) and (browser.name, backend, needs.model_key) not in refused
+        if browser.gives(backend)
+        and (browser.name, backend, needs.model_key) not in refused
+        and (browser.name, backend, needs.session_key) not in refused
     ]
 
 

@@ -14,6 +14,7 @@ from pytest_browserpool.placement.events import (
     Prewarm,
     Retire,
     Run,
+    RunObserved,
     SessionGone,
     Shutdown,
     TestsCollected,
@@ -346,3 +347,33 @@ def test_views() -> None:
     assert made.waits[3].count == len(first) + 1
     assert made.waits[3].longest == 3.0
     assert made.expected_end > 3.0
+
+
+def test_a_model_in_shards_has_times_of_its_own() -> None:
+    made = engine(node("n1", "chromium"))
+    commands = collect(made, wanting("whole", "m"), wanting("a", "m", shards=2), wanting("b", "m", shards=2))
+    seen = {}
+    while runs(commands):
+        (run,) = runs(commands)
+        model = "m" if run.test == "whole" else "m in 2 shards"
+        seconds = seen[run.test] = 0.1 if run.test == "whole" else 9.0
+        now = made.now
+        made.handle(
+            RunObserved(
+                at=now,
+                node="n1",
+                browser="chromium",
+                backend="wasm",
+                model=model,
+                seconds=seconds,
+                test=run.test,
+            )
+        )
+        commands = finish(made, run, now + seconds, seconds)
+    assert set(seen) == {"whole", "a", "b"}
+    estimates = made.book.estimates
+    made.improve(0)
+    made.book.refresh()
+    assert estimates.of_run(("chromium", "wasm", "m in 2 shards")) > 10 * estimates.of_run(
+        ("chromium", "wasm", "m")
+    )
