@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from pytest_browserpool.config import did_you_mean
+from pytest_browserpool.config import Settings, did_you_mean
 from pytest_browserpool.errors import ConfigurationError
 from pytest_browserpool.preferences import AppliedChange, Preference
 from pytest_browserpool.values import BACKENDS
@@ -93,6 +93,12 @@ def _preference(entry: Mapping[str, Any], where: str) -> Preference | None:
         hint = did_you_mean(given["backend"], BACKENDS)
         raise _wrong(f"has backend = {given['backend']!r}{hint}; one of {', '.join(BACKENDS)}", where)
     return Preference(**given)
+
+
+def header(settings: Settings) -> str:
+    """The line at the start of a run that uses what was applied."""
+    titles = "; ".join(change.title for change in settings.applied)
+    return f"browserpool: as applied: {titles} (browserpool apply --undo takes the last back)"
 
 
 # -- writing -------------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pytest_browserpool.errors import ConfigurationError
+from pytest_browserpool.preferences import AppliedChange
 from pytest_browserpool.values import STRATEGIES, Plain
 
 FAMILIES = ("chrome", "edge", "firefox", "webkit")
@@ -84,6 +85,8 @@ class Settings(Plain):
     memory_share: float = 0.8
     """Share of the node's memory that its browsers may take together."""
     custom: tuple[CustomBrowser, ...] = ()
+    applied: tuple[AppliedChange, ...] = ()
+    """What ``browserpool apply`` set, from the file beside the history; what options say otherwise is not in it."""
     strategies: tuple[str, ...] = STRATEGIES
     """What ``recovery`` and the marker's keyword may name: the built-in ones, and those that hooks add."""
 

@@ -23,6 +23,7 @@ from pytest_browserpool.link import Message
 from pytest_browserpool.models import shipping
 from pytest_browserpool.observer import Observer
 from pytest_browserpool.placement import events
+from pytest_browserpool.preferences import browser_nodes_of, prefer_of
 from pytest_browserpool.remote import Paths, is_elsewhere, machine_of
 from pytest_browserpool.report.crashed import close_crashed_row
 from pytest_browserpool.report.live import LiveView
@@ -284,6 +285,8 @@ class Controller:
                 memory_share=1.0,  # nodes report what of their memory is for browsers
                 min_browsers=self.settings.redundancy,  # a standby is in no plan
                 pool_cool_down_s=self.settings.pool_cool_down,
+                preferences=prefer_of(self.settings.applied),
+                browser_nodes=browser_nodes_of(self.settings.applied),
                 learn=self.settings.learn,
             ),
             self.ledger.history(),

@@ -16,9 +16,11 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_browserpool.artefacts import pins
 from pytest_browserpool.browsers import gpu
+from pytest_browserpool.config import days_of
 from pytest_browserpool.errors import HistoryError
 from pytest_browserpool.records import (
     TABLES,
+    AppliedRecord,
     AttachmentRecord,
     DecisionRecord,
     FaultRecord,
@@ -34,12 +36,15 @@ from pytest_browserpool.report.details import MAX_PICTURES, details_of, tail
 from pytest_browserpool.store.writer import HistoryWriter
 from pytest_browserpool.values import NodeCapabilities
 
+DAY = 86_400.0
+
 if TYPE_CHECKING:
     import pytest
 
     from pytest_browserpool.config import Settings
     from pytest_browserpool.placement.events import Run
     from pytest_browserpool.placement.history import History
+    from pytest_browserpool.preferences import AppliedChange
 
 RANK = ("passed", "xpassed", "xfailed", "skipped", "failed", "error", "crashed")
 """Of several reports of one test the gravest outcome counts."""
@@ -58,7 +63,11 @@ class Ledger:
         self.tests: dict[str, TestRecord] = {}
         """Complete tests by node id."""
         self.writer = HistoryWriter(
-            Path(settings.db), run_id, copies=settings.history_copies, interval=settings.state_sync_interval
+            Path(settings.db),
+            run_id,
+            copies=settings.history_copies,
+            interval=settings.state_sync_interval,
+            keep_s=keep * DAY if (keep := days_of(settings.keep)) is not None else None,
         )
         self.states: dict[str, State] = {}
         """Node → its browsers, models and operations, as far as its journal has come."""
@@ -80,7 +89,7 @@ class Ledger:
             runtime=pins.RUNTIME.version,
         )
         self.writer.start()
-        self.writer.add(self.run)
+        self.writer.add(self.run, *(_applied(self.run_id, change) for change in self.settings.applied))
 
     def end(self, exit_status: int) -> None:
         """The last rows, then wait until all is written."""
@@ -259,6 +268,18 @@ class Ledger:
             self.writer.warnings.append(f"the scheduler starts without history: {error.what} ({path})")
             return None
         return History.from_rows(launches=known.launches, loads=known.loads, runs=known.runs)
+
+
+def _applied(run_id: str, change: AppliedChange) -> AppliedRecord:
+    return AppliedRecord(
+        run_id=run_id,
+        id=change.id,
+        title=change.title,
+        evidence=change.evidence,
+        applied_at=change.applied_at,
+        expected_s=change.expected_s,
+        change=json.dumps(change.to_plain()),
+    )
 
 
 def _changed(record: Any, **values: Any) -> Any:

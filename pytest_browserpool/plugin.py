@@ -131,7 +131,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     for option in OPTIONS:
         if option.cli and option.kind == "flag":
             group.addoption(
-                option.flag, default=None, action="store_const", const="on", dest=option.dest, help=option.help
+                option.flag,
+                default=None,
+                action="store_const",
+                const="on",
+                dest=option.dest,
+                help=option.help,
             )
         elif option.cli:
             group.addoption(option.flag, default=None, metavar=option.metavar, help=option.help)
@@ -317,8 +322,31 @@ def read_settings(config: pytest.Config) -> Settings:
     typed = config.getoption("browserpool_db", None) is not None
     given["db"] = str((config.invocation_params.dir if typed else root) / given["db"])
     known = tuple(strategies.known(config.hook.pytest_browserpool_recovery_strategies()))
+    given |= _applied(Path(given["db"]), given)
     settings = Settings(rootdir=str(root), custom=custom_browsers(root), strategies=known, **given)
     return with_hooked_browsers(config, settings)
+
+
+def _applied(db: Path, given: dict[str, Any]) -> dict[str, Any]:
+    """What ``browserpool apply`` set, but for what was given otherwise."""
+    from pytest_browserpool import applied
+
+    changes = applied.read(applied.path_of(db))
+    if "max_browsers" in given:
+        changes = tuple(change for change in changes if change.max_browsers is None)
+    sizes = [change.max_browsers for change in changes if change.max_browsers is not None]
+    return {"applied": changes} | ({"max_browsers": sizes[-1]} if sizes else {})
+
+
+@pytest.hookimpl
+def pytest_report_header(config: pytest.Config) -> str | None:
+    """One line where ``browserpool apply`` has set something for this run."""
+    hub = config.pluginmanager.getplugin("browserpool-controller")
+    if hub is None or not hub.settings.applied:
+        return None
+    from pytest_browserpool.applied import header
+
+    return header(hub.settings)
 
 
 def with_hooked_browsers(config: pytest.Config, settings: Settings) -> Settings:

@@ -46,6 +46,11 @@ def prefer_of(changes: Iterable[AppliedChange]) -> tuple[Preference, ...]:
     return tuple(change.prefer for change in changes if change.prefer is not None)
 
 
+def browser_nodes_of(changes: Iterable[AppliedChange]) -> dict[str, int]:
+    """Browser → on how many nodes ``changes`` want it at most."""
+    return {browser: count for change in changes for browser, count in change.nodes.items()}
+
+
 def preferred(preferences: Iterable[Preference], needs: ModelNeeds | None) -> tuple[str, str] | None:
     """(browser, backend) that a test with ``needs`` is to use where a node can give it; None: as without preferences.
 

@@ -32,6 +32,8 @@ class Weight:
 
     not_hinted: int
     """0: the scheduler's choice, made with all nodes and the measured cost in view."""
+    not_preferred: int
+    """0: the way that ``browserpool apply`` set for the model or its type."""
     backend_rank: int
     """Its place in the marker's ``backends``, a strict order; without one, in what this browser gives and prefers."""
     cold: int
@@ -51,6 +53,7 @@ def weighed(
     browsers: Iterable[BrowserCapabilities],
     *,
     hint: Candidate | None = None,
+    preferred: Candidate | None = None,
     warm: Collection[Candidate] = (),
     running: Collection[str] = (),
 ) -> list[tuple[Weight, Candidate]]:
@@ -68,6 +71,7 @@ def weighed(
                 candidate = Candidate(browser.name, backend)
                 weight = Weight(
                     not_hinted=int(candidate != hint),
+                    not_preferred=int(candidate != preferred),
                     backend_rank=rank,
                     cold=int(candidate not in warm),
                     not_running=int(browser.name not in running),

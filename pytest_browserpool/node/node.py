@@ -43,6 +43,7 @@ from pytest_browserpool.node.resident import Refusals, Reply, Resident
 from pytest_browserpool.node.session import close_all
 from pytest_browserpool.node.sharded import ShardedResident
 from pytest_browserpool.node.use import ModelUse, RunningTest, TestUse
+from pytest_browserpool.preferences import prefer_of, preferred
 from pytest_browserpool.recovery.strategies import STRATEGIES, Strategy
 from pytest_browserpool.values import ModelNeeds, NodeCapabilities
 
@@ -297,7 +298,9 @@ class Node:
             if s.key.sha256 == content.sha256
         }
         running = {i.name for i in pool.instances if i.usable}
-        weighed = choice.weighed(needs, browsers, hint=wanted, warm=warm, running=running)
+        own = preferred(prefer_of(self.settings.applied), needs)
+        set_way = Candidate(*own) if own else None
+        weighed = choice.weighed(needs, browsers, hint=wanted, preferred=set_way, warm=warm, running=running)
         found = [candidate for _, candidate in weighed]
         if found and hint is None:
             self.report.decision(self.test, weighed)  # nobody chose before: this is where the reasons are

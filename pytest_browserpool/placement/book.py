@@ -5,12 +5,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 from pytest_browserpool.placement.cost import CostModel
 from pytest_browserpool.placement.eligibility import needs_browser, sessions_on, why_not
 from pytest_browserpool.placement.history import History, Session
+from pytest_browserpool.placement.limits import excluded
 from pytest_browserpool.placement.policy import EngineConfig
 from pytest_browserpool.placement.state import Estimates, Kind, NodePlan, Pool, Test
+from pytest_browserpool.preferences import preferred
 from pytest_browserpool.values import ModelNeeds, NodeCapabilities, TestNeeds
 
 
@@ -29,6 +32,8 @@ class Book:
         self.lacking: list[frozenset[str]] = []
         """By profile: the tests that such nodes did not collect."""
         self.profile_of: dict[str, int] = {}
+        self.limited: set[str] = set()
+        """Nodes that leave some of their browsers to others."""
         self.kinds: list[Kind] = []
         self.pools: dict[tuple[object, ...], Pool] = {}
         self.tests: dict[str, Test] = {}
@@ -51,6 +56,38 @@ class Book:
     def add_node(
         self, capabilities: NodeCapabilities, now: float, lacks: frozenset[str] = frozenset()
     ) -> NodePlan:
+        profile = self._profile(capabilities, lacks)
+        self.costs.hosts[capabilities.node] = capabilities.host
+        node = NodePlan(capabilities, profile, self.estimates)
+        node.busy_until = now
+        node.recount()
+        self.nodes[node.id] = node
+        self.capabilities[node.id] = capabilities
+        self.profile_of[node.id] = profile
+        if self.more is not None:
+            self.more = max(0, self.more - 1)
+        return node
+
+    def limit_browsers(self) -> None:
+        """Leave each browser to as many nodes as the config says. Before anything is planned."""
+        here = [self.capabilities[name] for name in self.nodes]
+        for name, browsers in excluded(here, self.config.browser_nodes).items():
+            full, node = self.capabilities[name], self.nodes[name]
+            rest = replace(full, browsers=tuple(b for b in full.browsers if b.name not in browsers))
+            node.profile = self.profile_of[name] = self._profile(rest, self.lacking[node.profile])
+            self.limited.add(name)
+
+    def lift_limits(self) -> None:
+        """Every node may use all its browsers again: what was left to one that is gone must not be lost with it."""
+        for name in self.limited & self.nodes.keys():
+            node = self.nodes[name]
+            node.profile = self.profile_of[name] = self._profile(
+                self.capabilities[name], self.lacking[node.profile]
+            )
+        self.limited.clear()
+
+    def _profile(self, capabilities: NodeCapabilities, lacks: frozenset[str]) -> int:
+        """The number of what a node can do: nodes that can do the same share it."""
         signature = (
             capabilities.memory_gib,
             lacks,
@@ -66,16 +103,7 @@ class Book:
                 self.kinds[index].absent |= {profile}
             for kind in self.kinds:
                 self._set_options(kind, profile)
-        self.costs.hosts[capabilities.node] = capabilities.host
-        node = NodePlan(capabilities, profile, self.estimates)
-        node.busy_until = now
-        node.recount()
-        self.nodes[node.id] = node
-        self.capabilities[node.id] = capabilities
-        self.profile_of[node.id] = profile
-        if self.more is not None:
-            self.more = max(0, self.more - 1)
-        return node
+        return profile
 
     def remove_node(self, node: NodePlan) -> list[Test]:
         """Forget ``node``; the tests that were planned there."""
@@ -115,8 +143,13 @@ class Book:
         if profile in kind.absent:
             kind.options[profile] = ()
         else:
+            learn = self.config.learn
             kind.options[profile] = sessions_on(
-                self.examples[profile], kind.needs, self.refused, every_backend=self.config.learn
+                self.examples[profile],
+                kind.needs,
+                self.refused,
+                every_backend=learn,
+                preferred=None if learn else preferred(self.config.preferences, kind.needs),
             )
         if kind.waiting:
             self._want(kind)

@@ -161,6 +161,7 @@ class PlacementEngine(EngineViews):
         self.sender.idle.pop(node.id, None)
         self.watch.predictor.lost(node.id, self.now)
         orphans = self.book.remove_node(node)
+        self.book.lift_limits()
         test = node.running
         if test is not None:
             if node.session is not None:
@@ -182,6 +183,7 @@ class PlacementEngine(EngineViews):
     # -- tests -----------------------------------------------------------------------------------------------
 
     def _tests_collected(self, event: TestsCollected) -> None:
+        self.book.limit_browsers()
         fresh = [t for t in event.tests if t.nodeid not in self.book.tests]
         tests = self.book.add_tests({t.nodeid: t for t in fresh}.values())
         self.collected = True

@@ -4,7 +4,9 @@ measured."""
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from pytest_browserpool.preferences import Preference
 
 LAUNCH_PRIOR_S: Mapping[str, float] = {"firefox": 3.0}
 """Seconds to launch a browser nobody has timed yet: stock Firefox took 3 s cold."""
@@ -59,6 +61,11 @@ class EngineConfig:
     learn: bool = False
     """Choose among the browsers and backends that qualify as a bandit does (learning.py), and not by what is expected
     now: unless asked for, a run's choices should not depend on what it wants to know."""
+    preferences: tuple[Preference, ...] = ()
+    """What ``browserpool apply`` set: ways that tests take where they leave it open. Not while learning, which is there
+    to find out."""
+    browser_nodes: Mapping[str, int] = field(default_factory=dict)
+    """Browser → on how many nodes it is used at most, as long as no node is lost."""
     prewarm: bool = True
     """Say what comes next on a node while it runs something."""
     min_browsers: int = 1
