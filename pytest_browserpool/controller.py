@@ -139,6 +139,8 @@ class Controller:
         self.ledger.begin(
             arguments=arguments, scheduler=scheduler, host=socket.gethostname(), version=__version__
         )
+        if self.settings.learn and not self.schedules:
+            self._warn("--browserpool-learn needs our scheduler, so nothing is learned in this run: add -n or --tx")
         if not self.distributed:
             self.ledger.only_node(self.settings.memory_share)
             return
