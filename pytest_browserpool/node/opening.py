@@ -15,7 +15,14 @@ from pytest_browserpool.artefacts import pins
 from pytest_browserpool.browsers.choice import Candidate
 from pytest_browserpool.browsers.page import SessionKey
 from pytest_browserpool.browsers.pool import ModelContent
-from pytest_browserpool.errors import BackendRefused, BrowserPoolError, Fault, ShardingError
+from pytest_browserpool.errors import (
+    BackendRefused,
+    BrowserPoolError,
+    Fault,
+    RunFailed,
+    ShardingError,
+    UnsupportedOperator,
+)
 from pytest_browserpool.models.sources import describe
 from pytest_browserpool.node.cutting import MEASURED_RUNS, Seat, cut, seats, speed_of, yardstick
 from pytest_browserpool.node.resident import Reply
@@ -48,15 +55,22 @@ def open_sharded(node: Node, needs: ModelNeeds, source: Any, test_file: Path | N
     places = seats(needs, capabilities.browsers, where=content.label)
     memory = int(capabilities.memory_gib * (1 << 30))
     folder = pins.default_cache().root / "shards"
-    made = cut(
-        needs,
-        content,
-        places,
-        lambda seat: speed(node, seat, content.sha256),
-        memory=memory,
-        most=node.settings.max_browsers,
-        folder=folder,
-    )
+    try:
+        made = cut(
+            needs,
+            content,
+            places,
+            lambda seat: speed(node, seat, content.sha256),
+            memory=memory,
+            most=node.settings.max_browsers,
+            folder=folder,
+        )
+    except BrowserPoolError as error:
+        place = f"{content.label}, {error.where}" if error.where else content.label
+        error.where = (
+            error.where if content.label in (error.where or "") else place
+        )  # which model, of a test's several
+        raise
     use = ModelUse(key=needs.model_key or describe(source), label=content.label, sha256=content.sha256)
     use.shards = needs.shards or 1
 
@@ -165,8 +179,8 @@ def _measured(node: Node, seat: Seat) -> float | None:
 
     try:
         return speed_of(node.call(measure, timeout * 2))
-    except BackendRefused:
-        return None
+    except (BackendRefused, UnsupportedOperator, RunFailed):
+        return None  # what the yardstick lacks there the model may do without
 
 
 def _labelled(content: ModelContent) -> ModelContent:

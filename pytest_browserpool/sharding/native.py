@@ -60,7 +60,7 @@ def open_session(
     options = runtime.SessionOptions()
     level = runtime.GraphOptimizationLevel
     options.graph_optimization_level = level.ORT_ENABLE_ALL if optimise else level.ORT_DISABLE_ALL
-    options.log_severity_level = 3  # warnings about unused initialisers are the exporter's business
+    options.log_severity_level = 4  # warnings are the exporter's business, and errors are raised
     if folder is not None:
         options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))
     if profile is not None:
@@ -200,8 +200,16 @@ def observe(source: Source, feeds: Tensors | None = None) -> dict[str, onnx.Type
     probe.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
     session = open_session(probe.SerializeToString(), folder=source.folder)
     found: dict[str, onnx.TypeProto] = {}
-    wanted = [*names, *source.graph.outputs]
-    for name, value in zip(wanted, session.run(wanted, dict(feeds or feeds_for(source))), strict=True):
+    wanted, given = [*names, *source.graph.outputs], dict(feeds or feeds_for(source))
+    try:
+        values = session.run(wanted, given)
+    except Exception as error:  # noqa: BLE001 - onnxruntime's own, which have no common base
+        shapes = ", ".join(f"{name} {list(value.shape)}" for name, value in given.items())
+        raise RunFailed(
+            f"the model does not run natively with {shapes}: {error}",
+            remedy="check the sizes in input_shapes=, or the model itself",
+        ) from None  # all that onnxruntime says is in the message
+    for name, value in zip(wanted, values, strict=True):
         if isinstance(value, np.ndarray):
             kind = (
                 onnx.TensorProto.STRING

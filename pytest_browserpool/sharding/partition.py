@@ -366,6 +366,8 @@ def _refusal(
         except ShardingError:
             continue
         remedy = f"the largest number that works is shards={fewer}"
+        if fewer == 1:
+            remedy = f"{reason.remedy or 'use another strategy'}; by this one it stays whole (shards=1)"
         break
     else:
         remedy = reason.remedy or "no number of shards works on these browsers"

@@ -22,6 +22,8 @@ it.
 STRING_BYTES = 16
 """A string's length on the wire is not in its type; a word and its length is a fair guess."""
 
+UNKNOWN_TYPE = "of a type that shape inference does not find"
+
 SMALL = 1024
 """Elements up to which a weight is kept for inference: shape arguments are small, weights are not."""
 
@@ -35,9 +37,13 @@ class Types:
     shapes: dict[str, tuple[int, ...] | None] = field(default_factory=dict)
 
     def corrected(self, observed: Mapping[str, onnx.TypeProto]) -> Types:
-        """The same with types that were seen in a run: their sizes count, their shapes are not declared."""
+        """The same with types that were seen in a run: their sizes count, their shapes are not declared.
+
+        What is known to be no tensor stays so, though a run returns the tensor in an optional as if it were one.
+        """
         import onnx
 
+        observed = {name: kind for name, kind in observed.items() if self.barrier(name) in ("", UNKNOWN_TYPE)}
         missing = {
             name: onnx.helper.make_tensor_type_proto(kind.tensor_type.elem_type, None)
             for name, kind in observed.items()
@@ -77,7 +83,7 @@ class Types:
         kind = self.declared.get(name)
         which = kind.WhichOneof("value") if kind is not None else None
         if kind is None or which is None or (which == "tensor_type" and not kind.tensor_type.elem_type):
-            return "of a type that shape inference does not find"
+            return UNKNOWN_TYPE
         names = {"sequence_type": "a sequence", "optional_type": "an optional", "map_type": "a map"}
         return names.get(which, "" if which == "tensor_type" else "a sparse tensor")
 

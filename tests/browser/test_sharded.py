@@ -12,26 +12,10 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import pytest
-from onnx_models import unknown_operator
-from sharding_graphs import (
-    REAL,
-    SMALL,
-    control_flow,
-    small_weights,
-    two_in_three_out,
-    with_optional,
-    with_sequence,
-)
+from sharding_graphs import REAL, SMALL, control_flow, small_weights, two_in_three_out
 
 from pytest_browserpool import assert_close
-from pytest_browserpool.errors import (
-    BrowserPoolError,
-    CapabilityError,
-    Fault,
-    InputError,
-    ShardingError,
-    UnsupportedOperator,
-)
+from pytest_browserpool.errors import Fault, InputError
 from pytest_browserpool.fixtures import ShardedModel, _model
 from pytest_browserpool.sharding.llm.config import LOGITS
 from pytest_browserpool.sharding.llm.generate import cache_links, empty_cache, greedy, greedy_session
@@ -338,72 +322,3 @@ def test_level_none_fails_and_gives_no_partial_answer(bench):
     with pytest.raises(Fault):
         model(noise(shapes))
     assert model.recoveries == 0
-
-
-# -- bad input ---------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("source", "needs", "error", "words"),
-    [
-        (control_flow(), {"shards": 3, "sharding": "by_magic"}, ShardingError, "by_magic"),
-        (control_flow(), {"shards": 30}, ShardingError, "the largest number that works is shards="),
-        (with_sequence(), {"shards": 5}, ShardingError, "'both' is a sequence and cannot pass"),
-        (with_optional(), {"shards": 4}, ShardingError, "'maybe' is an optional and cannot pass"),
-        (
-            unknown_operator(),
-            {"shards": 2},
-            UnsupportedOperator,
-            "'example.nowhere.Frobnicate' is a custom one",
-        ),
-        (REAL["angle"][0], {"shards": 2}, ShardingError, "input_shapes={'x':"),
-        (
-            REAL["angle"][0],
-            {"shards": 4, "input_shapes": {"x": (1, 3, 48, 192)}},
-            CapabilityError,
-            "--browserpool-max-browsers=4",
-        ),
-        (control_flow(), {"shards": 2, "browsers": ("lynx",)}, CapabilityError, "lynx"),
-        (control_flow(), {"shards": 2, "fault_tolerance": "some"}, ShardingError, "some"),
-        (
-            control_flow(),
-            {"shards": 2, "backends": (), "shard_backends": {"firefox": ("webnn",)}},
-            CapabilityError,
-            "shard_backends wants webnn of firefox: navigator.ml is missing",
-        ),
-        (
-            control_flow(),
-            {"shards": 2, "session_options": {"bundle": "native"}},
-            ShardingError,
-            "jsep",
-        ),
-    ],
-    ids=[
-        "strategy",
-        "number",
-        "sequence",
-        "optional",
-        "custom",
-        "open",
-        "max",
-        "browser",
-        "tolerance",
-        "backends",
-        "bundle",
-    ],
-)
-def test_what_cannot_be_is_said_before_anything_is_launched(fresh_bench, source, needs, error, words):
-    bench = fresh_bench()
-    with pytest.raises(error) as caught:
-        sharded(bench, source, **{"browsers": THREE, **needs})
-    assert words in str(caught.value)
-    assert isinstance(caught.value, BrowserPoolError)
-    assert bench.node._pool is None or bench.node.pool.launches == 0
-
-
-def test_a_browser_too_small_for_its_shard(fresh_bench):
-    source, shapes = REAL["recogniser"]
-    bench = fresh_bench(memory_share=1e-6)
-    with pytest.raises(ShardingError, match="MiB"):
-        sharded(bench, source, TWO, input_shapes=shapes)
-    assert bench.node._pool is None or bench.node.pool.launches == 0
