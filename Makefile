@@ -94,7 +94,7 @@ reference: $(STAMP) ## docs/reference.md and the layers, from the code
 
 .PHONY: chaos
 chaos: setup ## every fault on every browser where it exists, with the table of what came of it
-	BROWSERPOOL_CHAOS=full $(BIN)/pytest tests/chaos -q $(ARGS)
+	BROWSERPOOL_CHAOS=full $(BIN)/pytest tests/chaos tests/store/test_store_integrity.py tests/store/test_store_writer.py -q $(ARGS)
 
 .PHONY: bench-recovery
 bench-recovery: setup ## seconds from the death of a browser to the right answer, beside a rerun by hand
@@ -103,6 +103,10 @@ bench-recovery: setup ## seconds from the death of a browser to the right answer
 .PHONY: bench-suite
 bench-suite: setup ## the example suite under our scheduler and under xdist's own (about 16 runs of a minute)
 	$(BIN)/python benchmarks/suite.py $(ARGS)
+
+.PHONY: bench-soak
+bench-soak: setup ## 10,000 warm calls under random faults, 200 kills of the controller: nothing wrong, lost or growing
+	$(BIN)/python benchmarks/soak.py $(ARGS)
 
 .PHONY: docs
 docs: $(VENV)/.docs ## the documentation, into site/

@@ -3,13 +3,16 @@
 Ours (progressive; immediate with a cold browser of another name; immediate with a hot standby) beside what a careful user
 of pytest-playwright with pytest-rerunfailures gets: the call fails, a new browser is launched by Playwright, the model is
 loaded anew in a fresh page with the same onnxruntime-web, the call is made again (pytest's own share of a rerun left out).
-All ways take turns in one run, each time from a warm call on. Then what supervision costs a call that meets no fault.
+All ways take turns in one run, each time from a warm call on. Then what supervision costs a call that meets no fault, and
+what its record costs.
 """
 
 from __future__ import annotations
 
 import argparse
+import concurrent.futures
 import contextlib
+import functools
 import json
 import os
 import platform
@@ -34,6 +37,7 @@ from pytest_browserpool.browsers.flags import (
 )
 from pytest_browserpool.config import Settings
 from pytest_browserpool.fixtures import Model
+from pytest_browserpool.node import warm
 from pytest_browserpool.node.node import Node
 from pytest_browserpool.values import ModelNeeds
 
@@ -179,31 +183,97 @@ def main_process(installed: InstalledBrowser) -> psutil.Process:
     return min(found, key=lambda p: p.create_time())
 
 
-def supervision(browser: str, options: argparse.Namespace, inputs: Inputs, calls: int) -> tuple[float, float]:
-    """Median milliseconds of a warm call with and without the wrapper that recovers, taking turns."""
+BLOCK = 50
+"""Calls of each way between two ratios: enough for a median, and short beside what else the machine does."""
+
+
+def supervision(browser: str, options: argparse.Namespace, inputs: Inputs, calls: int) -> None:
+    """A warm call bare, under supervision, and on the record too, taking turns; prints medians and ratios.
+
+    Bare is the same command to the same page from the same thread, with nothing that could recover it.
+    """
     with node_with() as (node, _):
         needs = ModelNeeds(browsers=(f"={browser}",), backends=(options.backend,))
         resident = node.load(needs, options.source, None)
-        ways: tuple[Callable[[], Any], ...] = (
-            lambda: node.call(lambda: resident.run(inputs), 60),
-            lambda: node.call(lambda: resident._attempt(inputs), 60),
-        )
-        times: tuple[list[float], list[float]] = ([], [])
-        for i in range(calls + 20):
-            for which in (0, 1) if i % 2 else (1, 0):
+        node.run(resident, inputs)
+        loaded = resident.loaded
+        assert loaded is not None
+        channel, command = loaded.page.channel, {"session": loaded.session.name}
+
+        def bare() -> None:
+            future: concurrent.futures.Future[Any] = concurrent.futures.Future()
+            node.soon(channel.post, "run", command, inputs, future)
+            future.result(60)
+
+        ways: dict[str, Callable[[], Any]] = {
+            "bare": bare,
+            "supervised": lambda: warm.run(node, resident, inputs),
+            "recorded": lambda: node.run(resident, inputs),
+        }
+        blocks = alternating(ways, calls)
+        told = {way: statistics.median(ms for block in blocks[way] for ms in block) for way in ways}
+        print(f"  a warm call: {', '.join(f'{way} {ms:.3f} ms' for way, ms in told.items())}")
+        for what, way, than in (
+            ("supervision", "supervised", "bare"),
+            ("the record", "recorded", "supervised"),
+        ):
+            ratios = sorted(
+                statistics.median(a) / statistics.median(b)
+                for a, b in zip(blocks[way], blocks[than], strict=True)
+            )
+            low, middle, high = (ratios[int(share * (len(ratios) - 1))] for share in (0.25, 0.5, 0.75))
+            goal = " (goal < 1.02)" if what == "supervision" else ""
+            print(
+                f"  {what}: {middle:.4f} of it, quarters of {len(ratios)} blocks {low:.4f} to {high:.4f}{goal}"
+            )
+
+
+def alternating(ways: Mapping[str, Callable[[], Any]], calls: int) -> dict[str, list[list[float]]]:
+    """Milliseconds of ``calls`` calls of each way, call by call in turn, in blocks; the first block warms up."""
+    blocks: dict[str, list[list[float]]] = {way: [] for way in ways}
+    names = list(ways)
+    for number in range(calls // BLOCK + 1):
+        times: dict[str, list[float]] = {way: [] for way in ways}
+        for turn in range(BLOCK):
+            for way in names[turn % len(names) :] + names[: turn % len(names)]:
                 started = time.perf_counter()
-                ways[which]()
-                if i >= 20:
-                    times[which].append((time.perf_counter() - started) * 1000)
-        return statistics.median(times[0]), statistics.median(times[1])
+                ways[way]()
+                times[way].append((time.perf_counter() - started) * 1000)
+        if number:
+            for way in ways:
+                blocks[way].append(times[way])
+    return blocks
+
+
+def by_way(browser: str, options: argparse.Namespace, inputs: Inputs) -> None:
+    """Each way in each round, another one first in each; prints every figure when it is there, then the medians."""
+    ways = [way for way in WAYS if way in options.ways.split(",")]
+    seen: dict[str, list[tuple[float, float, str]]] = {way: [] for way in ways}
+    for number in range(options.rounds):
+        turn = number % len(ways)
+        for way in ways[turn:] + ways[:turn]:
+            measure = plain if way == "plain" else functools.partial(ours, way)
+            seen[way].append(measure(browser, options, inputs))
+            print(f"  {browser}, round {number + 1}, {way}: {seen[way][-1][0]:.3f} s", flush=True)
+    print(f"\n{browser}: seconds from SIGKILL to the right answer")
+    for way in ways:
+        seconds = sorted(s for s, _, _ in seen[way])
+        usual = statistics.median(w for _, w, _ in seen[way]) * 1000
+        line = f"  {way:15} median {statistics.median(seconds):6.3f}  ({seconds[0]:.3f} - {seconds[-1]:.3f})"
+        if "plain" in seen:
+            pairs = zip(seen["plain"], seen[way], strict=True)
+            line += f"   plain / this {statistics.median(p[0] / o[0] for p, o in pairs):6.1f}, pair by pair"
+        steps = ", ".join(sorted({steps for _, _, steps in seen[way]}))
+        print(f"{line}   warm call {usual:7.2f} ms   {steps}")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--calls", type=int, default=1000, help="warm calls for the cost of supervision")
+    parser.add_argument("--rounds", type=int, default=5, help="0: only what supervision costs")
+    parser.add_argument("--calls", type=int, default=2000, help="warm calls for the cost of supervision")
+    parser.add_argument("--ways", default=",".join(WAYS), help="to the answer, comma separated")
     parser.add_argument("--source", default=SOURCE)
     parser.add_argument("--backend", default="wasm")
     parser.add_argument("--browsers", default="chromium,firefox")
@@ -223,28 +293,9 @@ def main() -> None:
         if browser not in have:
             print(f"{browser}: not on this machine")
             continue
-        seen: dict[str, list[tuple[float, float, str]]] = {way: [] for way in WAYS}
-        for turn in range(options.rounds):
-            for way in WAYS[turn % 4 :] + WAYS[: turn % 4]:
-                measured = (
-                    plain(browser, options, inputs) if way == "plain" else ours(way, browser, options, inputs)
-                )
-                seen[way].append(measured)
-                print(f"  {browser}, round {turn + 1}, {way}: {measured[0]:.3f} s", flush=True)
-        print(f"\n{browser}: seconds from SIGKILL to the right answer")
-        for way in WAYS:
-            seconds = sorted(s for s, _, _ in seen[way])
-            warm = statistics.median(w for _, w, _ in seen[way])
-            ratio = statistics.median(p[0] / o[0] for p, o in zip(seen["plain"], seen[way], strict=True))
-            steps = ", ".join(sorted({steps for _, _, steps in seen[way]}))
-            print(
-                f"  {way:15} median {statistics.median(seconds):6.3f}  ({seconds[0]:.3f} - {seconds[-1]:.3f})   "
-                f"warm call {warm * 1000:7.2f} ms   plain / this {ratio:6.1f}, pair by pair   {steps}"
-            )
-        with_, without = supervision(browser, options, inputs, options.calls)
-        print(
-            f"  supervision: a warm call {with_:.3f} ms with, {without:.3f} ms without: {with_ / without:.4f} (goal < 1.02)"
-        )
+        if options.rounds:
+            by_way(browser, options, inputs)
+        supervision(browser, options, inputs, options.calls)
     print(
         f"\nPython {platform.python_version()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} at the end"
     )

@@ -20,6 +20,18 @@ FULL = os.environ.get("BROWSERPOOL_CHAOS") == "full"
 LEDGER: pytest.StashKey[Ledger] = pytest.StashKey()
 
 
+OF_THE_HISTORY = {
+    "test_a_flipped_byte_never_costs_a_row": "history file: a byte flipped",
+    "test_a_truncated_file_never_costs_a_row": "history file: truncated",
+    "test_damage_at_random_places_never_costs_a_row": "history file: flips and truncation at 200 random places",
+    "test_rows_of_a_killed_process_that_were_committed_are_there": "writer of the history SIGKILLed",
+    "test_a_full_disk_costs_only_what_did_not_fit": "disk full (a tmpfs of 2 MiB), then not",
+    "test_a_disk_that_stays_full_loses_the_rows_loudly_and_keeps_what_was_there": "disk full for good",
+    "test_a_directory_that_cannot_be_written_costs_the_history_and_says_so": "read-only directory",
+}
+"""Tests of tests/store that `make chaos` runs too, and their line in the table."""
+
+
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[LEDGER] = Ledger()
     config.addinivalue_line("markers", "full: only in the full form of the chaos suite")
@@ -37,6 +49,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
     ledger = config.stash[LEDGER]
+    for outcome in ("passed", "failed", "skipped"):
+        for report in terminalreporter.stats.get(outcome, ()):
+            line = OF_THE_HISTORY.get(report.nodeid.rpartition("::")[2].partition("[")[0])
+            if line is not None and (report.when == "call" or outcome != "passed"):
+                ledger.add(line, "any", outcome, None)
     if ledger.lines:
         terminalreporter.section("faults on real browsers: outcome, seconds from the fault to the answer")
         for line in ledger.table():
