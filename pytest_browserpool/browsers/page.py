@@ -16,7 +16,7 @@ from pytest_browserpool.browsers.channel import PageChannel, PageError, Reply
 from pytest_browserpool.browsers.interpret import interpret
 from pytest_browserpool.browsers.launch import ModelPage
 from pytest_browserpool.browsers.protocol import Array, Packed, StateUse
-from pytest_browserpool.errors import DeviceLost, Fault, PageHung
+from pytest_browserpool.errors import ConnectionLost, DeviceLost, Fault, PageHung
 
 ANCHOR = Path(__file__).parent / "page" / "anchor.onnx"
 """y = 2x + 1: the probe's question, and the session that stays open so that compiled pipelines live on."""
@@ -125,8 +125,13 @@ class RuntimePage:
                 self.lose(meaning)
             raise meaning from None  # its text is in the message
         except Fault as fault:
-            self.lose(fault)
+            if not self.came_back(fault):
+                self.lose(fault)
             raise
+
+    def came_back(self, fault: Fault) -> bool:
+        """Whether the page is sound all the same: its connection was cut, and it has dialled again."""
+        return isinstance(fault, ConnectionLost) and self.channel.connected
 
     async def configure(self, threads: int, timeout: float) -> None:
         """Loads the bundle."""

@@ -323,7 +323,8 @@ class Pool:
         except (Fault, asyncio.CancelledError) as error:
             if isinstance(error, asyncio.CancelledError):
                 page.lose(PageHung(f"page {page.channel.page_id}: its command was given up"))
-            if not self._ended:  # at the end everything is closed anyway, and nothing may be opened any more
+            # at the end everything is closed anyway, and nothing may be opened any more
+            if page.lost is not None and not self._ended:
                 await self._clear_away(instance, page)
             raise
 

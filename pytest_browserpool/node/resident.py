@@ -257,9 +257,17 @@ class Resident:
             remedy="allow another backend or browser in the marker",
         )
 
-    async def run(self, inputs: Mapping[str, NDArray[Any]], state: PageState | None = None) -> Reply:
-        """One call, recovered where infrastructure fails: what a failed attempt leaves behind is never built upon."""
-        return await self._recovering(lambda: self._attempt(inputs, state), state)
+    async def run(
+        self,
+        inputs: Mapping[str, NDArray[Any]],
+        state: PageState | None = None,
+        first: Fault | None = None,
+    ) -> Reply:
+        """One call, recovered where infrastructure fails: what a failed attempt leaves behind is never built upon.
+
+        ``first``: how the first attempt ended, where it was made elsewhere.
+        """
+        return await self._recovering(lambda: self._attempt(inputs, state), state, first)
 
     async def with_state(self, state: PageState, command: Callable[[Loaded], Awaitable[T]]) -> T:
         """``command`` where the state stands at its current step, brought back first where it was lost."""
@@ -271,9 +279,16 @@ class Resident:
 
         return await self._recovering(attempt, state)
 
-    async def _recovering(self, attempt: Callable[[], Awaitable[T]], state: PageState | None = None) -> T:
+    async def _recovering(
+        self,
+        attempt: Callable[[], Awaitable[T]],
+        state: PageState | None = None,
+        first: Fault | None = None,
+    ) -> T:
         began = time.monotonic()
         try:
+            if first is not None:
+                raise first
             result = await attempt()
         except Fault as fault:
             if isinstance(fault, PageHung) and self.needs.recovery is None:

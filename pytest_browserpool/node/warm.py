@@ -105,6 +105,8 @@ def _recovered(node: Node, resident: Resident, loaded: Loaded, inputs: Inputs, f
     """The call after a fault: the long way finds the page lost, and does what the test's recovery says."""
 
     async def again() -> Reply:
+        if loaded.page.came_back(fault):
+            return await resident.run(inputs, first=fault)
         await _clear(resident, loaded, fault)
         return await resident.run(inputs)
 

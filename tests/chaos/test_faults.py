@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import time
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from chaos_support import (
     busy,
     dense,
     driver,
+    layers,
     nothing_astray,
     send,
     spin,
@@ -145,12 +147,6 @@ INJURIES = (
         needs=HANGS,
     ),
     Injury(
-        "WebSocket cut",
-        script(SOON.format("window.browserpool.socket.close()")),
-        ("connection_lost",),
-        short=("firefox",),
-    ),
-    Injury(
         "Playwright driver SIGKILL",
         kill_driver,
         ("browser_crashed",),
@@ -271,3 +267,53 @@ def test_a_stopped_main_process_of_chromium(
     )
     nothing_astray(bench)
     ledger.add("browser's main process SIGSTOP, at a new page", kind, fault["outcome"], seconds)
+
+
+def cut(bench: Bench, model: Model) -> None:
+    """Resets the connection of the model's page, as a broken network would."""
+
+    async def abort() -> None:
+        bench.page_of(model).channel._socket._req.transport.abort()
+
+    bench.node.call(abort, 10)
+
+
+@pytest.mark.parametrize("kind", ["firefox", *(pytest.param(b, marks=pytest.mark.full) for b in CHROMIUMS)])
+def test_a_connection_that_is_cut_while_the_gpu_computes(
+    bench: Bench, kind: str, ledger: Ledger, request: pytest.FixtureRequest
+) -> None:
+    """The page's thread is free, so it dials again at once: the call is made again in the same warm session."""
+    model = bench.load(layers(60), kind, "webgpu")
+    x = {"x": np.random.default_rng(4).standard_normal((256, 256)).astype(np.float32)}
+    undisturbed = model(x)["y"]
+    page = bench.page_of(model)
+    with when(lambda: busy(bench), lambda: cut(bench, model), after=0.02) as done:
+        answer = model(x)["y"]
+        ended = time.monotonic()
+    assert done, "the run was over before the fault"
+    np.testing.assert_allclose(answer, undisturbed, rtol=1e-5, atol=1e-6)
+    fault = the_fault(bench, request.node.nodeid)
+    assert (fault["kind"], fault["outcome"]) == ("connection_lost", "recovered")
+    assert [a["action"] for a in json.loads(fault["attempts"])] == ["begin", "retry"]
+    assert bench.page_of(model) is page
+    answered_once(bench, model, request.node.nodeid, 2)
+    ledger.add("WebSocket cut, WebGPU running", kind, fault["outcome"], ended - done[0])
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("kind", ALL)
+def test_a_connection_that_is_cut_while_wasm_computes(
+    bench: Bench, kind: str, ledger: Ledger, request: pytest.FixtureRequest
+) -> None:
+    """The page's thread is busy for seconds: it is not waited for, and a new page answers."""
+    model = bench.load(spin(), kind)
+    undisturbed = model(turns(ROUNDS))["y"]
+    with when(lambda: busy(bench), lambda: cut(bench, model), after=0.3) as done:
+        answer = model(turns(ROUNDS))["y"]
+        ended = time.monotonic()
+    assert done, "the run was over before the fault"
+    assert answer.tobytes() == undisturbed.tobytes()
+    fault = the_fault(bench, request.node.nodeid)
+    assert (fault["kind"], fault["outcome"]) == ("connection_lost", "recovered")
+    nothing_astray(bench)
+    ledger.add("WebSocket cut, wasm running", kind, fault["outcome"], ended - done[0])

@@ -5,14 +5,14 @@ import { Models } from "./models.js";
 import { probe } from "./probe.js";
 
 const params = new URLSearchParams(location.search);
-const socket = new WebSocket(`${location.origin.replace("http", "ws")}${params.get("base")}ws?page=${params.get("page")}`);
-socket.binaryType = "arraybuffer";
+const address = `${location.origin.replace("http", "ws")}${params.get("base")}ws?page=${params.get("page")}`;
+let socket;
 
-const send = (header, tensors = []) => { for (const message of messages(header, tensors)) socket.send(message); };
-const tell = (event) => { if (socket.readyState === WebSocket.OPEN) send({ event }); };
+const send = (to, header, tensors = []) => { for (const message of messages(header, tensors)) to.send(message); };
+const tell = (event) => { if (socket?.readyState === WebSocket.OPEN) send(socket, { event }); };
 captureConsole(tell);
 const models = new Models(params.get("base"), tell);
-window.browserpool = { models, socket }; // for a developer's console and for tests that break things on purpose
+window.browserpool = { models, get socket() { return socket; } }; // for a developer's console and for tests that break things on purpose
 
 // Commands that touch onnxruntime never overlap: two webgpu runs in one page end in a time-out or in memory faults.
 let queue = Promise.resolve();
@@ -34,14 +34,15 @@ const AT_ONCE = {
   echo: (a, tensors) => ({ values: {}, tensors: Object.entries(tensors) }),
 };
 
-async function answer(id, handler, args, tensors) {
+/** Answers go where the command came from: on a later connection nobody waits for them any more. */
+async function answer(to, id, handler, args, tensors) {
   try {
     const { values = {}, tensors: outputs = [] } = (await handler(args, tensors)) ?? {};
-    send({ id, ok: true, values }, outputs);
+    send(to, { id, ok: true, values }, outputs);
   } catch (error) {
     const text = error instanceof Error ? `${error.name}: ${error.message}` : String(error);
     show("last error", text);
-    send({ id, ok: false, error: text, stack: String(error?.stack ?? "").slice(0, 4000) });
+    send(to, { id, ok: false, error: text, stack: String(error?.stack ?? "").slice(0, 4000) });
   }
 }
 
@@ -54,8 +55,7 @@ async function sent() {
 }
 const turn = new MessageChannel(); // a turn of the event loop; setTimeout would take 4 ms
 
-const assembly = new Assembly();
-socket.onmessage = ({ data }) => {
+function receive(from, assembly, data) {
   const whole = assembly.take(data);
   if (!whole) return;
   const { header, tensors } = decode(whole);
@@ -64,15 +64,33 @@ socket.onmessage = ({ data }) => {
     waiting += 1;
     queue = queue.then(async () => {
       waiting -= 1;
-      await answer(id, SERIAL[op], args, tensors);
+      await answer(from, id, SERIAL[op], args, tensors);
       if (waiting) await sent();
     });
   }
-  else if (op in AT_ONCE) answer(id, AT_ONCE[op], args, tensors);
-  else answer(id, () => { throw new Error(`unknown command ${op}`); }, args, tensors);
-};
-socket.onopen = () => {
-  show("browser", navigator.userAgent);
-  tell({ kind: "hello", agent: navigator.userAgent, isolated: crossOriginIsolated, secure: isSecureContext });
-};
-socket.onclose = () => show("connection", "closed by the node");
+  else if (op in AT_ONCE) answer(from, id, AT_ONCE[op], args, tensors);
+  else answer(from, id, () => { throw new Error(`unknown command ${op}`); }, args, tensors);
+}
+
+// A cut connection is dialled again: the page is sound, and its sessions are warm. The node waits a second for that.
+const REDIAL_MS = [0, 50, 200, 500];
+const ENDED_BY_THE_NODE = [1000, 1001];
+function dial(attempt) {
+  socket = new WebSocket(address);
+  socket.binaryType = "arraybuffer";
+  const own = socket, assembly = new Assembly();
+  let open = false;
+  own.onmessage = ({ data }) => receive(own, assembly, data);
+  own.onopen = () => {
+    open = true;
+    show("browser", navigator.userAgent);
+    tell({ kind: "hello", agent: navigator.userAgent, isolated: crossOriginIsolated, secure: isSecureContext });
+  };
+  own.onclose = ({ code }) => {
+    show("connection", `closed (${code})`);
+    const next = open ? 0 : attempt + 1;
+    if (ENDED_BY_THE_NODE.includes(code) || next >= REDIAL_MS.length) return;
+    setTimeout(() => dial(next), REDIAL_MS[next]);
+  };
+}
+dial(0);
