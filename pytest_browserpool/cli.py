@@ -14,6 +14,7 @@ COMMANDS: dict[str, str] = {
     "apply": "pytest_browserpool.commands.apply:apply",
     "doctor": "pytest_browserpool.commands.doctor:doctor",
     "explain": "pytest_browserpool.commands.explain:command",
+    "export": "pytest_browserpool.commands.export:command",
     "fetch": "pytest_browserpool.commands.fetch:fetch",
     "history": "pytest_browserpool.commands.history:command",
     "install": "pytest_browserpool.commands.install:install",

@@ -4,6 +4,7 @@ free in between.
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -15,7 +16,7 @@ import duckdb
 
 from pytest_browserpool.errors import HistoryError
 from pytest_browserpool.records import KEYS
-from pytest_browserpool.store import columns, integrity, migrate, spool
+from pytest_browserpool.store import columns, integrity, migrate, retention, spool
 from pytest_browserpool.store.connect import Trouble, foreign, not_ours, open_file, trouble, writers_turn
 from pytest_browserpool.store.spool import Batch
 from pytest_browserpool.values import Plain
@@ -30,6 +31,8 @@ class Flushed:
 
     rows: int = 0
     """Rows of the batches given."""
+    forgotten: int = 0
+    """Runs that were too old."""
     merged: int = 0
     """Rows from spool files, of any run."""
     copied: bool = False
@@ -44,9 +47,11 @@ def flush(
     *,
     unsecured: Sequence[Batch] = (),
     copies: Sequence[Path] = (),
+    forget_before: float | None = None,
     deadline: float = 10.0,
 ) -> Flushed:
-    """Write ``batches`` and every spooled one; then renew ``copies``.
+    """Write ``batches`` and every spooled one, forget runs that began before ``forget_before`` (seconds since the
+    epoch), then renew ``copies``.
 
     ``unsecured`` are batches written earlier that no copy has yet: they are written again if the file had
     to be
@@ -60,19 +65,23 @@ def flush(
     db.parent.mkdir(parents=True, exist_ok=True)
     with writers_turn(db, deadline):
         try:
-            return _flush(db, batches, copies, deadline)
+            return _flush(db, batches, copies, deadline, forget_before)
         except duckdb.Error as error:
             if not integrity.is_damaged(error):
                 raise
             repaired = integrity.repair(db, str(error).strip().splitlines()[0])
         # once: a file that is damaged again right after its repair is beyond this
-        again = _flush(db, [*unsecured, *batches], copies, deadline)
-        return Flushed(
-            rows=again.rows, merged=again.merged, copied=again.copied, notes=(*repaired, *again.notes)
-        )
+        again = _flush(db, [*unsecured, *batches], copies, deadline, forget_before)
+        return dataclasses.replace(again, notes=(*repaired, *again.notes))
 
 
-def _flush(db: Path, batches: Sequence[Batch], copies: Sequence[Path], deadline: float) -> Flushed:
+def _flush(
+    db: Path,
+    batches: Sequence[Batch],
+    copies: Sequence[Path],
+    deadline: float,
+    forget_before: float | None,
+) -> Flushed:
     notes: list[str] = []
     if not db.exists() and integrity.existing_copies(db):
         notes += integrity.repair(db, "missing")
@@ -88,12 +97,13 @@ def _flush(db: Path, batches: Sequence[Batch], copies: Sequence[Path], deadline:
         notes += damaged
         merged = _merge(con, spooled, notes)
         rows = _write(con, batches)
+        forgotten = retention.forget(con, forget_before) if forget_before is not None else 0
         copied = _renew(con, copies, notes)
     finally:
         # an error that close() reports (a checkpoint that fails) must not hide the one that is under way
         with suppress(duckdb.Error):
             con.close()
-    return Flushed(rows=rows, merged=merged, copied=copied, notes=tuple(notes))
+    return Flushed(rows=rows, merged=merged, forgotten=forgotten, copied=copied, notes=tuple(notes))
 
 
 def _merge(con: DuckDBPyConnection, spooled: Sequence[tuple[Path, Batch]], notes: list[str]) -> int:

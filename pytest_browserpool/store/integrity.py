@@ -18,7 +18,7 @@ import duckdb
 from pytest_browserpool.errors import HistoryError
 from pytest_browserpool.records import KEYS, TABLES
 from pytest_browserpool.store import migrate
-from pytest_browserpool.store.connect import Trouble, foreign, not_ours, open_file, trouble
+from pytest_browserpool.store.connect import ROW_GROUP, Trouble, foreign, not_ours, open_file, trouble
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
@@ -62,7 +62,7 @@ def write_copy(con: DuckDBPyConnection, copy: Path) -> None:
     _remove_database(partial)
     source = con.execute("SELECT current_database()").fetchone()
     assert source is not None
-    con.execute(f"ATTACH '{_quoted(partial)}' AS browserpool_copy")
+    con.execute(f"ATTACH '{_quoted(partial)}' AS browserpool_copy (ROW_GROUP_SIZE {ROW_GROUP})")
     try:
         con.execute(f'COPY FROM DATABASE "{source[0]}" TO browserpool_copy')
         con.execute("CHECKPOINT browserpool_copy")

@@ -48,6 +48,8 @@ class WriterStats:
     """Rows from spool files, of any run, that this writer brought into the history."""
     lost: int = 0
     """Rows that are nowhere."""
+    forgotten: int = 0
+    """Runs that were older than they are kept."""
     flushes: int = 0
     seconds: float = 0.0
     """Time that the writer's thread spent writing."""
@@ -89,9 +91,11 @@ class HistoryWriter:
         interval: float = 5.0,
         lock_deadline: float = LOCK_DEADLINE,
         copy_interval: float = COPY_INTERVAL,
+        keep_s: float | None = None,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        """``copies`` as in ``Settings.history_copies``: how many files hold the history, itself included."""
+        """``copies`` as in ``Settings.history_copies``: how many files hold the history, itself included. ``keep_s``:
+        runs that began longer ago go at the end of this one; None keeps all."""
         self.path = Path(path)
         self.run_id = run_id
         self.warnings: list[str] = []
@@ -101,7 +105,7 @@ class HistoryWriter:
         """What was added so far, for the run's report."""
         self._copies = copies
         self._interval, self._lock_deadline, self._copy_interval = interval, lock_deadline, copy_interval
-        self._monotonic = monotonic
+        self._monotonic, self._keep_s = monotonic, keep_s
         self._queue = _Queue()
         self._held: list[Batch] = []
         self._unsecured: list[Batch] = []
@@ -181,40 +185,49 @@ class HistoryWriter:
         if rows:
             self._held.append(self._batch(rows))
         copies = self._copies_due(committing=committing, closing=closing)
-        if not self._held and not copies:
+        if not self._held and not copies and not (closing and self._keep_s is not None):
             return True
         started = self._monotonic()
         try:
-            return self._store(copies)
+            return self._store(copies, forget=closing)
         except Exception as error:  # noqa: BLE001  whatever it is, the tests go on and the rows are kept
             return self._keep(error, closing=closing)
         finally:
             self.stats.flushes += 1
             self.stats.seconds += self._monotonic() - started
 
-    def _store(self, copies: bool) -> bool:
+    def _store(self, copies: bool, *, forget: bool) -> bool:
         from pytest_browserpool.store import integrity
         from pytest_browserpool.store.connect import Trouble, trouble
         from pytest_browserpool.store.flush import flush
 
         started = self._monotonic()
         targets = integrity.copies_of(self.path, self._copies) if copies else []
-        try:
-            done = flush(
-                self.path, self._held, unsecured=self._unsecured, copies=targets, deadline=self._lock_deadline
+        too_old = time.time() - self._keep_s if forget and self._keep_s is not None else None
+
+        def write() -> Flushed:
+            return flush(
+                self.path,
+                self._held,
+                unsecured=self._unsecured,
+                copies=targets,
+                forget_before=too_old,
+                deadline=self._lock_deadline,
             )
+
+        try:
+            done = write()
         except Exception as error:
             if trouble(error) is not Trouble.DEFECT or not self._drop_defective():
                 raise
-            done = flush(
-                self.path, self._held, unsecured=self._unsecured, copies=targets, deadline=self._lock_deadline
-            )
+            done = write()
         self._account(done, self._monotonic() - started)
         return True
 
     def _account(self, done: Flushed, took: float) -> None:
         self.stats.stored += done.rows
         self.stats.merged += done.merged
+        self.stats.forgotten += done.forgotten
         for note in done.notes:
             self._warn(note)
         if done.copied:
@@ -284,7 +297,8 @@ class HistoryWriter:
         return Batch(name=f"{self._prefix}-{self._number:06d}", run_id=self.run_id, rows=tuple(rows))
 
     def _copies_due(self, *, committing: bool, closing: bool) -> bool:
-        if self._copies < 2 or not committing or not (self._held or self._unsecured):
+        forgets = closing and self._keep_s is not None
+        if self._copies < 2 or not committing or not (self._held or self._unsecured or forgets):
             return False
         return closing or self._next_copy is None or self._monotonic() >= self._next_copy
 

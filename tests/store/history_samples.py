@@ -8,14 +8,18 @@ from hypothesis import strategies as st
 
 from pytest_browserpool.records import (
     AppliedRecord,
+    AttachmentRecord,
     BrowserRecord,
     DecisionRecord,
     FaultRecord,
+    ForecastRecord,
+    JournalRecord,
     MetricRecord,
     ModelRecord,
     NodeRecord,
     OperationRecord,
     RunRecord,
+    StealRecord,
     TestRecord,
 )
 from pytest_browserpool.store import columns
@@ -107,7 +111,32 @@ def a_run() -> list[Plain]:
             recovery_ms=900.0,
         ),
         MetricRecord(run_id="run-1", node="gw0", at=START + 1, name="cpu_percent", value=50.0),
-        AppliedRecord(run_id="run-1", id="prefer/sample", title="run sample on chromium/wasm", expected_s=2.0),
+        JournalRecord(run_id="run-1", node="gw0", number=1, at=START, changes="[]"),
+        ForecastRecord(
+            run_id="run-1",
+            at=START,
+            browser="chromium",
+            horizon_s=60.0,
+            utilization=0.5,
+            came=0.4,
+            as_last_minute=0.1,
+        ),
+        StealRecord(
+            run_id="run-1",
+            nodeid=test,
+            at=START,
+            from_node="gw1",
+            to_node="gw0",
+            expected_there_s=9.0,
+            took_s=3.0,
+            useful=True,
+        ),
+        AttachmentRecord(
+            run_id="run-1", nodeid="tests/test_sample.py::test_two", kind="console", content="error: x"
+        ),
+        AppliedRecord(
+            run_id="run-1", id="prefer/sample", title="run sample on chromium/wasm", expected_s=2.0
+        ),
     ]
 
 

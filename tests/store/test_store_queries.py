@@ -132,16 +132,7 @@ def test_only_recent_runs_teach(db: Path) -> None:
 
 def test_all_rows_of_a_run_come_back(con: duckdb.DuckDBPyConnection) -> None:
     rows = queries.rows_of_run(con, "run-1")
-    found = [
-        rows.run,
-        *rows.nodes,
-        *rows.browsers,
-        *rows.models,
-        *rows.operations,
-        *rows.tests,
-        *rows.decisions,
-    ]
-    found += [*rows.faults, *rows.metrics]
+    found = [rows.run, *(row for table in list(vars(rows).values())[1:] for row in table)]
     assert sorted(map(repr, found)) == sorted(map(repr, samples.a_run()))
     with pytest.raises(HistoryError, match="no run is called"):
         queries.rows_of_run(con, "nothing")
