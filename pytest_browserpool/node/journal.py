@@ -109,12 +109,13 @@ class Journal:
                 tx.tried_again(operation.id, "", degraded=degraded)
 
     def ended(self, operation: Operation, *, ok: bool) -> None:
-        """It has its answer or was given up; it counts now, once."""
-        if operation.id in self.state.operations:
+        """It has its answer or was given up; it counts now, once: a recovered load is told of twice."""
+        row = self.state.operations.get(operation.id)
+        if row is None:
+            self._clean.append((operation.id, ok))
+        elif row.status == "running":
             with self.change() as tx:
                 tx.finished(operation.id, ok=ok)
-        else:
-            self._clean.append((operation.id, ok))
 
     def settle(self) -> None:
         """At the end of a test: counts what met no fault, and forgets what has ended."""
