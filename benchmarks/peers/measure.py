@@ -11,6 +11,7 @@ import os
 import resource
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -43,6 +44,8 @@ class Measured:
 
 
 def adopt_orphans() -> None:
+    """Once per process, before the first run; SIGTERM then ends what runs, as Ctrl-C does."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
@@ -132,6 +135,9 @@ def run(command: Sequence[str], env: Mapping[str, str], cwd: Path, limit: float)
     except subprocess.TimeoutExpired:
         process.kill()
         output = f"killed after {limit:g} s\n"
+    except BaseException:  # interrupted or terminated: nothing of the run may live on
+        end_all()
+        raise
     seconds = time.perf_counter() - started
     sampler.stop()
     left = _wait_for_the_rest()
@@ -151,15 +157,20 @@ def _wait_for_the_rest() -> int:
     until = time.monotonic() + SETTLE_SECONDS
     while _reap():
         if time.monotonic() > until:
-            rest = tree(os.getpid())
-            for pid in rest:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
-            while _reap():
-                time.sleep(0.05)
-            return len(rest)
+            return end_all()
         time.sleep(0.05)
     return 0
+
+
+def end_all() -> int:
+    """Kills every descendant; how many there were."""
+    rest = tree(os.getpid())
+    for pid in rest:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    while _reap():
+        time.sleep(0.05)
+    return len(rest)
 
 
 def _reap() -> bool:
