@@ -101,7 +101,7 @@ bench-recovery: setup ## seconds from the death of a browser to the right answer
 	$(BIN)/python benchmarks/recovery.py $(ARGS)
 
 .PHONY: bench-suite
-bench-suite: setup ## the example suite under our scheduler and under xdist's own (about 16 runs of a minute)
+bench-suite: setup ## the example suite under our scheduler and under xdist's own (16 runs of a minute)
 	$(BIN)/python benchmarks/suite.py $(ARGS)
 
 .PHONY: bench-soak
