@@ -2,8 +2,9 @@
 
 ``--browserpool-scheduler=on`` against ``off`` with ``--dist load`` and with ``--dist worksteal``: the same pools, models and
 number of nodes. The three take turns, each round in another order, each with a history of its own. A first run of ours,
-which fills its history and the file caches of all, is not counted: xdist's schedulers learn nothing. Wall time is that of the whole command; processor time is that of all
-its processes; launches and loads (sessions made, those ahead of their tests included) come from the history.
+which fills its history and the file caches of all, is not counted: xdist's schedulers learn nothing. Wall time is that of
+the whole command; processor time is that of all its processes; launches and loads (sessions made, those ahead of their
+tests included) come from the history.
 
 ``--into DIRECTORY`` keeps what was measured, and a later call goes on from there: ``--rounds`` more each time.
 """
