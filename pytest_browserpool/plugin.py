@@ -243,11 +243,18 @@ def _register_reports(config: pytest.Config, hub: Controller) -> None:
     writer = hub.ledger.writer
     history = Path(hub.settings.db)
     settings = hub.settings
+
+    def advice() -> str | None:
+        from pytest_browserpool import findings
+
+        return findings.advice(history)
+
     install(
         config,
         rows=writer.seen.rows,
         warnings=lambda: writer.warnings,
         history=history,
+        advice=advice,
         prometheus=config.invocation_params.dir / settings.prometheus if settings.prometheus else None,
         otel=settings.otel,
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from pytest_browserpool.errors import HistoryError
 from pytest_browserpool.report.view import RunView, build_view
 from pytest_browserpool.store.rows import RunRows
 
@@ -35,7 +36,10 @@ class FinalView:
         return self._view
 
     def advice(self) -> str | None:
-        """Asked for once: it reads the history."""
+        """Asked for once: it reads the history. None where that cannot be read: the writer has said so then."""
         if not self._advised:
-            self._advised.append(self._advice())
+            try:
+                self._advised.append(self._advice())
+            except HistoryError:
+                self._advised.append(None)
         return self._advised[0]
