@@ -105,5 +105,5 @@ def _calls(
 
 def seed(db: Path, runs: Sequence[Sequence[Plain]]) -> None:
     """Write ``runs`` into the history."""
-    for number, rows in enumerate(runs):
-        flush(db, [Batch(name=f"seed-{number}", run_id=f"seed-{number}", rows=tuple(rows))])
+    rows = tuple(row for run in runs for row in run)
+    flush(db, [Batch(name="seed", run_id="seed", rows=rows)])

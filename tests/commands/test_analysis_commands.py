@@ -1,0 +1,101 @@
+"""``browserpool analyze`` and ``apply``, run as a user runs them, on made-up histories."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+
+import history_seed
+import pytest
+from click.testing import CliRunner, Result
+
+from pytest_browserpool.cli import cli
+
+WAYS = {"chromium/wasm": 60.0, "firefox/wasm": 20.0}
+
+
+def browserpool(*arguments: str) -> Result:
+    return CliRunner().invoke(cli, arguments)
+
+
+def history(tmp_path: Path, slower: float = 1.0) -> str:
+    chance = random.Random(3)
+    path = tmp_path / "history.duckdb"
+    runs = [
+        history_seed.run_rows(
+            n, {way: ms * (slower if n == 9 else 1) for way, ms in WAYS.items()}, chance=chance
+        )
+        for n in range(10)
+    ]
+    history_seed.seed(path, runs)
+    return str(path)
+
+
+def test_it_says_what_is_best_how_sure_and_what_to_do(tmp_path: Path) -> None:
+    db = history(tmp_path)
+    said = browserpool("analyze", "--db", db)
+    assert said.exit_code == 0, said.output
+    assert "what matters most: run sample on firefox/wasm" in said.output
+    assert "best (10 runs beside others)" in said.output
+    assert "none that shows: 9 runs before with 1 run since" in said.output
+    told = json.loads(browserpool("analyze", "--db", db, "--json").output)
+    (best,) = told["models"]
+    assert (best["subject"], best["verdict"], best["way"]) == ("sample", "best", "firefox/wasm")
+    assert told["recommendations"][0]["appliable"]
+    assert told["top"].startswith("run sample on firefox/wasm")
+
+
+def test_a_change_for_the_worse_fails_a_strict_run(tmp_path: Path) -> None:
+    db = history(tmp_path, slower=2.5)
+    said = browserpool("analyze", "--db", db, "--strict")
+    assert said.exit_code == 1
+    assert "critical" in said.output
+    assert browserpool("analyze", "--db", db).exit_code == 0
+    assert browserpool("analyze", "--db", history(tmp_path / "sound"), "--strict").exit_code == 0
+
+
+def test_a_young_history_says_what_is_missing(tmp_path: Path) -> None:
+    path = tmp_path / "history.duckdb"
+    history_seed.seed(path, [history_seed.run_rows(0, WAYS, chance=random.Random(1))])
+    said = browserpool("analyze", "--db", str(path))
+    assert said.exit_code == 0, said.output
+    assert "not enough data: one more run" in said.output
+    assert "more runs would probably do" in said.output
+
+
+def test_no_history_and_no_such_run_are_errors(tmp_path: Path) -> None:
+    missing = browserpool("analyze", "--db", str(tmp_path / "none.duckdb"))
+    assert missing.exit_code == 1
+    assert "there is no history" in missing.output
+    unknown = browserpool("analyze", "--db", history(tmp_path), "--against", "nowhere")
+    assert unknown.exit_code == 1
+    assert "browserpool history lists them" in unknown.output
+
+
+def test_apply_writes_what_is_recommended_and_undo_takes_it_back(tmp_path: Path) -> None:
+    db, file = history(tmp_path), tmp_path / "history.applied.toml"
+    dry = browserpool("apply", "--db", db, "--dry-run")
+    assert dry.exit_code == 0, dry.output
+    assert "would set  run sample on firefox/wasm" in dry.output
+    assert not file.exists()
+    done = browserpool("apply", "--db", db, "prefer/sample")
+    assert done.exit_code == 0, done.output
+    assert 'browser = "firefox"' in file.read_text()
+    again = browserpool("apply", "--db", db)
+    assert "nothing to apply" in again.output
+    assert "no run has used it yet" in again.output
+    undone = browserpool("apply", "--db", db, "--undo")
+    assert undone.exit_code == 0, undone.output
+    assert not file.exists()
+    assert browserpool("apply", "--db", db, "--undo").exit_code == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [(("prefer/other",), "one of prefer/sample"), (("--undo", "prefer/sample"), "give it alone")],
+)
+def test_what_cannot_be_applied_is_wrong_usage(tmp_path: Path, arguments: tuple[str, ...], said: str) -> None:
+    result = browserpool("apply", "--db", history(tmp_path), *arguments)
+    assert result.exit_code == 2
+    assert said in result.output
