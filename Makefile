@@ -70,6 +70,10 @@ bench-transport: setup ## what one call of a model costs over session.run in the
 bench-scheduler: setup ## makespan against xdist's own schedulers, simulated
 	$(BIN)/python benchmarks/scheduler.py $(ARGS)
 
+.PHONY: bench-learning
+bench-learning: setup ## how soon --browserpool-learn overcomes a wrong history, simulated
+	$(BIN)/python benchmarks/learning.py $(ARGS)
+
 .PHONY: bench-peers
 bench-peers: setup ## the same suite by pytest-playwright, by Playwright Test and by this project, in rounds (an hour)
 	$(BIN)/python benchmarks/peers/run.py $(ARGS)

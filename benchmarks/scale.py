@@ -35,6 +35,12 @@ from pytest_browserpool.values import (
 SIZES = ((1_000, 8), (10_000, 64), (100_000, 256), (1_000_000, 1_024))
 MODELS = 200
 PEER_LIMIT_S = 300.0
+PEERS_UP_TO = 100_000
+"""worksteal looks at every node for every test that ends: a million would take hours."""
+SEARCH_MOVES = 100
+SEARCH_EACH, SEARCHES = 64, 500
+"""Search moves after every so many tests, but not more often than so many times in a run, as in the simulator: under
+xdist it is once a second."""
 
 
 def _stopwatch() -> float:
@@ -62,6 +68,7 @@ class Loop:
     """The least that drives an engine: an event queue, true times, and a stopwatch around each event."""
 
     def __init__(self, tests: int, nodes: int, iterations: int) -> None:
+        self.each = max(SEARCH_EACH, tests // SEARCHES)
         rng = random.Random(1)
         self.rng = rng
         self.iterations = iterations
@@ -106,7 +113,7 @@ class Loop:
         seconds = self.times[run.test]
         self.tell(RunObserved(**place, model=model, seconds=seconds, test=run.test), now)
         self.tell(TestFinished(at=now, node=run.node, test=run.test, seconds=seconds), now)
-        if self.iterations and self.ran % 64 == 0:
+        if self.iterations and self.ran % self.each == 0:
             began = time.perf_counter()
             commands = self.engine.improve(self.iterations)
             self.planning += time.perf_counter() - began
@@ -149,17 +156,17 @@ def peer(kind: str, tests: int, nodes: int) -> tuple[float, float]:
     return statistics.fmean(run.decision_s) * 1e6, time.perf_counter() - began
 
 
-def main(largest: int) -> None:
+def main(smallest: int, largest: int) -> None:
     gc.freeze()
     print(
         f"{'tests':>9} {'nodes':>6} {'events':>9} {'mean µs':>8} {'p50':>6} {'p99':>7} {'plan s':>7} {'all s':>7} {'MiB':>6}"
     )
     slow: set[str] = set()
     for tests, nodes in SIZES:
-        if tests > largest:
+        if not smallest <= tests <= largest:
             continue
         began = time.perf_counter()
-        loop = Loop(tests, nodes, iterations=100)
+        loop = Loop(tests, nodes, SEARCH_MOVES)
         loop.run()
         assert loop.ran == tests, f"{loop.ran} of {tests} ran"
         ordered = sorted(loop.seconds)
@@ -172,6 +179,8 @@ def main(largest: int) -> None:
         )
         del loop, ordered
         gc.collect()
+        if tests > PEERS_UP_TO:
+            continue
         for kind in ("load", "worksteal"):
             if kind not in slow:
                 mean, seconds = peer(kind, tests, nodes)

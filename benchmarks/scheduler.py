@@ -220,6 +220,7 @@ def main() -> None:
     parser.add_argument(
         "--scale", action="store_true", help="cost of decisions as tests and nodes grow, instead"
     )
+    parser.add_argument("--smallest", type=int, default=0, help="with --scale: fewest tests")
     parser.add_argument("--largest", type=int, default=100_000, help="with --scale: most tests")
     parser.add_argument("--first", type=int, default=0, help="the first seed")
     parser.add_argument(
@@ -229,7 +230,7 @@ def main() -> None:
     if arguments.scale:
         import scale
 
-        scale.main(arguments.largest)
+        scale.main(arguments.smallest, arguments.largest)
         return
     began = time.perf_counter()
     kept = Kept(arguments.keep)
