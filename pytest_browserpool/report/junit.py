@@ -49,11 +49,9 @@ class JUnitProperties:
     def __init__(self, config: pytest.Config, view: FinalView) -> None:
         self._config, self._view = config, view
 
-    @pytest.hookimpl(
-        trylast=True
-    )  # of two that come last, the one registered later, pytest's own, comes later
+    @pytest.hookimpl(tryfirst=True)
     def pytest_sessionfinish(self) -> None:
-        """After the history's last row, which the controller's own hook writes, and before the file is written."""
+        """Before the file is written; every test has ended by now."""
         from _pytest.junitxml import xml_key  # pytest offers no public way to the writer
 
         xml = self._config.stash.get(xml_key, None)
