@@ -12,7 +12,7 @@ import pytest
 
 from pytest_browserpool.errors import BrowserPoolError
 from pytest_browserpool.sharding.llm import smollm2
-from pytest_browserpool.sharding.llm.generate import greedy
+from pytest_browserpool.sharding.llm.generate import cache_links, empty_cache, greedy, greedy_session
 
 pytestmark = pytest.mark.slow
 
@@ -70,6 +70,23 @@ def test_a_language_model_over_three_browsers_says_paris(smollm, model):
     assert len(model.shards) == 3
     assert len({shard.browser.name for shard in model.shards}) >= 2
     assert all(shard.calls == COUNT for shard in model.shards)
+
+
+@pytest.mark.usefixtures("smollm")
+@pytest.mark.model(
+    smollm2.onnx_path,
+    id="smollm2-135m",
+    type="large_language_model",
+    shards=3,
+    backends=["wasm"],
+    input_shapes=SHAPES,
+    timeout=180,
+)
+def test_with_its_cache_in_the_browsers_it_says_the_same(smollm, model):
+    with model.session(cache_links(smollm.config), initial=empty_cache(smollm.config)) as session:
+        assert greedy_session(session, smollm.prompt, COUNT) == smollm.tokens
+    # carried along, the cache would be 46 KB for each token so far, at each step: 3 MB for each shard
+    assert all(0 < shard.bytes_in < 500_000 for shard in model.shards)
 
 
 @pytest.mark.usefixtures("smollm")

@@ -260,8 +260,9 @@ def test_a_sequence_does_not_pass() -> None:
         partition(source.graph, HOSTS[:5], 5)
 
 
-def test_an_optional_does_not_pass() -> None:
-    source = read(with_optional())
+@pytest.mark.parametrize("reading", [read, read_observed])  # a run returns what is in an optional as a tensor
+def test_an_optional_does_not_pass(reading: Callable[[onnx.ModelProto], Source]) -> None:
+    source = reading(with_optional())
     assert [p for p, names in enumerate(source.graph.barriers()) if names] == [2]
     with pytest.raises(ShardingError, match=r"'maybe' is an optional and cannot pass(.|\n)*shards=3"):
         partition(source.graph, HOSTS[:4], 4)
