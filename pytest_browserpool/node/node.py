@@ -347,7 +347,8 @@ class Node:
             str(support.adapter) if support is not None and support.adapter is not None else ""
         )
         warm = resident.loaded is not None and resident.loaded.warm
-        self.report.operation(self.test, resident, "load", started, latency_ms, warm=warm)
+        test = None if resident.ahead else self.test
+        self.report.operation(test, resident, "load", started, latency_ms, warm=warm)
 
     def budget(self, resident: Resident | ShardedResident) -> float:
         """Seconds that an operation may take with everything that recovery may do: what bounds it are inner deadlines."""
@@ -399,6 +400,7 @@ class Node:
         content, info = self.resolve(request.source, request.test_file)
         use = ModelUse(key=request.needs.model_key, label=content.label, sha256=content.sha256)
         resident = self._resident(request.needs, content, info, use, (browser, backend))
+        resident.ahead = True
         if not resident.waits_for_shapes:
             try:
                 self.call(lambda: resident.ensure(None), self.budget(resident))

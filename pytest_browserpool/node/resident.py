@@ -81,6 +81,8 @@ class Resident:
         self.pinned: Any = None
         self.slot = 0
         """Which of several browsers of one name it runs in."""
+        self.ahead = False
+        """Loaded before its test begins, beside another: on the record under no test."""
         self.standby: Standby | None = None
         self.states: list[PageState] = []
         """Of the sessions with state that the test has open."""

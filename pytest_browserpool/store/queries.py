@@ -196,7 +196,8 @@ class WarmStart:
     launches: tuple[tuple[str, str, float], ...] = ()
     """(host, browser, seconds) of each launch."""
     loads: tuple[tuple[str, str, str, str, float], ...] = ()
-    """(host, browser, backend, model key, seconds): session creation and first run together."""
+    """(host, browser, backend, model key, seconds): session creation and first run together, which may be of two tests
+    where the session was made ahead."""
     runs: tuple[tuple[str, str, str, str, str, float], ...] = ()
     """(host, browser, backend, model key, test, seconds): a passed test without launches and loads.
     Browser, backend and model key are empty for a test without needs."""
@@ -216,11 +217,12 @@ _LAUNCHES = f"""
 _LOADS = f"""
     SELECT host, browser, backend, model, seconds FROM (
         SELECT coalesce(n.host, '') AS host, o.browser, o.backend, o.model,
-               sum(o.latency_ms - o.launch_ms) / 1000 AS seconds, max(o.started_at) AS latest
+               sum(o.latency_ms - o.launch_ms) / 1000 / count(*) FILTER (o.kind = 'load') AS seconds,
+               max(o.started_at) AS latest
         FROM operations AS o
         LEFT JOIN nodes AS n ON n.run_id = o.run_id AND n.node = o.node
         WHERE o.run_id IN ({_RECENT}) AND NOT o.warm AND o.ok AND NOT o.degraded
-        GROUP BY o.run_id, o.test, o.node, o.instance, host, o.browser, o.backend, o.model
+        GROUP BY o.run_id, o.node, o.instance, host, o.browser, o.backend, o.model
         HAVING bool_or(o.kind = 'load')
     ) QUALIFY row_number() OVER (PARTITION BY host, browser, backend, model ORDER BY latest DESC) <= ?
 """

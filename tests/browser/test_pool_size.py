@@ -20,7 +20,7 @@ X = {"x": np.zeros((4, 4), np.float32)}
 
 def wants(browser, priority, expected):
     return pytest.mark.model(
-        "affine.onnx", browsers=["=" + browser], backends=["wasm"], priority=priority, expected_duration=expected
+        "affine.onnx", browsers=[browser], backends=["wasm"], priority=priority, expected_duration=expected
     )
 
 def until(holds):
@@ -68,7 +68,15 @@ def test_a_pool_shrinks_and_grows_with_the_plan(tmp_path: Path) -> None:
         shells = con.execute(
             "SELECT close_reason FROM browsers WHERE name = 'headless-shell' ORDER BY launched_at"
         ).fetchall()
+        loads = con.execute(
+            "SELECT browser, nodeid FROM operations_log WHERE kind = 'load' AND NOT warm ORDER BY started_at"
+        ).fetchall()
     assert [size for (size,) in sizes][:3] == [2, 1, 2]
+    assert [(browser, nodeid.partition("::")[2]) for browser, nodeid in loads] == [
+        ("headless-shell", "test_first"),
+        ("chromium", "test_a_long_one_needs_no_other_browser"),
+        ("headless-shell", ""),  # ahead of its test, beside another: of neither
+    ]
     assert [reason for (reason,) in shells] == ["the plan needs fewer", "end of run"]
     assert "gw0 2, 1, 2" in done.stdout, done.stdout
     explain = [

@@ -78,6 +78,21 @@ def test_a_launch_within_a_load_counts_once(db: Path) -> None:
         assert queries.warm_start(con).loads[0][-1] == pytest.approx(1.1)
 
 
+def test_a_session_made_ahead_costs_its_own_test_nothing_and_no_other(db: Path) -> None:
+    """Its load is under no test, its compiling first run under the test that came: together they are its load."""
+    rows = [
+        samples.operation(
+            1, nodeid="", kind="load", started_at=samples.START + 2, latency_ms=700.0, warm=False
+        ),
+        samples.operation(3, latency_ms=1300.0, warm=False),
+        *(row for row in samples.a_run() if "Operation" not in type(row).__name__),
+    ]
+    flush(db, [Batch(name="1", run_id="run-1", rows=tuple(rows))])
+    with connect.reading(db) as con:
+        assert queries.results_of(con, "run-1")[0]["load_s"] == pytest.approx(1.3)
+        assert [load[-1] for load in queries.warm_start(con).loads] == [pytest.approx(2.0)]
+
+
 def test_latency_by_model_browser_and_backend(con: duckdb.DuckDBPyConnection) -> None:
     warm = [row for row in queries.latency(con, model="sample") if row["kind"] == "run" and row["warm"]]
     assert [(row["operations"], row["median_ms"]) for row in warm] == [(2, 6.0)]
