@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -188,6 +189,15 @@ def _came(
     of = {"type": change.prefer.type} if change.prefer.type else {"model": change.prefer.model}
     rows = measured.seconds_of_tests(con, [run.run for run in runs], **of)
     return of_preference(change, [TestTime(**row) for row in rows], since)
+
+
+def ever_applied(con: DuckDBPyConnection) -> list[Came]:
+    """What any run used of what ``browserpool apply`` set, taken back since or not, and what came of it; the last of
+    each id."""
+    runs = [run_info(row) for row in measured.runs_of(con)]
+    shares = [Share(**row) for row in measured.shares(con, [run.run for run in runs])]
+    changes = [AppliedChange.from_plain(json.loads(text)) for text in measured.changes(con)]
+    return [_came(con, change, runs, shares) for change in changes]
 
 
 # -- the end of a run ----------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from pytest_browserpool.analysis import best, flaky, nodes, recommend, regress
 from pytest_browserpool.analysis.gain import Came
+from pytest_browserpool.analysis.intervals import LEAST_BLOCKS
 from pytest_browserpool.analysis.recommend import Recommendation, count_of, factor, short
 from pytest_browserpool.analysis.samples import Samples
 
@@ -65,7 +66,8 @@ def top_recommendation(analysis: Analysis) -> str | None:
     """One line: what matters most, or None where nothing does.
 
     In this order: a change for the worse that is major or critical, an applied recommendation that made things worse,
-    the recommendation with the largest gain, any other regression, advice.
+    the gain that came of one in its first three runs, the recommendation with the largest gain, any other regression,
+    advice.
     """
     regressions = [c for c in analysis.comparison.regressions if not c.provisional]
     for change in regressions:
@@ -74,6 +76,9 @@ def top_recommendation(analysis: Analysis) -> str | None:
     for came in analysis.came:
         if came.saved is not None and came.saved.known and came.saved.high < 0:
             return f"{came.change.title}: was applied and costs {-came.saved.middle:.1f} s a run; browserpool apply --undo"
+    for came in analysis.came:
+        if came.saved is not None and came.saved.blocks <= LEAST_BLOCKS:
+            return came_line(came)
     for made in analysis.recommendations:
         if made.appliable:
             return f"{made.title}: {made.evidence}{gain_words(made)}; browserpool apply"
@@ -97,6 +102,17 @@ def regression_line(change: regress.Change) -> str:
     )
     since = count_of(change.runs_before, "earlier run")
     return f"{where}: {word} is {factor(change.ratio.middle)} × what it was{limits}, against {since}"
+
+
+def came_line(came: Came) -> str:
+    """One applied change: what was promised and what came."""
+    expected = came.change.expected_s
+    promised = f"expected to save {expected:.1f} s a run" if expected is not None else "no gain was promised"
+    if came.saved is None:
+        return f"{came.change.title}: {promised}; {came.verdict}"
+    limits = f" ({came.saved.low:.1f} – {came.saved.high:.1f})" if came.saved.known else ""
+    saved = f"saved {came.saved.middle:.1f} s{limits} in each of {count_of(came.saved.blocks, 'run')}"
+    return f"{came.change.title}: {promised}, {saved}: {came.verdict}"
 
 
 def gain_words(made: Recommendation) -> str:

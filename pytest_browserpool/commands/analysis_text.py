@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -10,8 +9,13 @@ from rich.markup import escape
 from rich.table import Table
 
 from pytest_browserpool.analysis.best import BEST, OPEN, TIE, Best
-from pytest_browserpool.analysis.examine import Analysis, gain_words, regression_line, top_recommendation
-from pytest_browserpool.analysis.gain import Came
+from pytest_browserpool.analysis.examine import (
+    Analysis,
+    came_line,
+    gain_words,
+    regression_line,
+    top_recommendation,
+)
 from pytest_browserpool.analysis.recommend import count_of, factor, short
 
 if TYPE_CHECKING:
@@ -192,17 +196,3 @@ def _recommendations(found: Analysis, console: Console) -> None:
         console.print("  nothing that the data supports")
     if found.came:
         _title(console, "what was applied, and what came of it")
-
-
-def came_line(came: Came) -> str:
-    """One applied change: what was promised and what came."""
-    promised = (
-        f"expected {came.change.expected_s:.1f} s a run"
-        if came.change.expected_s is not None
-        else "no promise"
-    )
-    if came.saved is None:
-        return f"{came.change.title}: {promised}; {came.verdict}"
-    limits = f" ({came.saved.low:.1f} – {came.saved.high:.1f})" if math.isfinite(came.saved.low) else ""
-    saved = f"{came.saved.middle:.1f} s saved a run{limits} in {count_of(came.saved.blocks, 'run')}"
-    return f"{came.change.title}: {promised}, {saved}: {came.verdict}"

@@ -92,8 +92,7 @@ def _chosen(made: list[Recommendation], ids: tuple[str, ...]) -> list[Recommenda
 
 
 def _say(chosen: list[Recommendation], came: Sequence[Came], path: Path, *, dry_run: bool) -> None:
-    from pytest_browserpool.analysis.examine import gain_words
-    from pytest_browserpool.commands.analysis_text import came_line
+    from pytest_browserpool.analysis.examine import came_line, gain_words
 
     if not chosen:
         click.echo("nothing to apply: browserpool analyze says what is known, and what is missing")

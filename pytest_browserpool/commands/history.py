@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -233,6 +233,31 @@ def journal_command(run: str | None, node: str | None, db: Path, as_json: bool) 
         ]
 
     answer(db, ask, as_json=as_json, columns=("at", "node", "number", "what"))
+
+
+@history.command("applied")
+@db_option
+@json_option
+def applied_command(db: Path, as_json: bool) -> None:
+    """What runs used of what browserpool apply set, and what came of it: seconds saved in a run."""
+    from pytest_browserpool import findings
+
+    def ask(con: DuckDBPyConnection) -> list[dict[str, Any]]:
+        return [
+            {
+                "id": came.change.id,
+                "title": came.change.title,
+                "applied_at": datetime.fromtimestamp(came.change.applied_at, UTC).replace(tzinfo=None),
+                "runs": came.runs,
+                "expected_s": came.change.expected_s,
+                "came_s": came.saved.middle if came.saved else None,
+                "verdict": came.verdict,
+            }
+            for came in findings.ever_applied(con)
+        ]
+
+    columns = ("id", "title", "applied_at", "runs", "expected_s", "came_s", "verdict")
+    answer(db, ask, as_json=as_json, columns=columns)
 
 
 @history.command("learned")

@@ -237,3 +237,9 @@ def runs_with(con: DuckDBPyConnection, change: str, since: float) -> list[str]:
     """The runs that began with the applied recommendation of this id, set at ``since`` (to the second) or later."""
     sql = "SELECT run_id FROM applied WHERE id = ? AND applied_at >= ? ORDER BY run_id"
     return [row[0] for row in con.execute(sql, [change, since - 1]).fetchall()]
+
+
+def changes(con: DuckDBPyConnection) -> list[str]:
+    """The applied recommendations that any run used, the last of each id: ``AppliedChange`` as JSON."""
+    sql = "SELECT arg_max(change, applied_at) FROM applied GROUP BY id ORDER BY max(applied_at), id"
+    return [row[0] for row in con.execute(sql).fetchall()]

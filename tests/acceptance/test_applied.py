@@ -70,6 +70,9 @@ def test_an_applied_preference_is_used_and_can_be_undone(run: Runner) -> None:
     (came,) = found["came"]
     assert came["runs"] == 1
     assert came["saved"]["blocks"] == 1
+    assert "run sample on firefox/wasm: expected to save" in after.output
+    (row,) = json.loads(browserpool("history", "applied", "--db", db, "--json").output)
+    assert (row["id"], row["runs"], row["verdict"]) == ("prefer/sample", 1, "too early to say")
 
     chosen = run("--browserpool-browsers=chromium", reports=False)  # what is given explicitly wins
     assert where_it_ran(chosen) == ("chromium", "wasm")
