@@ -27,6 +27,24 @@ db_option = click.option(
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
+def known_runs(context: click.Context, _: click.Parameter, incomplete: str) -> list[str]:
+    """For shell completion: the last runs whose id begins so; none where the history cannot be read."""
+    from pytest_browserpool.errors import HistoryError
+    from pytest_browserpool.store import queries
+    from pytest_browserpool.store.connect import reading
+
+    try:
+        with reading(context.params.get("db") or DEFAULT_DB, deadline=1.0) as con:
+            runs = [str(row["run_id"]) for row in queries.latest_runs(con, 50)]
+    except HistoryError:
+        return []
+    return [run for run in runs if run.startswith(incomplete)]
+
+
+run_argument = click.argument("run", required=False, shell_complete=known_runs)
+"""RUN of the commands: an id or its beginning; completed from the history."""
+
+
 def printed(rows: Sequence[dict[str, Any]], *, as_json: bool, columns: Sequence[str]) -> None:
     """Print ``rows`` as a JSON list with everything, or as a table of ``columns``."""
     if as_json:
@@ -88,6 +106,8 @@ def history(context: click.Context, db: Path, as_json: bool, limit: int) -> None
 
     Times are UTC. The file can also be opened with any DuckDB client; docs/history.md describes its views.
 
+    Exit status: 0 answered, 1 there is no such history or run, or it cannot be read, 2 wrong usage.
+
     \b
     Examples:
       browserpool history
@@ -114,11 +134,18 @@ def history(context: click.Context, db: Path, as_json: bool, limit: int) -> None
 
 
 @history.command("tests")
-@click.argument("run", required=False)
+@run_argument
 @db_option
 @json_option
 def tests_command(run: str | None, db: Path, as_json: bool) -> None:
-    """The tests of RUN (an id or its beginning; the last run if left out)."""
+    """The tests of RUN (an id or its beginning; the last run if left out).
+
+    Exit status: as browserpool history.
+
+    \b
+    Example:
+      browserpool history tests 20260101 --json | jq -r '.[] | select(.outcome == "failed") | .test'
+    """
     from pytest_browserpool.store import queries
 
     columns = (
@@ -147,7 +174,14 @@ def tests_command(run: str | None, db: Path, as_json: bool) -> None:
 def latency_command(
     run: str | None, model: str | None, browser: str | None, backend: str | None, db: Path, as_json: bool
 ) -> None:
-    """Median and 95th percentile of loads and calls by model, browser and backend."""
+    """Median and 95th percentile of loads and calls by model, browser and backend.
+
+    Exit status: as browserpool history.
+
+    \b
+    Example:
+      browserpool history latency --model vad --backend webgpu
+    """
     from pytest_browserpool.store import queries
 
     def ask(con: DuckDBPyConnection) -> list[dict[str, Any]]:
@@ -169,13 +203,20 @@ def latency_command(
 
 
 @history.command("operations")
-@click.argument("run", required=False)
+@run_argument
 @click.option("--test", help="Only this test (a node id).")
 @click.option("--limit", default=1000, show_default=True, help="How many operations.")
 @db_option
 @json_option
 def operations_command(run: str | None, test: str | None, limit: int, db: Path, as_json: bool) -> None:
-    """Single loads and calls of RUN (the last run if left out)."""
+    """Single loads and calls of RUN (the last run if left out).
+
+    Exit status: as browserpool history.
+
+    \b
+    Example:
+      browserpool history operations --test tests/test_vad.py::test_silence
+    """
     from pytest_browserpool.store import queries
 
     def ask(con: DuckDBPyConnection) -> list[dict[str, Any]]:
@@ -198,11 +239,18 @@ def operations_command(run: str | None, test: str | None, limit: int, db: Path, 
 
 
 @history.command("faults")
-@click.argument("run", required=False)
+@run_argument
 @db_option
 @json_option
 def faults_command(run: str | None, db: Path, as_json: bool) -> None:
-    """The faults of RUN (the last run if left out) and what was done about them."""
+    """The faults of RUN (the last run if left out) and what was done about them.
+
+    Exit status: as browserpool history.
+
+    \b
+    Example:
+      browserpool history faults
+    """
     from pytest_browserpool.store import queries
 
     columns = ("kind", "node", "browser", "nodeid", "strategy", "outcome", "recovery_ms", "detail")
@@ -212,7 +260,7 @@ def faults_command(run: str | None, db: Path, as_json: bool) -> None:
 
 
 @history.command("journal")
-@click.argument("run", required=False)
+@run_argument
 @click.option("--node", help="Only this node.")
 @db_option
 @json_option
@@ -220,6 +268,12 @@ def journal_command(run: str | None, node: str | None, db: Path, as_json: bool) 
     """The transactions of RUN's nodes (the last run if left out): browsers, models, recovered operations.
 
     Recoveries step by step, and what a node that was lost, or a run that was killed, had under way.
+
+    Exit status: as browserpool history.
+
+    \b
+    Example:
+      browserpool history journal
     """
     from pytest_browserpool.recovery.telling import lines
     from pytest_browserpool.store import queries
@@ -239,7 +293,14 @@ def journal_command(run: str | None, node: str | None, db: Path, as_json: bool) 
 @db_option
 @json_option
 def applied_command(db: Path, as_json: bool) -> None:
-    """What runs used of what browserpool apply set, and what came of it: seconds saved in a run."""
+    """What runs used of what browserpool apply set, and what came of it: seconds saved in a run.
+
+    Exit status: as browserpool history.
+
+    \b
+    Example:
+      browserpool history applied
+    """
     from pytest_browserpool import findings
 
     def ask(con: DuckDBPyConnection) -> list[dict[str, Any]]:
@@ -264,11 +325,97 @@ def applied_command(db: Path, as_json: bool) -> None:
 @db_option
 @json_option
 def learned_command(db: Path, as_json: bool) -> None:
-    """What the scheduler starts from: typical seconds of launches, loads and runs in recent runs."""
+    """What the scheduler starts from: typical seconds of launches, loads and runs in recent runs.
+
+    Exit status: as browserpool history.
+
+    \b
+    Example:
+      browserpool history learned --json
+    """
     from pytest_browserpool.store import queries
 
     columns = ("host", "browser", "backend", "model", "what", "median_s", "measurements")
     answer(db, queries.typical_times, as_json=as_json, columns=columns)
+
+
+@history.command("forecasts")
+@run_argument
+@db_option
+@json_option
+def forecasts_command(run: str | None, db: Path, as_json: bool) -> None:
+    """What the scheduler foresaw of each browser's next minute in RUN (the last run if left out), and what came.
+
+    Exit status: as browserpool history.
+
+    \b
+    Example:
+      browserpool history forecasts
+    """
+    from pytest_browserpool.store import queries
+
+    columns = (
+        "at",
+        "browser",
+        "utilization",
+        "came",
+        "as_last_minute",
+        "active_models",
+        "overloaded",
+        "confidence",
+    )
+    answer(
+        db,
+        lambda con: queries.forecasts_of(con, queries.find_run(con, run)),
+        as_json=as_json,
+        columns=columns,
+    )
+
+
+@history.command("moved")
+@run_argument
+@db_option
+@json_option
+def moved_command(run: str | None, db: Path, as_json: bool) -> None:
+    """The tests of RUN (the last run if left out) that ran on another node than first planned.
+
+    Exit status: as browserpool history.
+
+    \b
+    Example:
+      browserpool history moved
+    """
+    from pytest_browserpool.store import queries
+
+    columns = ("at", "nodeid", "from_node", "to_node", "expected_there_s", "took_s", "useful")
+    answer(
+        db, lambda con: queries.moved_in(con, queries.find_run(con, run)), as_json=as_json, columns=columns
+    )
+
+
+@history.command("metrics")
+@run_argument
+@click.option("--name", help="Only this series, such as cpu_percent or utilization.")
+@db_option
+@json_option
+def metrics_command(run: str | None, name: str | None, db: Path, as_json: bool) -> None:
+    """The series of RUN (the last run if left out): how many samples, lowest, mean, highest and last.
+
+    Exit status: as browserpool history.
+
+    \b
+    Example:
+      browserpool history metrics --name memory_bytes
+    """
+    from pytest_browserpool.store import queries
+
+    columns = ("name", "node", "browser", "samples", "lowest", "mean", "highest", "last")
+    answer(
+        db,
+        lambda con: queries.series_of(con, queries.find_run(con, run), name),
+        as_json=as_json,
+        columns=columns,
+    )
 
 
 command = history

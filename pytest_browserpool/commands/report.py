@@ -7,13 +7,17 @@ from pathlib import Path
 
 import click
 
-from pytest_browserpool.commands.history import db_option, json_option
+from pytest_browserpool.commands.history import db_option, json_option, known_runs, run_argument
 
 
 @click.command
-@click.argument("run", required=False)
+@run_argument
 @click.option(
-    "--compare", "other", metavar="RUN2", help="Show RUN2 beside RUN: what changed from RUN to RUN2."
+    "--compare",
+    "other",
+    metavar="RUN2",
+    shell_complete=known_runs,
+    help="Show RUN2 beside RUN: what changed from RUN to RUN2.",
 )
 @click.option(
     "-o",

@@ -166,6 +166,36 @@ def journal_of(con: DuckDBPyConnection, run_id: str, node: str | None = None) ->
     return rows_of(con, sql, [run_id, node, node])
 
 
+def forecasts_of(con: DuckDBPyConnection, run_id: str) -> list[Row]:
+    """The forecasts of a run that came due, in the order they were made, with what came."""
+    sql = """
+        SELECT make_timestamp(CAST("at" * 1000000 AS BIGINT)) AS "at", * EXCLUDE (run_id, "at")
+        FROM forecasts WHERE run_id = ? ORDER BY forecasts."at", browser
+    """
+    return rows_of(con, sql, [run_id])
+
+
+def moved_in(con: DuckDBPyConnection, run_id: str) -> list[Row]:
+    """The tests of a run that ran on another node than first planned, in the order they were sent."""
+    sql = """
+        SELECT make_timestamp(CAST("at" * 1000000 AS BIGINT)) AS "at", * EXCLUDE (run_id, "at")
+        FROM steals WHERE run_id = ? ORDER BY steals."at"
+    """
+    return rows_of(con, sql, [run_id])
+
+
+def series_of(con: DuckDBPyConnection, run_id: str, name: str | None = None) -> list[Row]:
+    """Each series of a run summed up; ``browser`` is the name of the browser it is of, or empty."""
+    sql = """
+        SELECT m.name, m.node, coalesce(b.name, '') AS browser, m.instance, count(*) AS samples, min(m.value) AS lowest,
+               avg(m.value) AS mean, max(m.value) AS highest, arg_max(m.value, m."at") AS last
+        FROM metrics AS m LEFT JOIN browsers AS b ON b.run_id = m.run_id AND b.instance = m.instance
+        WHERE m.run_id = ? AND (? IS NULL OR m.name = ?)
+        GROUP BY m.name, m.node, b.name, m.instance ORDER BY m.name, m.node, browser, m.instance
+    """
+    return rows_of(con, sql, [run_id, name, name])
+
+
 def rows_of_run(con: DuckDBPyConnection, run_id: str) -> RunRows:
     """All records of a run, for a report.
 
