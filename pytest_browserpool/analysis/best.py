@@ -59,6 +59,8 @@ class Best:
     """Runs × hosts in which it was measured beside another."""
     rivals: tuple[Rival, ...]
     """By time, the quickest first."""
+    apart: tuple[Way, ...]
+    """Ways that never ran in one run with the quickest: nothing is said of them."""
     more_runs: int | None
     """Runs like the last ones that would probably settle it; 0: settled. None: hundreds."""
 
@@ -133,6 +135,7 @@ def verdict(subject: str, cells: Sequence[Cell], *, of_type: bool, alpha: float 
         calls=calls[first],
         blocks=len(blocks),
         rivals=tuple(rivals),
+        apart=tuple(way for way in ways if way != first and way not in others),
         more_runs=_runs(rivals, blocks),
     )
 

@@ -116,10 +116,9 @@ def came_line(came: Came) -> str:
 
 
 def gain_words(made: Recommendation) -> str:
-    """``, about 12 s a run (9 – 15)``; nothing where no gain can be said."""
+    """``, about 12 s a run (9 – 15)``, or ``up to`` where no limits are known; nothing where no gain can be said."""
     if made.gain_s is None:
         return ""
-    limits = ""
-    if made.gain_low_s is not None and made.gain_high_s is not None:
-        limits = f" ({max(0.0, made.gain_low_s):.1f} – {made.gain_high_s:.1f})"
-    return f", about {made.gain_s:.1f} s a run{limits}"
+    if made.gain_low_s is None or made.gain_high_s is None:
+        return f", up to {made.gain_s:.1f} s a run"
+    return f", about {made.gain_s:.1f} s a run ({max(0.0, made.gain_low_s):.1f} – {made.gain_high_s:.1f})"

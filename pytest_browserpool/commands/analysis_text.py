@@ -99,6 +99,8 @@ def _best(found: Sequence[Best], word: str, console: Console) -> None:
                 "slower" if rival.slower else "as good" if rival.ratio.within() else _more(rival.more_blocks)
             )
             table.add_row("", str(rival.way), typical, ratio_words(rival.ratio), word_)
+        for way in best.apart:
+            table.add_row("", str(way), "", "", "never in one run with it")
     console.print(table)
 
 
