@@ -73,11 +73,14 @@ class Machine(RuleBasedStateMachine):
     """Plays the adapter and keeps its own, independent account."""
 
     @initialize(
-        needs=st.lists(NEEDS, max_size=25), seed=st.integers(0, 3), expected=st.sampled_from([None, 0, 2])
+        needs=st.lists(NEEDS, max_size=25),
+        seed=st.integers(0, 3),
+        expected=st.sampled_from([None, 0, 2]),
+        learn=st.booleans(),
     )
-    def begin(self, needs: list[ModelNeeds | None], seed: int, expected: int | None) -> None:
+    def begin(self, needs: list[ModelNeeds | None], seed: int, expected: int | None, learn: bool) -> None:
         self.tests = {f"t{i}": n for i, n in enumerate(needs)}
-        self.engine = PlacementEngine(EngineConfig(seed=seed, expected_nodes=expected))
+        self.engine = PlacementEngine(EngineConfig(seed=seed, expected_nodes=expected, learn=learn))
         self.up: dict[str, NodeCapabilities] = {}
         self.running: dict[str, Run] = {}
         self.lost: Counter[str] = Counter()
@@ -131,7 +134,9 @@ class Machine(RuleBasedStateMachine):
         assert run.test not in {r.test for r in self.running.values()}, "sent twice"
         assert self.lost[run.test] < self.engine.config.max_attempts, "tried once too often"
         needs, node = self.tests[run.test], self.up[run.node]
-        assert (run.browser, run.backend) in possible(node, needs, self.refused)
+        assert (run.browser, run.backend) in possible(
+            node, needs, self.refused, learn=self.engine.config.learn
+        )
         if needs is not None:
             assert needs.min_memory is None or needs.min_memory <= node.memory_gib
             self.check_key(needs)
@@ -328,7 +333,11 @@ def node(name: str, browsers: dict[str, set[str]], memory: float) -> NodeCapabil
 
 
 def possible(
-    node: NodeCapabilities, needs: ModelNeeds | None, refused: set[tuple[str, str, str]]
+    node: NodeCapabilities,
+    needs: ModelNeeds | None,
+    refused: set[tuple[str, str, str]],
+    *,
+    learn: bool = False,
 ) -> set[tuple[str | None, str | None]]:
     """What may run there, said again in other words than the engine's."""
     if needs is None:
@@ -344,7 +353,8 @@ def possible(
         for backend in needs.backends or ("webgpu", "webnn", "wasm"):
             if backend in browser.usable and (browser.name, backend, needs.source or "") not in refused:
                 found.add((browser.name, backend))
-                break
+                if needs.backends or not learn:
+                    break
     return found
 
 
