@@ -44,6 +44,9 @@ ENVIRONMENT = {
     "PYTEST_XDIST_WORKER_COUNT": "Set by pytest-xdist; the nodes of one machine share its memory and cores by it.",
     "BROWSERPOOL_INSTANCE": "Set by us in every browser that we start: by it leftovers are found and ended. "
     "Do not set it.",
+    "GITHUB_STEP_SUMMARY": "Set by GitHub Actions: the file that the run's summary is appended to.",
+    "CI": "Where it is set, as in CI, there is a plain line now and then in place of the live view.",
+    "TERM": "The terminal's kind; `dumb` has no live view.",
     "TMPDIR": "Where temporary profiles are made. Each browser gets one below, which is removed at the end.",
 }
 """What each variable that the package reads or sets is for; a test compares the names with the code."""
