@@ -30,6 +30,9 @@ Static = Callable[[ModelContent, Mapping[str, Sequence[int]]], Path]
 Recovered = Callable[[Fault, list[dict[str, Any]], str, float | None, Candidate], None]
 """``recovered(fault, steps, outcome, ms, where)``: a fault was dealt with, or could not be."""
 
+TellLoad = Callable[[ModelContent, Loaded, float], None]
+"""``tell_load(segment, session, started)``; ``started`` in seconds since the epoch."""
+
 SAME_BROWSER_TRIES = 2
 """A lost shard goes back to its own browser first, launched anew: its kind was chosen for it. Twice, because the first
 may meet a browser that is just ending."""
@@ -100,6 +103,8 @@ class Lanes:
         self._pinned: list[Loaded] = []
         self._let_go = False
         self._rebuilding: asyncio.Task[None] | None = None
+        self.tell_load: TellLoad = lambda content, loaded, started: None
+        """Called for each session that was found or made."""
 
     # -- loading ----------------------------------------------------------------------------------------------------
 
@@ -136,7 +141,9 @@ class Lanes:
     async def _sessions(self, lane: Lane, seat: Seat) -> dict[int, Loaded]:
         found: dict[int, Loaded] = {}
         for index in lane.stages:
+            started = time.time()
             loaded = found[index] = await self._session(index, seat)
+            self.tell_load(self._contents[index], loaded, started)
             lane.load_ms += loaded.load_ms
             self._use.launch_ms += loaded.launch_ms
             self._use.load_ms += loaded.load_ms

@@ -105,6 +105,9 @@ def open_sharded(node: Node, needs: ModelNeeds, source: Any, test_file: Path | N
         )
 
     resident: ShardedResident = node.call(make, node.settings.launch_timeout)
+    resident.tell_loads(
+        lambda segment, loaded, started: node.report.segment_load(node.test, segment, loaded, started)
+    )
     node.hold(resident)
     node.ensure(resident)
     return resident

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_browserpool import records
 from pytest_browserpool.browsers.choice import Candidate, Weight
-from pytest_browserpool.browsers.pool import ModelContent
+from pytest_browserpool.browsers.pool import Loaded, ModelContent
 from pytest_browserpool.errors import BrowserPoolError, Fault
 from pytest_browserpool.node.journal import Journal, Operation
 from pytest_browserpool.node.use import Held, ModelUse, RunningTest
@@ -247,6 +247,34 @@ class Reporter:
         self.row("operations_log", record)
         if loaded is not None and use.adapter:
             self.adapter(loaded.instance.identity, use.adapter)
+
+    def segment_load(
+        self, test: RunningTest | None, segment: ModelContent, loaded: Loaded, started: float
+    ) -> None:
+        """A session of a part of a sharded model was found or made; the part stands as a model of its own, so that
+        what a whole model's load takes is not mixed with it."""
+        if segment.sha256 not in self._known_models:
+            self._known_models.add(segment.sha256)
+            model = records.ModelRecord(sha256=segment.sha256, label=segment.label, bytes=segment.size)
+            self.row("models", model)
+        process = loaded.instance.process
+        record = records.OperationRecord(
+            run_id="",
+            operation=Operation("load").id,
+            nodeid=test.nodeid if test else "",
+            node=self._node,
+            instance=self._name(loaded.instance.identity),
+            browser=loaded.instance.name,
+            browser_version=process.version,
+            backend=loaded.session.key.backend,
+            model=segment.sha256,
+            kind="load",
+            started_at=started,
+            latency_ms=(time.time() - started) * 1000,
+            warm=loaded.warm,
+            placement=json.dumps(dict(loaded.session.placement)),
+        )
+        self.row("operations_log", record)
 
     def fault(
         self,

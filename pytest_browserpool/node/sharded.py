@@ -15,7 +15,7 @@ from pytest_browserpool.browsers.protocol import Packed, StateUse, pack
 from pytest_browserpool.errors import DeadlineExceeded, Fault, InputError
 from pytest_browserpool.models.inspect import ModelInfo
 from pytest_browserpool.node.cutting import Cut, Seat
-from pytest_browserpool.node.lanes import Lane, Lanes, Static
+from pytest_browserpool.node.lanes import Lane, Lanes, Static, TellLoad
 from pytest_browserpool.node.resident import Reply
 from pytest_browserpool.node.use import ModelUse
 from pytest_browserpool.sharding.execute import Answer, LaneTimes, Pipeline, Stage
@@ -63,6 +63,10 @@ class ShardedResident:
         self._lanes = Lanes(pool, needs, content.label, made, use, static, told)
         stages = [Stage(f.index, f.shard, f.inputs, f.outputs) for f in made.sharded.files]
         self.pipeline = Pipeline(stages, made.sharded.outputs, self, tolerance=needs.fault_tolerance)
+
+    def tell_loads(self, tell: TellLoad) -> None:
+        """From now on ``tell`` hears of each session of a segment, found or made."""
+        self._lanes.tell_load = tell
 
     # -- what others see --------------------------------------------------------------------------------------------
 

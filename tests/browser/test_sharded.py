@@ -68,6 +68,9 @@ def test_a_real_model_over_browsers_is_the_whole(bench, name, browsers):
     assert all(shard.calls == 1 and shard.placement["wasm"] > 5 for shard in model.shards)
     close(outputs, expected)
     assert_close(outputs, native(model.path, inputs), model, inputs=inputs)
+    segments = {r["sha256"] for r in bench.rows("models") if ", segment " in r["label"]}
+    loads = [r for r in bench.rows("operations_log") if r["kind"] == "load" and r["model"] in segments]
+    assert {r["browser"] for r in loads} == set(browsers)  # the shards' loads are on the record
 
 
 def test_shards_keep_open_dimensions(bench):
