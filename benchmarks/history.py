@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from pytest_browserpool import findings
 from pytest_browserpool.records import (
     BrowserRecord,
     DecisionRecord,
@@ -28,7 +29,7 @@ from pytest_browserpool.records import (
 )
 from pytest_browserpool.report import render
 from pytest_browserpool.report.view import build_view
-from pytest_browserpool.store import connect, integrity, queries
+from pytest_browserpool.store import connect, integrity, measured, queries
 from pytest_browserpool.store.flush import flush
 from pytest_browserpool.store.rows import run_rows
 from pytest_browserpool.store.spool import Batch
@@ -117,6 +118,7 @@ def surroundings(run_id: str, number: int, tests: int, chance: random.Random) ->
                 at=at - 0.01,
                 expected_s=1.0,
                 factors='{"type_affinity": 1.0, "free_capacity": 0.7, "score": 0.5}',
+                alternatives='[{"node": "gw1", "browser": "firefox", "backend": "wasm", "expected_s": 2.5}]',
                 **place,
             )
         )
@@ -193,6 +195,27 @@ def ask(db: Path) -> None:
             timed(f"query {name}", lambda question=question, con=con: question(con), "goal 1")  # type: ignore[misc]
 
 
+def analyse(db: Path) -> None:
+    """What ``browserpool analyze`` asks, of all runs; and all of it, computing included."""
+    with connect.reading(db) as con:
+        runs = [row["run"] for row in timed("analyze: runs_of", lambda: measured.runs_of(con), "goal 1")]
+        questions: dict[str, Callable[[], Any]] = {
+            "calls": lambda: measured.calls(con, runs),
+            "calls with single ones (2 runs)": lambda: measured.calls(con, runs[:2], raw=64),
+            "loads": lambda: measured.loads(con, runs),
+            "memory": lambda: measured.memory(con, runs),
+            "pace": lambda: measured.pace(con, runs[:-1], runs[-1:]),
+            "faulty": lambda: measured.faulty(con, runs),
+            "shares": lambda: measured.shares(con, runs),
+            "free": lambda: measured.free(con, runs[-findings.WINDOW :]),
+            "seconds_of_tests": lambda: measured.seconds_of_tests(con, runs, model="m03.onnx"),
+        }
+        for name, question in questions.items():
+            timed(f"analyze: {name}", question, "goal 1")
+        timed("browserpool analyze, 30 runs", lambda: findings.look(con))
+        timed("browserpool analyze, all runs", lambda: findings.look(con, since="2020-01-01"))
+
+
 def report(tests: int) -> None:
     chance = random.Random(3)
     rows = run_rows([*surroundings("big", 0, tests, chance), *operations("big", 0, tests * 3, chance)])
@@ -220,6 +243,7 @@ def main() -> None:
         print(f"{'file':<58} {db.stat().st_size / 1e6:9.1f} MB")
         small_flushes(db)
         ask(db)
+        analyse(db)
         copies = integrity.copies_of(db, 2)
         timed("copy with checksum", lambda: flush(db, [], copies=copies))
         timed("verify, every block read", lambda: integrity.examine(db))
