@@ -218,3 +218,12 @@ def test_without_n_it_is_one_process(run: Runner) -> None:
     run.suite(test_mixed=MIXED)
     done = run()
     assert done.terminal == {"passed": 13, "failed": 1, "skipped": 1, "xfailed": 1, "errors": 2}
+
+
+def test_learning_without_a_scheduler_is_said_to_do_nothing(run: Runner) -> None:
+    run.suite(test_x="def test_x(): pass")
+    alone = run("--browserpool-learn")
+    assert "nothing is learned in this run: add -n or --tx" in alone.output
+    ours = run("--browserpool-learn", "-n", "1")
+    assert "nothing is learned" not in ours.output
+    assert ours.terminal == {"passed": 1}
