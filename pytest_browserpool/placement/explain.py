@@ -12,6 +12,7 @@ from pytest_browserpool.placement.book import Book
 from pytest_browserpool.placement.events import Decision
 from pytest_browserpool.placement.history import History, Session
 from pytest_browserpool.placement.state import Batch, NodePlan, Test
+from pytest_browserpool.preferences import preferred
 
 ALTERNATIVES = 5
 """Kept with a decision: enough to see what was close."""
@@ -71,7 +72,11 @@ class Explainer:
         wanted = scoring.AFFINITY.get(kind.type)
         estimates = self.book.estimates
         rivals = [estimates.of_run(s) for s in kind.options[node.profile]]
-        return {
+        # 1: it weighs nothing, for a node that gives the applied way has no other; it says why
+        applied = not self.book.config.learn and (
+            preferred(self.book.config.preferences, kind.needs) == session[:2]
+        )
+        return ({"applied": 1.0} if applied else {}) | {
             "affinity": scoring.affinity(
                 kind.type,
                 here.family,

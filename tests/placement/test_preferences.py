@@ -16,7 +16,10 @@ SLOW_THERE = History(runs=known_runs(firefox_m=9.0, chromium_m=1.0))
 
 def test_a_preferred_way_is_taken_where_a_node_gives_it() -> None:
     made = engine(node("n1", "chromium", "firefox"), history=SLOW_THERE, preferences=(PREFERENCE,))
-    assert [(r.browser, r.backend) for r in runs(collect(made, wanting("t")))] == [("firefox", "wasm")]
+    (sent,) = runs(collect(made, wanting("t")))
+    assert (sent.browser, sent.backend) == ("firefox", "wasm")
+    assert sent.decision is not None
+    assert sent.decision.factors["applied"] == 1.0
     plain = engine(node("n1", "chromium", "firefox"), history=SLOW_THERE)
     assert [r.browser for r in runs(collect(plain, wanting("t")))] == ["chromium"]
 
