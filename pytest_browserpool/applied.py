@@ -21,7 +21,18 @@ HEAD = """\
 """
 
 _TEXT = ("id", "title", "evidence")
-_KEYS = (*_TEXT, "applied_at", "expected_s", "model", "type", "browser", "backend", "max_browsers", "nodes")
+_KEYS = (
+    *_TEXT,
+    "applied_at",
+    "expected_s",
+    "model",
+    "type",
+    "browser",
+    "backend",
+    "max_browsers",
+    "nodes",
+    "of_nodes",
+)
 
 
 def path_of(db: Path) -> Path:
@@ -71,8 +82,10 @@ def _change(entry: Mapping[str, Any], where: str) -> AppliedChange:
     counts = [*nodes.values()] if isinstance(nodes, dict) else [None]
     if most is not None:
         counts.append(most)
+    if "of_nodes" in entry:
+        counts.append(entry["of_nodes"])
     if not all(isinstance(n, int) and not isinstance(n, bool) and n >= 1 for n in counts):
-        raise _wrong("needs whole numbers of at least 1 in max_browsers and nodes", where)
+        raise _wrong("needs whole numbers of at least 1 in max_browsers, nodes and of_nodes", where)
     return AppliedChange(
         **{key: entry.get(key, "") for key in _TEXT},
         applied_at=(at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp(),
@@ -80,6 +93,7 @@ def _change(entry: Mapping[str, Any], where: str) -> AppliedChange:
         prefer=_preference(entry, where),
         max_browsers=most,
         nodes=dict(nodes),
+        of_nodes=entry.get("of_nodes"),
     )
 
 
@@ -121,6 +135,8 @@ def text_of(changes: Iterable[AppliedChange]) -> str:
         if change.nodes:
             pairs = ", ".join(f"{_string(name)} = {count}" for name, count in sorted(change.nodes.items()))
             lines.append(f"nodes = {{ {pairs} }}")
+        if change.of_nodes is not None:
+            lines.append(f"of_nodes = {change.of_nodes}")
         parts.append("\n".join(lines) + "\n")
     return "\n".join(parts)
 

@@ -140,7 +140,9 @@ class Controller:
             arguments=arguments, scheduler=scheduler, host=socket.gethostname(), version=__version__
         )
         if self.settings.learn and not self.schedules:
-            self._warn("--browserpool-learn needs our scheduler, so nothing is learned in this run: add -n or --tx")
+            self._warn(
+                "--browserpool-learn needs our scheduler, so nothing is learned in this run: add -n or --tx"
+            )
         if not self.distributed:
             self.ledger.only_node(self.settings.memory_share)
             return
@@ -288,7 +290,7 @@ class Controller:
                 min_browsers=self.settings.redundancy,  # a standby is in no plan
                 pool_cool_down_s=self.settings.pool_cool_down,
                 preferences=prefer_of(self.settings.applied),
-                browser_nodes=browser_nodes_of(self.settings.applied),
+                browser_nodes=browser_nodes_of(self.settings.applied, expected),
                 learn=self.settings.learn,
             ),
             self.ledger.history(),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
@@ -39,6 +40,8 @@ class AppliedChange(Plain):
     max_browsers: int | None = None
     nodes: Mapping[str, int] = field(default_factory=dict)
     """Browser → on how many nodes it is used at most."""
+    of_nodes: int | None = None
+    """In a run with so many; with more nodes it may be on more, in proportion."""
 
 
 def prefer_of(changes: Iterable[AppliedChange]) -> tuple[Preference, ...]:
@@ -46,9 +49,13 @@ def prefer_of(changes: Iterable[AppliedChange]) -> tuple[Preference, ...]:
     return tuple(change.prefer for change in changes if change.prefer is not None)
 
 
-def browser_nodes_of(changes: Iterable[AppliedChange]) -> dict[str, int]:
-    """Browser → on how many nodes ``changes`` want it at most."""
-    return {browser: count for change in changes for browser, count in change.nodes.items()}
+def browser_nodes_of(changes: Iterable[AppliedChange], nodes: int) -> dict[str, int]:
+    """Browser → on how many of ``nodes`` nodes ``changes`` want it at most."""
+    return {
+        browser: math.ceil(count * max(1.0, nodes / (change.of_nodes or nodes or 1)))
+        for change in changes
+        for browser, count in change.nodes.items()
+    }
 
 
 def preferred(preferences: Iterable[Preference], needs: ModelNeeds | None) -> tuple[str, str] | None:

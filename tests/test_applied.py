@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from pytest_browserpool import applied
 from pytest_browserpool.errors import ConfigurationError
-from pytest_browserpool.preferences import AppliedChange, Preference, preferred
+from pytest_browserpool.preferences import AppliedChange, Preference, browser_nodes_of, preferred
 from pytest_browserpool.values import BACKENDS, ModelNeeds
 
 WORDS = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20)
@@ -33,6 +33,7 @@ CHANGES = st.builds(
     prefer=st.none() | PREFERENCES,
     max_browsers=st.none() | st.integers(1, 99),
     nodes=st.dictionaries(WORDS, st.integers(1, 99), max_size=3),
+    of_nodes=st.none() | st.integers(1, 99),
 )
 
 
@@ -84,6 +85,12 @@ def test_what_is_wrong_in_it_is_named_with_the_remedy(tmp_path: Path, text: str,
         applied.read(path)
     assert "--undo" in str(caught.value)
     assert str(path) in str(caught.value)
+
+
+def test_a_limit_of_nodes_grows_with_the_nodes_of_a_run() -> None:
+    limited = change("a", nodes={"firefox": 1, "chromium": 3}, of_nodes=4)
+    assert browser_nodes_of([limited], 4) == browser_nodes_of([limited], 2) == {"firefox": 1, "chromium": 3}
+    assert browser_nodes_of([limited], 10) == {"firefox": 3, "chromium": 8}
 
 
 OF_MODEL = Preference(model="vad", browser="firefox", backend="wasm")

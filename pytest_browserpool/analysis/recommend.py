@@ -52,6 +52,7 @@ class Recommendation:
     prefer: Preference | None = None
     max_browsers: int | None = None
     nodes: tuple[tuple[str, int], ...] = ()
+    of_nodes: int | None = None
 
     @property
     def appliable(self) -> bool:
@@ -68,6 +69,7 @@ class Recommendation:
             prefer=self.prefer,
             max_browsers=self.max_browsers,
             nodes=dict(self.nodes),
+            of_nodes=self.of_nodes,
         )
 
 
@@ -245,13 +247,16 @@ def pool(shares: Sequence[Share]) -> list[Recommendation]:
 
 
 def nodes(shares: Sequence[Share], runs: dict[str, RunInfo]) -> list[Recommendation]:
-    """Browsers that are set up on more nodes than their work fills.
+    """Browsers that are set up on more nodes than their work fills, in runs with as many nodes as the last one.
 
     ``n`` nodes do a browser's work ``w`` in ``w/n`` after a set-up of ``s``; that fits beside the rest as long as
     ``w/n + s`` is no more than what a node works on the mean. The smallest such ``n`` is enough.
     """
     found: dict[str, list[tuple[int, int, float]]] = defaultdict(list)
+    of_nodes = next(reversed(runs.values())).nodes if runs else 1
     for run, info in runs.items():
+        if info.nodes != of_nodes:
+            continue
         mine = [share for share in shares if share.run == run]
         mean = sum(share.busy_s for share in mine) / max(1, info.nodes)
         for browser in {share.browser for share in mine if share.browser}:
@@ -279,6 +284,7 @@ def nodes(shares: Sequence[Share], runs: dict[str, RunInfo]) -> list[Recommendat
                 f"{min(used for _, used, _ in seen)} or more",
                 gain_s=gain,
                 nodes=((browser, wanted),),
+                of_nodes=of_nodes,
             )
         )
     return made

@@ -125,6 +125,7 @@ def test_a_browser_set_up_on_more_nodes_than_its_work_fills_should_be_on_fewer()
     ]
     found = asked(Samples(runs=infos(5, nodes=4), shares=shares))
     assert dict(found["nodes/firefox"].nodes) == {"firefox": 1}
+    assert found["nodes/firefox"].of_nodes == 4
     assert "nodes/chromium" not in found
 
 
