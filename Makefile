@@ -86,6 +86,11 @@ bench-scale: setup ## many tests, many models, many nodes, a long run (two hours
 bench-gpu: setup ## the example suite and its models on a hardware GPU; exit 3 where there is none
 	$(BIN)/python benchmarks/gpu.py $(ARGS)
 
+.PHONY: bench-history
+bench-history: setup ## the history at scale, and what recording costs a run of the example suite
+	$(BIN)/python benchmarks/history.py $(ARGS)
+	$(BIN)/python benchmarks/recording.py
+
 .PHONY: bench-sharding
 bench-sharding: setup ## quality and speed of the partitioner, and of models over several browsers
 	$(BIN)/python benchmarks/sharding.py

@@ -24,6 +24,9 @@ SHOWN_AFTER = 5.0
 LINE_EVERY = 30.0
 """Seconds between lines in a log: a run of an hour has a hundred of them."""
 
+LEAST_COLUMNS = 40
+"""Of a terminal in which lines can be read; one that does not know its size says 0."""
+
 MAX_NODES = 12
 """Nodes shown one by one; also at most a third of the terminal's height."""
 
@@ -79,11 +82,12 @@ class LiveView:
     def tick(self, progress: Progress) -> None:
         """Show ``progress``, if it is time."""
         now = self._clock()
-        if self._quiet or now - self._began < SHOWN_AFTER:
+        if self._quiet or not progress.tests or now - self._began < SHOWN_AFTER:
             return
         if self._below is not None:
             size = os.get_terminal_size(self._below.fileno())
-            self._below.show(lines(progress, size.columns, size.lines))
+            if size.columns >= LEAST_COLUMNS:
+                self._below.show(lines(progress, size.columns, size.lines))
         elif now - self._told >= LINE_EVERY:
             self._told = now
             self._terminal.ensure_newline()
@@ -140,7 +144,8 @@ def _cells(node: NodeNow) -> tuple[Any, ...]:
     if not node.test:
         told = f"idle, {', '.join(node.browsers)} running" if node.browsers else "idle"
         return "", Text(node.doing or told, style="yellow" if node.doing else "dim"), ""
-    test = Text(node.test.rpartition("/")[2])
+    file, _, name = node.test.partition("::")
+    test = Text(name or file) + Text(f"  {file.rpartition('/')[2]}", style="dim")  # what is cut off is the file
     if node.doing:
         test = Text(node.doing, style="yellow") + Text("  ") + test
     return Text(node.where or "no browser", style="dim"), test, Text(duration(node.seconds))

@@ -1,0 +1,100 @@
+"""The live view on a real terminal, the lines in a log, and nothing where nothing is wanted."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import pty
+import re
+import struct
+import subprocess
+import sys
+import termios
+import time
+
+import pytest
+from acceptance_support import DEADLINE
+
+SOON = """
+from pytest_browserpool.report import live
+live.SHOWN_AFTER = 0.5
+live.LINE_EVERY = 1.0
+"""
+SUITE = """
+import time, pytest
+@pytest.mark.parametrize("i", range(8))
+def test_sleeps(i): time.sleep(0.8)
+"""
+
+
+@pytest.fixture(autouse=True)
+def suite(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("CI", "PYTEST_ADDOPTS", "NO_COLOR", "PYTEST_XDIST_WORKER"):
+        monkeypatch.delenv(name, raising=False)
+    pytester.makeini("[pytest]\nasyncio_default_fixture_loop_scope = function\n")
+    pytester.makeconftest(SOON)
+    pytester.makepyfile(SUITE)
+
+
+def on_a_terminal(*arguments: str) -> str:
+    """What pytest writes to a terminal of 100 columns and 40 lines."""
+    outer, inner = pty.openpty()
+    fcntl.ioctl(inner, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 100, 0, 0))
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "--browserpool",
+        "-p",
+        "no:cacheprovider",
+        "-n",
+        "2",
+        *arguments,
+    ]
+    environment = os.environ | {"TERM": "xterm"}
+    process = subprocess.Popen(command, stdin=inner, stdout=inner, stderr=inner, env=environment)
+    os.close(inner)
+    written, ends = b"", time.monotonic() + DEADLINE
+    try:
+        while time.monotonic() < ends:
+            try:
+                piece = os.read(outer, 65536)
+            except OSError:  # the other end is closed: this is how Linux says it
+                break
+            if not piece:
+                break
+            written += piece
+        assert process.wait(timeout=30) == 0
+    finally:
+        process.kill()
+        os.close(outer)
+    return written.decode()
+
+
+def test_a_terminal_has_lines_below_that_are_gone_at_the_end() -> None:
+    written = on_a_terminal()
+    drawn = written.count("\x1b[J")
+    assert drawn > 3
+    assert re.search(r"gw[01].*test_sleeps\[\d\]", written)
+    assert re.search(r"\d of 8 tests", written)
+    assert "end in" in written
+    after = written[written.rindex("\x1b[J") :]
+    assert " of 8 tests" not in after  # taken away before pytest's last words
+    assert "8 passed" in after
+
+
+def test_quiet_is_quiet() -> None:
+    written = on_a_terminal("-q")
+    assert "\x1b[J" not in written
+    assert "of 8 tests" not in written
+
+
+def test_a_log_has_a_line_now_and_then(pytester: pytest.Pytester) -> None:
+    arguments = ("--browserpool", "-p", "no:cacheprovider", "-n", "2")
+    output = pytester.runpytest_subprocess(*arguments, timeout=DEADLINE).stdout.str()
+    told = [line for line in output.splitlines() if line.startswith("browserpool: ")]
+    assert told
+    assert all(re.search(r"\d of 8 tests .*nodes? busy", line) for line in told)
+    assert "\x1b" not in output
+    quiet = pytester.runpytest_subprocess(*arguments, "-q", timeout=DEADLINE).stdout.str()
+    assert "browserpool:" not in quiet
