@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from pathlib import Path
 
 import history_seed
@@ -44,6 +45,13 @@ def test_it_says_what_is_best_how_sure_and_what_to_do(tmp_path: Path) -> None:
     assert (best["subject"], best["verdict"], best["way"]) == ("sample", "best", "firefox/wasm")
     assert told["recommendations"][0]["appliable"]
     assert told["top"].startswith("run sample on firefox/wasm")
+
+
+def test_the_sample_in_the_documentation_is_what_is_printed(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "analysis.md").read_text(encoding="utf-8")
+    (sample,) = re.findall(r"^```text\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
+    printed = [line.rstrip() for line in browserpool("analyze", "--db", history(tmp_path)).output.splitlines()]
+    assert [line for line in sample.splitlines() if line.rstrip() not in printed] == []
 
 
 def test_a_change_for_the_worse_fails_a_strict_run(tmp_path: Path) -> None:
