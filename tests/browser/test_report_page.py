@@ -64,7 +64,7 @@ def test_the_page_of_a_run_draws_filters_and_sorts(bench: Bench, kind: str, tmp_
             "[...document.querySelectorAll('.bp-plot')].map((e) => [e.dataset.chart, e.querySelectorAll('svg').length])"
         )
         assert {name for name, count in drawn if count} >= {
-            "timeline-0", "panel-utilization", "panel-memory", "panel-queue", "latency", "expected"
+            "timeline-0", "panel-utilization", "panel-memory", "panel-queue", "latency", "expected", "forecast"
         }  # fmt: skip
         assert all(count for _, count in drawn)
         assert shown(page) == 60

@@ -5,14 +5,17 @@ from __future__ import annotations
 import random
 
 from pytest_browserpool.records import (
+    AttachmentRecord,
     BrowserRecord,
     DecisionRecord,
     FaultRecord,
+    ForecastRecord,
     MetricRecord,
     ModelRecord,
     NodeRecord,
     OperationRecord,
     RunRecord,
+    StealRecord,
     TestRecord,
 )
 from pytest_browserpool.store.rows import RunRows, run_rows
@@ -102,6 +105,17 @@ def sample_run(tests: int = 60, nodes: int = 2, seed: int = 7) -> RunRows:
         )
     )
     rows += _measured(clock, instances, end, chance)
+    rows += _looked_ahead(end, chance)
+    rows += [
+        AttachmentRecord(run_id="sample-run", nodeid=t.nodeid, kind=kind, content=content)
+        for t in rows
+        if isinstance(t, TestRecord) and t.outcome == "failed"
+        for kind, content in (
+            ("console", f"error: {EVIL}"),
+            ("page_errors", f"TypeError {EVIL}"),
+            ("screenshot", PICTURE),
+        )
+    ]
     rows += [
         NodeRecord(run_id="sample-run", node=n, host="sample-host", cores=2, memory_gib=19.2, up_at=START)
         for n in clock
@@ -152,6 +166,45 @@ def _measured(
             queued[priority] = max(0, queued[priority] - chance.randint(0, 5))
             point(at, f"queued_{priority}", float(queued[priority]))
         at += 2.0
+    return rows
+
+
+PICTURE = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNkYPhfDwAChwGA60e6kgAAAABJRU5ErkJggg=="
+"""A PNG of one pixel."""
+
+
+def _looked_ahead(end: float, chance: random.Random) -> list[Plain]:
+    """Forecasts of each browser, and two moved tests."""
+    rows: list[Plain] = []
+    at = START + 2.0
+    while at < end - 10:
+        for browser in BROWSERS:
+            came = chance.uniform(0.2, 0.8)
+            rows.append(
+                ForecastRecord(
+                    run_id="sample-run",
+                    at=at,
+                    browser=browser,
+                    horizon_s=10.0,
+                    utilization=min(1.0, max(0.0, came + chance.gauss(0, 0.08))),
+                    as_last_minute=chance.uniform(0, 1),
+                    came=came,
+                )
+            )
+        at += 4.0
+    for number, useful in ((5, True), (11, False)):
+        rows.append(
+            StealRecord(
+                run_id="sample-run",
+                nodeid=f"tests/test_sample.py::test_moved_{number}[{EVIL}]",
+                at=START + number,
+                from_node="gw0",
+                to_node="gw1",
+                expected_there_s=4.0,
+                took_s=2.5 if useful else 5.0,
+                useful=useful,
+            )
+        )
     return rows
 
 

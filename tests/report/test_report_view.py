@@ -16,13 +16,16 @@ from report_samples import EVIL, START
 
 from pytest_browserpool.artefacts import charts
 from pytest_browserpool.records import (
+    AttachmentRecord,
     BrowserRecord,
     DecisionRecord,
     FaultRecord,
+    ForecastRecord,
     MetricRecord,
     NodeRecord,
     OperationRecord,
     RunRecord,
+    StealRecord,
     TestRecord,
 )
 from pytest_browserpool.report import latency, render, series, timeline
@@ -279,9 +282,9 @@ def test_nothing_in_the_page_is_a_tests_and_it_needs_no_network() -> None:
     found = Tags(page)
     ours = ["script"] * (3 if charts.held() else 2)  # data, library, ours
     assert [tag for tag in found.tags if tag == "script"] == ours
-    assert "img" not in found.tags
+    assert found.tags.count("img") == 2  # the screenshots of the two failures
     assert EVIL not in page
-    assert found.links == []
+    assert set(found.links) == {f"data:image/png;base64,{report_samples.PICTURE}"}
     head = page.replace(charts.source() or "", "")
     assert "@import" not in head
     assert "url(" not in head
@@ -298,6 +301,34 @@ def test_the_data_says_which_tests_each_mark_stands_for() -> None:
     assert {t.nodeid for t in view.tests} <= marked
     assert all(0 <= i < len(names) for row in data["latency"] for i in row["tests"])
     assert len(data["expected"]) == 60
+
+
+def test_what_a_failure_left_is_in_its_row_and_only_a_png_is_a_picture() -> None:
+    def left(kind: str, content: str) -> AttachmentRecord:
+        return AttachmentRecord(run_id="r", nodeid="t.py::a", kind=kind, content=content)
+
+    failed = a_test(outcome="failed", message="assert 0")
+    told = (left("console", "warn: <b>"), left("screenshot", report_samples.PICTURE))
+    page = render.page(build_view(run(tests=(failed,), attachments=told)))
+    assert "warn: &lt;b&gt;" in page
+    assert f'src="data:image/png;base64,{report_samples.PICTURE}"' in page
+    evil = left("screenshot", 'iVBORw0K" onerror="alert(1)')
+    page = render.page(build_view(run(tests=(failed,), attachments=(evil,))))
+    assert "img" not in Tags(page).tags
+
+
+def test_forecasts_are_shown_beside_what_came() -> None:
+    def made(browser: str, foreseen: float, came: float | None) -> ForecastRecord:
+        given = {"run_id": "r", "at": START + 1, "browser": browser, "horizon_s": 4.0, "as_last_minute": 1.0}
+        return ForecastRecord(**given, utilization=foreseen, came=came)  # type: ignore[arg-type]
+
+    forecasts = (made("firefox", 0.5, 0.25), made("firefox", 0.5, 0.75), made("chromium", 0.9, None))
+    moved = StealRecord(run_id="r", nodeid="t", at=START, from_node="gw0", to_node="gw1", useful=True)
+    found = build_view(run(forecasts=forecasts, steals=(moved,))).foresight
+    (line,) = found.forecasts  # what did not come due says nothing
+    assert (line.browser, line.error, line.error_as_last_minute) == ("firefox", 0.25, 0.5)
+    assert line.points[0] == (3.0, 0.5, 0.25, 1.0)  # in the middle of the time foreseen
+    assert (found.moved, found.useful) == (1, 1)
 
 
 def test_two_runs_are_compared_test_by_test_and_model_by_model() -> None:
