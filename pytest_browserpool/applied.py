@@ -20,6 +20,7 @@ HEAD = """\
 # otherwise win, and where a node has not the browser or backend that is preferred here, nothing is preferred.
 """
 
+_WAY = ("model", "type", "browser", "backend", "adapter")
 _TEXT = ("id", "title", "evidence")
 _KEYS = (
     *_TEXT,
@@ -29,6 +30,7 @@ _KEYS = (
     "type",
     "browser",
     "backend",
+    "adapter",
     "max_browsers",
     "nodes",
     "of_nodes",
@@ -71,7 +73,7 @@ def _change(entry: Mapping[str, Any], where: str) -> AppliedChange:
     for key in entry:
         if key not in _KEYS:
             raise _wrong(f"has the unknown key {key!r}{did_you_mean(key, _KEYS)}", where)
-    for key in ("model", "type", "browser", "backend", *_TEXT):
+    for key in (*_WAY, *_TEXT):
         if not isinstance(entry.get(key, ""), str):
             raise _wrong(f"has {key} = {entry[key]!r}, which should be text", where)
     at = entry.get("applied_at", datetime.fromtimestamp(0, UTC))
@@ -98,7 +100,7 @@ def _change(entry: Mapping[str, Any], where: str) -> AppliedChange:
 
 
 def _preference(entry: Mapping[str, Any], where: str) -> Preference | None:
-    given = {key: entry[key] for key in ("model", "type", "browser", "backend") if entry.get(key)}
+    given = {key: entry[key] for key in _WAY if entry.get(key)}
     if not given:
         return None
     if "browser" not in given or "backend" not in given or ("model" in given) == ("type" in given):
@@ -106,6 +108,8 @@ def _preference(entry: Mapping[str, Any], where: str) -> Preference | None:
     if given["backend"] not in BACKENDS:
         hint = did_you_mean(given["backend"], BACKENDS)
         raise _wrong(f"has backend = {given['backend']!r}{hint}; one of {', '.join(BACKENDS)}", where)
+    if given.get("adapter", "software") not in ("software", "hardware"):
+        raise _wrong(f"has adapter = {given['adapter']!r}; software or hardware, or leave it out", where)
     return Preference(**given)
 
 
@@ -127,7 +131,7 @@ def text_of(changes: Iterable[AppliedChange]) -> str:
         if change.expected_s is not None:
             lines.append(f"expected_s = {change.expected_s:.3f}")
         if change.prefer is not None:
-            for key in ("model", "type", "browser", "backend"):
+            for key in _WAY:
                 if getattr(change.prefer, key):
                     lines.append(f"{key} = {_string(getattr(change.prefer, key))}")
         if change.max_browsers is not None:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from pytest_browserpool.values import ModelNeeds, Plain
+from pytest_browserpool.values import BrowserCapabilities, ModelNeeds, Plain
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,10 +18,23 @@ class Preference(Plain):
     model: str = ""
     """``ModelNeeds.model_key``; empty: ``type`` says which."""
     type: str = ""
+    adapter: str = ""
+    """software or hardware: only where the browser's adapter is of that kind, for the other is another capability.
+    Empty for backends that use none."""
 
     @property
-    def subject(self) -> str:
-        return self.model or f"models of type {self.type}"
+    def way(self) -> tuple[str, str]:
+        """(browser, backend)"""
+        return self.browser, self.backend
+
+    def fits(self, browser: BrowserCapabilities) -> bool:
+        """Whether ``browser`` is the one, and gives what is preferred."""
+        if browser.name != self.browser or not browser.gives(self.backend):
+            return False
+        if not self.adapter:
+            return True
+        support = next(b for b in browser.backends if b.name == self.backend)
+        return support.adapter is not None and support.adapter.software == (self.adapter == "software")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,8 +71,8 @@ def browser_nodes_of(changes: Iterable[AppliedChange], nodes: int) -> dict[str, 
     }
 
 
-def preferred(preferences: Iterable[Preference], needs: ModelNeeds | None) -> tuple[str, str] | None:
-    """(browser, backend) that a test with ``needs`` is to use where a node can give it; None: as without preferences.
+def preferred(preferences: Iterable[Preference], needs: ModelNeeds | None) -> Preference | None:
+    """What a test with ``needs`` is to use where a node can give it; None: as without preferences.
 
     What the test's marker says wins: with browsers, ``on="each"`` or shards of its own it is left alone, and a
     preference for another backend than the first that it lists is none for it. A model's own preference goes before
@@ -72,7 +85,7 @@ def preferred(preferences: Iterable[Preference], needs: ModelNeeds | None) -> tu
         if needs.backends and each.backend != needs.backends[0]:
             continue
         if each.model and each.model == needs.model_key:
-            return each.browser, each.backend
+            return each
         if each.type and each.type == needs.type and for_type is None:
-            for_type = (each.browser, each.backend)
+            for_type = each
     return for_type

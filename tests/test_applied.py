@@ -11,16 +11,17 @@ from hypothesis import strategies as st
 from pytest_browserpool import applied
 from pytest_browserpool.errors import ConfigurationError
 from pytest_browserpool.preferences import AppliedChange, Preference, browser_nodes_of, preferred
-from pytest_browserpool.values import BACKENDS, ModelNeeds
+from pytest_browserpool.values import BACKENDS, Adapter, BackendSupport, BrowserCapabilities, ModelNeeds
 
 WORDS = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20)
 PREFERENCES = st.builds(
-    lambda subject, browser, backend, of_type: Preference(
-        **{"type" if of_type else "model": subject}, browser=browser, backend=backend
+    lambda subject, browser, backend, adapter, of_type: Preference(
+        **{"type" if of_type else "model": subject}, browser=browser, backend=backend, adapter=adapter
     ),
     WORDS,
     WORDS,
     st.sampled_from(BACKENDS),
+    st.sampled_from(["", "software", "hardware"]),
     st.booleans(),
 )
 CHANGES = st.builds(
@@ -112,4 +113,18 @@ OF_TYPE = Preference(type="audio", browser="edge", backend="webnn")
     ],
 )
 def test_markers_win_over_preferences(needs: ModelNeeds | None, wanted: tuple[str, str] | None) -> None:
-    assert preferred([OF_TYPE, OF_MODEL], needs) == wanted
+    found = preferred([OF_TYPE, OF_MODEL], needs)
+    assert (found.way if found else None) == wanted
+
+
+def test_a_preference_holds_for_the_kind_of_adapter_that_it_was_measured_on() -> None:
+    def browser(adapter: Adapter | None) -> BrowserCapabilities:
+        backends = (BackendSupport(name="webgpu", available=True, adapter=adapter),)
+        return BrowserCapabilities(name="chromium", family="chrome", version="1", backends=backends)
+
+    hard, soft = browser(Adapter(vendor="nvidia")), browser(Adapter(description="SwiftShader"))
+    for_hardware = Preference(model="m", browser="chromium", backend="webgpu", adapter="hardware")
+    assert for_hardware.fits(hard)
+    assert not for_hardware.fits(soft)
+    assert not for_hardware.fits(browser(None))
+    assert not Preference(model="m", browser="chromium", backend="wasm").fits(hard)

@@ -145,8 +145,12 @@ def _prefer(
         gain_s=gains[0],
         gain_low_s=gains[1],
         gain_high_s=gains[2],
-        prefer=Preference(browser=best.way.browser, backend=best.way.backend, model=best.subject),
+        prefer=_preference(best.way, model=best.subject),
     )
+
+
+def _preference(way: Way, *, model: str = "", type: str = "") -> Preference:
+    return Preference(browser=way.browser, backend=way.backend, adapter=way.adapter, model=model, type=type)
 
 
 def _worth(ratio: Interval) -> bool:
@@ -199,7 +203,7 @@ def _standard(
         title=f"run all {best.subject} models on {best.way}",
         evidence=f"within 10 % of the best way of each of its {len(members)} models, which now run {len(ways)} ways",
         gain_s=gain,
-        prefer=Preference(browser=best.way.browser, backend=best.way.backend, type=best.subject),
+        prefer=_preference(best.way, type=best.subject),
     )
 
 

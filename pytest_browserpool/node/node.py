@@ -299,7 +299,7 @@ class Node:
         }
         running = {i.name for i in pool.instances if i.usable}
         own = preferred(prefer_of(self.settings.applied), needs)
-        set_way = Candidate(*own) if own else None
+        set_way = Candidate(*own.way) if own and any(own.fits(b) for b in browsers) else None
         weighed = choice.weighed(needs, browsers, hint=wanted, preferred=set_way, warm=warm, running=running)
         found = [candidate for _, candidate in weighed]
         if found and hint is None:

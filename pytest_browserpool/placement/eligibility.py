@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from pytest_browserpool.placement.history import Session
+from pytest_browserpool.preferences import Preference
 from pytest_browserpool.values import BrowserCapabilities, ModelNeeds, NodeCapabilities
 
 NO_SESSION: Session = ("", "", "")
@@ -25,14 +26,14 @@ def sessions_on(
     refused: Collection[Session],
     *,
     every_backend: bool = False,
-    preferred: tuple[str, str] | None = None,
+    preferred: Preference | None = None,
 ) -> tuple[Session, ...]:
     """The sessions that ``node`` can give a test with ``needs``, one per browser, in the test's order of
     preference.
 
     Backends are a strict order: of each browser the first that it really gives and that is not in
     ``refused``; with ``every_backend`` all of those, where the test names none.
-    Where the node gives ``preferred``, a browser with a backend, that is the only one.
+    Where the node gives ``preferred``, that is the only one.
     """
     if needs is not None and needs.min_memory is not None and needs.min_memory > node.memory_gib:
         return ()
@@ -40,9 +41,9 @@ def sessions_on(
         return (NO_SESSION,)
     found: list[Session] = []
     for browser in _in_order(node, needs.browsers):
-        if preferred is not None and preferred[0] == browser.name:
-            session = (*preferred, needs.model_key)
-            if browser.gives(preferred[1]) and session not in refused:
+        if preferred is not None and preferred.fits(browser):
+            session = (*preferred.way, needs.model_key)
+            if session not in refused:
                 return (session,)
         given = _backends(browser, needs, refused)
         if not every_backend or needs.backends:

@@ -73,9 +73,8 @@ class Explainer:
         estimates = self.book.estimates
         rivals = [estimates.of_run(s) for s in kind.options[node.profile]]
         # 1: it weighs nothing, for a node that gives the applied way has no other; it says why
-        applied = not self.book.config.learn and (
-            preferred(self.book.config.preferences, kind.needs) == session[:2]
-        )
+        prefer = preferred(self.book.config.preferences, kind.needs)
+        applied = prefer is not None and prefer.way == session[:2] and not self.book.config.learn
         return ({"applied": 1.0} if applied else {}) | {
             "affinity": scoring.affinity(
                 kind.type,
