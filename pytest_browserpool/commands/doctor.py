@@ -69,6 +69,10 @@ def examine(settings: Settings, *, verify: bool = False) -> dict[str, Any]:
             for b in found.missing
         ],
         "runtime": _runtime(),
+        "charts": {
+            "names": [f"{pin.name} {pin.version}" for pin in charts.SCRIPTS],
+            "remedy": None if charts.held() else "browserpool install",
+        },
         "programs": {"npm": shutil.which("npm"), "pip": fetch.has_pip()},
         "versions": {"python": platform.python_version(), **{p: _version(p) for p in PACKAGES}},
         "platform": platform.platform(),
@@ -194,6 +198,9 @@ def _table_of_facts(findings: dict[str, Any]) -> Any:
     table = Table(show_header=False, box=None)
     place = runtime["path"] or f"[yellow]not fetched yet[/]: run  {runtime['remedy']}"
     table.add_row(f"{runtime['name']} {runtime['version']}", place)
+    drawn = findings["charts"]
+    missing = f"[yellow]reports have no charts[/]: run  {drawn['remedy']}"
+    table.add_row("charts", missing if drawn["remedy"] else ", ".join(drawn["names"]))
     table.add_row(
         "npm", programs["npm"] or "[yellow]not on PATH[/]: sources npm:… and browserpool install need it"
     )

@@ -279,6 +279,7 @@ def test_doctor_on_a_bare_machine_fails_with_all_the_remedies(bare: Path, projec
     assert all(b["reason"] and b["remedy"] for b in found["missing"])
     assert found["programs"]["npm"] is None
     assert found["runtime"]["remedy"] == "browserpool install"
+    assert found["charts"]["remedy"] == "browserpool install"
     shown = browserpool("doctor")
     assert shown.exit_code == 1
     assert "no usable browser" in shown.output
