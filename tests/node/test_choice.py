@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_browserpool.browsers.choice import Candidate, candidates, reasons
+from pytest_browserpool.browsers.choice import Candidate, candidates, reasons, weighed
 from pytest_browserpool.values import BACKENDS, Adapter, BackendSupport, BrowserCapabilities, ModelNeeds
 
 
@@ -55,6 +55,14 @@ def test_a_warm_session_goes_before_a_running_browser_and_both_before_the_marker
 def test_the_type_s_prior_decides_when_nothing_else_does():
     assert candidates(ModelNeeds(type="audio", backends=("wasm",)), ALL)[0].browser == "firefox"
     assert candidates(ModelNeeds(type="vision", backends=("wasm",)), ALL)[0].browser == "chromium"
+
+
+def test_an_applied_way_goes_before_everything_but_the_scheduler_s_choice():
+    firefox, shell = Candidate("firefox", "webgpu"), Candidate("headless-shell", "wasm")
+    found = weighed(ModelNeeds(), ALL, preferred=firefox, warm={shell}, running={"headless-shell"})
+    assert found[0][1] == firefox
+    assert weighed(ModelNeeds(), ALL, preferred=firefox, hint=shell)[0][1] == shell
+    assert weighed(ModelNeeds(browsers=("chromium",)), ALL, preferred=firefox)[0][1].browser == "chromium"
 
 
 def test_the_hint_goes_first_but_only_if_it_is_allowed():
