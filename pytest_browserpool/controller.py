@@ -9,7 +9,7 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -27,6 +27,7 @@ from pytest_browserpool.preferences import browser_nodes_of, prefer_of
 from pytest_browserpool.remote import Paths, is_elsewhere, machine_of
 from pytest_browserpool.report.crashed import close_crashed_row
 from pytest_browserpool.report.live import LiveView
+from pytest_browserpool.scheduler import placement_event
 from pytest_browserpool.unrunnable import in_a_line, in_full, no_node
 from pytest_browserpool.values import ModelNeeds, NodeCapabilities
 
@@ -54,26 +55,6 @@ IMPROVE_SECONDS = 0.02
 
 FINISHED = "finished"
 """Why a node went that ended as it should."""
-
-PLACEMENT_EVENTS = {
-    cls.__name__: cls
-    for cls in (
-        events.LaunchObserved,
-        events.LoadObserved,
-        events.RunObserved,
-        events.SessionGone,
-        events.BackendRefusedThere,
-    )
-}
-"""What a node may say to the engine."""
-
-
-def placement_event(kind: str, fields: Mapping[str, Any], *, node: str) -> events.Event:
-    """What a node measured, as the engine hears it: under the controller's name for the node, at its clock."""
-    event = PLACEMENT_EVENTS[kind]
-    known = {field.name for field in dataclasses.fields(event)}
-    given = {**fields, "node": node, "at": time.monotonic()}
-    return event(**{key: value for key, value in given.items() if key in known})
 
 
 def settings_for(spec: Any, settings: Settings, words: Words) -> Settings:

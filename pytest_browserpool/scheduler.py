@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Protocol
 
 from pytest_browserpool.link import Message
@@ -15,6 +15,28 @@ from pytest_browserpool.values import ModelNeeds, NodeCapabilities, TestNeeds
 
 if TYPE_CHECKING:
     from xdist.workermanage import WorkerController
+
+PLACEMENT_EVENTS = {
+    cls.__name__: cls
+    for cls in (
+        events.LaunchObserved,
+        events.LoadObserved,
+        events.RunObserved,
+        events.SessionMade,
+        events.SessionGone,
+        events.BackendRefusedThere,
+    )
+}
+"""What a node may say to the engine."""
+
+
+def placement_event(kind: str, measured: Mapping[str, Any], *, node: str) -> events.Event:
+    """What a node measured, as the engine hears it: under the controller's name for the node, at its clock."""
+    event = PLACEMENT_EVENTS[kind]
+    known = {known.name for known in fields(event)}
+    given = {**measured, "node": node, "at": time.monotonic()}
+    return event(**{key: value for key, value in given.items() if key in known})
+
 
 Engine = Callable[[events.Event], Sequence[events.Command]]
 """``PlacementEngine.handle``."""

@@ -348,6 +348,9 @@ class Node:
         )
         warm = resident.loaded is not None and resident.loaded.warm
         test = None if resident.ahead else self.test
+        if resident.ahead and not warm:
+            use = resident.use
+            self.report.event("SessionMade", browser=use.browser, backend=use.backend, model=use.key)
         self.report.operation(test, resident, "load", started, latency_ms, warm=warm)
 
     def budget(self, resident: Resident | ShardedResident) -> float:

@@ -21,6 +21,7 @@ from pytest_browserpool.placement.events import (
     Retire,
     RunObserved,
     SessionGone,
+    SessionMade,
     Shutdown,
     StealAnswered,
     TestFinished,
@@ -119,6 +120,8 @@ class PlacementEngine(EngineViews):
                 self._node_lost(event)
             case TestsCollected():
                 self._tests_collected(event)
+            case SessionMade():
+                self._session_made(event)
             case SessionGone():
                 self._session_gone(event)
             case BackendRefusedThere():
@@ -282,6 +285,12 @@ class PlacementEngine(EngineViews):
         else:
             test = self.book.tests.get(event.test)
             costs.observe_run(event.node, session, kind, test.scale if test else 1.0, event.seconds)
+
+    def _session_made(self, event: SessionMade) -> None:
+        node = self.book.nodes.get(event.node)
+        if node is not None:
+            node.warm_up(event.browser, (event.browser, event.backend, event.model))
+            self.finishes.note(node)
 
     def _session_gone(self, event: SessionGone) -> None:
         node = self.book.nodes.get(event.node)

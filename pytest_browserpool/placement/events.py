@@ -104,6 +104,18 @@ class LoadObserved:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SessionMade:
+    """A session was made ahead of its test, as ``Prewarm`` asked. What that took is no measure of a load: the first run,
+    which compiles, is still to come."""
+
+    at: float
+    node: str
+    browser: str
+    backend: str
+    model: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class RunObserved:
     """The part of a test that is neither launch nor load took ``seconds`` on this browser and backend."""
 
@@ -164,6 +176,7 @@ Event = (
     | LaunchObserved
     | LoadObserved
     | RunObserved
+    | SessionMade
     | SessionGone
     | BackendRefusedThere
     | StealAnswered

@@ -16,6 +16,7 @@ from pytest_browserpool.placement.events import (
     Run,
     RunObserved,
     SessionGone,
+    SessionMade,
     Shutdown,
     TestsCollected,
     Tick,
@@ -242,6 +243,26 @@ def test_prewarm_names_what_comes() -> None:
     (hint,) = [c for c in commands if isinstance(c, Prewarm)]
     assert hint.test == ({"a1", "b1"} - {run.test}).pop()
     assert (hint.node, hint.browser, hint.backend) == ("n1", "chromium", "wasm")
+
+
+@pytest.mark.parametrize("made_ahead", [True, False])
+def test_what_was_made_ahead_draws_its_tests(made_ahead: bool) -> None:
+    """A long test holds its node up, and another node idles: what waits moves there unless its session was made here."""
+    history = History(
+        runs=known_runs(chromium_long=30.0, chromium_short=1.0, chromium_b=10.0),
+        loads={("chromium", "wasm", m): sure(s) for m, s in (("long", 1.0), ("short", 20.0), ("b", 1.0))},
+    )
+    made = engine(node("n1"), history=history)
+    commands = collect(made, wanting("long", "long"), wanting("short", "short", priority=5))
+    (run,) = runs(commands)
+    (hint,) = [c for c in commands if isinstance(c, Prewarm)]
+    assert (run.test, hint.test) == ("long", "short")
+    if made_ahead:
+        made.handle(SessionMade(at=20.0, node="n1", browser="chromium", backend="wasm", model="short"))
+    else:
+        made.handle(Tick(at=20.0))
+    moved = runs(made.handle(NodeUp(at=20.5, capabilities=node("n2"))))
+    assert [r.test for r in moved] == ([] if made_ahead else ["short"])
 
 
 def test_browser_that_nobody_needs_any_more_is_retired() -> None:
