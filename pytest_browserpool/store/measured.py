@@ -110,21 +110,25 @@ def memory(con: DuckDBPyConnection, runs: Sequence[str]) -> list[Row]:
 
 
 def pace(con: DuckDBPyConnection, before: Sequence[str], after: Sequence[str]) -> list[Row]:
-    """How long tests took, beside the medians of the same tests in the runs ``before``: by run and browser, and with
-    an empty browser over all; ``tests``, ``usual_s``, ``took_s``. Passed tests that were not degraded."""
+    """How long tests took, beside the medians of the same tests in the runs ``before``: by run and browser (tests that
+    ran in that browser before), and with an empty browser over all; ``tests``, ``usual_s``, ``took_s``. Passed tests
+    that were not degraded."""
     sql = """
         WITH t AS (
             SELECT run_id, nodeid, browser, duration_s FROM tests
             WHERE (list_contains($before, run_id) OR list_contains($after, run_id))
                 AND outcome = 'passed' AND NOT degraded AND duration_s > 0
-        ), usual AS (
-            SELECT nodeid, median(duration_s) AS usual_s FROM t WHERE list_contains($before, run_id) GROUP BY nodeid
+        ), of_all AS (
+            SELECT nodeid, median(duration_s) AS usual_s FROM t WHERE list_contains($before, run_id) GROUP BY ALL
+        ), of_browser AS (
+            SELECT nodeid, browser, median(duration_s) AS usual_s FROM t
+            WHERE list_contains($before, run_id) AND browser <> '' GROUP BY ALL
         )
-        SELECT t.run_id AS run, coalesce(t.browser, '') AS browser, count(*) AS tests,
-               sum(u.usual_s) AS usual_s, sum(t.duration_s) AS took_s
-        FROM t JOIN usual AS u USING (nodeid)
-        GROUP BY GROUPING SETS ((t.run_id, t.browser), (t.run_id))
-        HAVING GROUPING(t.browser) = 1 OR t.browser <> ''
+        SELECT t.run_id AS run, '' AS browser, count(*) AS tests, sum(u.usual_s) AS usual_s, sum(t.duration_s) AS took_s
+        FROM t JOIN of_all AS u USING (nodeid) GROUP BY t.run_id
+        UNION ALL
+        SELECT t.run_id, t.browser, count(*), sum(u.usual_s), sum(t.duration_s)
+        FROM t JOIN of_browser AS u USING (nodeid, browser) GROUP BY t.run_id, t.browser
     """
     return rows_of(con, sql, {"before": list(before), "after": list(after)})
 

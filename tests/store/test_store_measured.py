@@ -93,6 +93,16 @@ def test_pace_is_against_the_same_tests_before(seeded: Path) -> None:
     assert whole["took_s"] == pytest.approx(whole["usual_s"])
 
 
+def test_a_test_in_another_browser_is_not_that_browser_s_pace(db: Path) -> None:
+    chance = random.Random(2)
+    moved = history_seed.run_rows(3, WAYS, chance=chance, free_on="firefox")
+    history_seed.seed(db, [*(history_seed.run_rows(n, WAYS, chance=chance) for n in range(3)), moved])
+    with reading(db) as con:
+        rows = measured.pace(con, ["seed-000", "seed-001", "seed-002"], ["seed-003"])
+    found = {row["browser"]: row for row in rows if row["run"] == "seed-003"}
+    assert (found["firefox"]["tests"], found[""]["tests"]) == (1, 4)
+
+
 @pytest.mark.parametrize(
     ("since", "against", "window", "before", "after"),
     [
