@@ -98,7 +98,7 @@ class Lanes:
             for seat, shard in zip(made.seats, made.sharded.plan.shards, strict=True)
         ]
         self.fixed: dict[str, tuple[int, ...]] = {}
-        """Shapes of the model's inputs that the sessions were made for (WebNN)."""
+        """Shapes of the model's inputs that the sessions were made for, where one of them is on WebNN."""
         self._spare = list(made.spare)
         self._pinned: list[Loaded] = []
         self._let_go = False
@@ -171,7 +171,8 @@ class Lanes:
         options = {k: v for k, v in (self._needs.session_options or {}).items() if k != "bundle"}
         if backend.startswith("webnn"):
             shapes = fixed_shapes(self._made, index)
-            self.fixed.update((n, d) for n, d in shapes if n in self._made.source.graph.inputs)
+            types = self._made.source.types  # what crosses the cut before it follows from all of the model's inputs
+            self.fixed = {n: d for n in self._made.source.graph.inputs if (d := types.shape(n)) is not None}
             path = self._static(content, dict(shapes))
             content = ModelContent(content.sha256, path, content.label, content.size, content.external)
         key = SessionKey(content.sha256, backend, options=json.dumps(options, sort_keys=True), shapes=shapes)
