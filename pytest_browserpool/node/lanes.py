@@ -171,7 +171,8 @@ class Lanes:
         options = {k: v for k, v in (self._needs.session_options or {}).items() if k != "bundle"}
         if backend.startswith("webnn"):
             shapes = fixed_shapes(self._made, index)
-            types = self._made.source.types  # what crosses the cut before it follows from all of the model's inputs
+            # what crosses the cut before it follows from all of the model's inputs
+            types = self._made.source.types
             self.fixed = {n: d for n in self._made.source.graph.inputs if (d := types.shape(n)) is not None}
             path = self._static(content, dict(shapes))
             content = ModelContent(content.sha256, path, content.label, content.size, content.external)
