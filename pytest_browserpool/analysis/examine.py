@@ -110,9 +110,10 @@ def came_line(came: Came) -> str:
     promised = f"expected to save {expected:.1f} s a run" if expected is not None else "no gain was promised"
     if came.saved is None:
         return f"{came.change.title}: {promised}; {came.verdict}"
-    limits = f" ({came.saved.low:.1f} – {came.saved.high:.1f})" if came.saved.known else ""
-    saved = f"saved {came.saved.middle:.1f} s{limits} in each of {count_of(came.saved.blocks, 'run')}"
-    return f"{came.change.title}: {promised}, {saved}: {came.verdict}"
+    word, brought = ("saved", came.saved) if came.saved.middle >= 0 else ("cost", -came.saved)
+    limits = f"{brought.low:.1f} – {brought.high:.1f}, " if brought.known else ""
+    told = f"{word} {brought.middle:.1f} s a run ({limits}{count_of(brought.blocks, 'run')})"
+    return f"{came.change.title}: {promised}, {told}: {came.verdict}"
 
 
 def gain_words(made: Recommendation) -> str:

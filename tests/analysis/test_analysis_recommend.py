@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pytest_browserpool.analysis import examine, gain, nodes, recommend, top_recommendation
+from pytest_browserpool.analysis.examine import came_line
 from pytest_browserpool.analysis.samples import Cell, Faulty, Free, Pace, RunInfo, Samples, Share, Way
 from pytest_browserpool.preferences import AppliedChange, Preference
 
@@ -194,6 +195,9 @@ def test_the_gain_that_came_is_measured_on_the_tests_that_moved() -> None:
     assert (came.runs, came.tests, came.verdict) == (6, 4, "came true")
     assert came.saved is not None
     assert came.saved.middle == pytest.approx(8.0, rel=0.05)
+    assert came_line(came) == (
+        "run vad on firefox/wasm: expected to save 8.0 s a run, saved 8.0 s a run (7.8 – 8.2, 6 runs): came true"
+    )
     one = gain.of_preference(CHANGE, rows, ["r05"])
     assert one.verdict == "too early to say"
     assert gain.of_preference(CHANGE, rows, []).verdict == "no run has used it yet"
@@ -207,6 +211,7 @@ def test_what_made_things_worse_is_what_matters_most() -> None:
     top = top_recommendation(found)
     assert top is not None
     assert "--undo" in top
+    assert "cost 8.0 s a run" in came_line(came)
 
 
 def test_a_grave_regression_goes_before_any_gain() -> None:
