@@ -14,6 +14,8 @@ HISTORY := .browserpool/history.duckdb
 # tests that start browsers or kill processes run by themselves, after the quick ones
 LONG := browser or slow or chaos
 ARGS ?=
+# hundreds of short runs of pytest: without compiled modules each would rewrite the plugin's assertions anew
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help
 help: ## this list
