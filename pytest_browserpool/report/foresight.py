@@ -37,6 +37,15 @@ class Move:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Wait:
+    """How long tests of one priority waited from collection until they were sent, in seconds."""
+
+    priority: int
+    mean_s: float
+    longest_s: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class Foresight:
     """All of it, of one run."""
 
@@ -44,6 +53,10 @@ class Foresight:
     moves: tuple[Move, ...]
     moved: int
     useful: int
+    waits: tuple[Wait, ...]
+    """By priority, the most urgent first."""
+    decision_us: tuple[float, float] | None
+    """What a decision took, median and 99th percentile; None without our scheduler."""
 
 
 def foresight(rows: RunRows) -> Foresight:
@@ -52,6 +65,7 @@ def foresight(rows: RunRows) -> Foresight:
     for record in rows.forecasts:
         if record.came is not None:
             by_browser[record.browser].append(record)
+    sums = {metric.name: metric.value for metric in rows.metrics if not metric.node}
     return Foresight(
         forecasts=tuple(
             _forecasts(name, sorted(records, key=lambda r: r.at), rows.run.started_at)
@@ -70,6 +84,16 @@ def foresight(rows: RunRows) -> Foresight:
         ),
         moved=len(rows.steals),
         useful=sum(bool(s.useful) for s in rows.steals),
+        waits=tuple(
+            Wait(
+                priority=priority,
+                mean_s=sums[f"wait_mean_s_{priority}"],
+                longest_s=sums.get(f"wait_longest_s_{priority}", 0.0),
+            )
+            for priority in range(1, 6)
+            if f"wait_mean_s_{priority}" in sums
+        ),
+        decision_us=(sums["decision_us_p50"], sums["decision_us_p99"]) if "decision_us_p99" in sums else None,
     )
 
 

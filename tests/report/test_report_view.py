@@ -331,6 +331,18 @@ def test_forecasts_are_shown_beside_what_came() -> None:
     assert (found.moved, found.useful) == (1, 1)
 
 
+def test_waits_and_decision_times_are_said() -> None:
+    metrics = (
+        metric(9, 40.0, name="decision_us_p50", node=""),
+        metric(9, 300.0, name="decision_us_p99", node=""),
+        metric(9, 2.5, name="wait_mean_s_3", node=""),
+        metric(9, 9.0, name="wait_longest_s_3", node=""),
+    )
+    page = render.page(build_view(run(metrics=metrics)))
+    assert "A decision took 40 µs (median), 300 µs at the 99th percentile." in page
+    assert "Tests of priority 3 waited 2.5 s on average, 9.0 s at most" in page
+
+
 def test_two_runs_are_compared_test_by_test_and_model_by_model() -> None:
     before = run(
         tests=(
