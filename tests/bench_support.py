@@ -35,6 +35,15 @@ class Bench:
         assert loaded is not None
         return loaded.page
 
+    def cut(self, model: Model) -> None:
+        """Resets the connection of the model's page, as a broken network would."""
+        page = self.page_of(model)
+
+        async def abort() -> None:
+            page.channel._socket._req.transport.abort()
+
+        self.node.call(abort, 10)
+
     def evaluate(self, model: Model, script: str) -> Any:
         """Runs a script in the model's page: how tests break it for real."""
         page = self.page_of(model)

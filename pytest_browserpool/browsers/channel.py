@@ -6,6 +6,7 @@ import asyncio
 import concurrent.futures
 import contextlib
 import itertools
+import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -23,6 +24,10 @@ KEPT_LINES = 500
 EXPLANATION_SECONDS = 1.0
 """Seconds that a closed socket waits for a better reason: Chromium reports a crash 0.02 – 0.11 s after the fact, Firefox on
 a loaded machine later. Only a socket that was cut while its page lives waits for all of it."""
+
+
+LOOK_SECONDS = 0.05
+"""Between looks for that reason: a few processes are asked whether they live, 50 µs each."""
 
 
 class PageError(Exception):
@@ -56,6 +61,8 @@ class PageChannel:
         self.broken: Fault | None = None
         self.calls = 0
         self._on_event = on_event
+        self.explain: Callable[[Fault], Fault] = lambda fault: fault
+        """What the page's browser knows better than the socket: see ``launch.ModelPage``."""
         self._socket: web.WebSocketResponse | None = None
         self._ids = itertools.count(1)
         self._pending: dict[int, asyncio.Future[Reply] | concurrent.futures.Future[Reply]] = {}
@@ -93,10 +100,20 @@ class PageChannel:
                     self._receive(whole)
             elif message.type is WSMsgType.ERROR:
                 break
-        code = socket.close_code
-        await asyncio.sleep(EXPLANATION_SECONDS)
+        await self._closed(
+            socket, ConnectionLost(f"the WebSocket of page {self.page_id} closed (code {socket.close_code})")
+        )
+
+    async def _closed(self, socket: web.WebSocketResponse, fault: Fault) -> None:
+        """Waits for a better reason, or for the page to dial again; what neither comes for is a lost connection."""
+        until = time.monotonic() + EXPLANATION_SECONDS
+        while self._socket is socket and self.broken is None and time.monotonic() < until:
+            better = self.explain(fault)
+            if better is not fault:
+                self.fail(better)
+            await asyncio.sleep(LOOK_SECONDS)
         if self._socket is socket:
-            self.fail(ConnectionLost(f"the WebSocket of page {self.page_id} closed (code {code})"))
+            self.fail(fault)
 
     @property
     def connected(self) -> bool:

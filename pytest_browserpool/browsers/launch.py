@@ -13,13 +13,13 @@ import json
 import os
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import psutil
 from playwright.async_api import Browser, BrowserContext, CDPSession, Page, Playwright, async_playwright
 
-from pytest_browserpool.browsers import processes
+from pytest_browserpool.browsers import firefox, processes
 from pytest_browserpool.browsers.catalogue import InstalledBrowser
 from pytest_browserpool.browsers.flags import (
     CHROMIUM_FLAGS,
@@ -49,6 +49,9 @@ closes its connections before it is gone."""
 class ModelPage(Protocol):
     """A page that the node talks to over its own WebSocket."""
 
+    def explained(self, fault: Fault) -> Fault:
+        """What really happened when the connection closed, as far as the process table tells by now."""
+
     async def close(self) -> None:
         """Ends the page even when its main thread spins; at most ``CLOSE_SECONDS``."""
 
@@ -62,8 +65,11 @@ class ModelPage(Protocol):
 class AttachedPage:
     """A page under Playwright, as in Firefox, where its protocol costs tensors nothing."""
 
-    def __init__(self, context: BrowserContext, page: Page, on_lost: OnLost) -> None:
+    def __init__(
+        self, context: BrowserContext, page: Page, on_lost: OnLost, explained: Callable[[Fault], Fault]
+    ) -> None:
         self._context, self._page, self._on_lost = context, page, on_lost
+        self._explained = explained
         self._gone = False
         page.on("crash", lambda _: self._lost("the content process of the model page died"))
         page.on("close", lambda _: self._lost("the model page closed"))
@@ -71,6 +77,11 @@ class AttachedPage:
     def _lost(self, how: str) -> None:
         self._gone = True
         self._on_lost(PageCrashed(how))
+
+    def explained(self, fault: Fault) -> Fault:
+        found = self._explained(fault)
+        self._gone = self._gone or found is not fault
+        return found
 
     async def close(self) -> None:
         if self._gone:  # closing a context whose content process died takes as long as one waits
@@ -93,6 +104,9 @@ class UnattachedTarget:
 
     def __init__(self, cdp: CDPSession, target: str) -> None:
         self._cdp, self._target = cdp, target
+
+    def explained(self, fault: Fault) -> Fault:
+        return fault  # Chromium says by itself when a target crashed
 
     async def close(self) -> None:
         with contextlib.suppress(Exception):
@@ -169,11 +183,15 @@ class BrowserProcess:
         self._cut_off = True
         self._lost("lost Playwright's driver")
 
-    def _explained(self, fault: Fault) -> Fault:
-        """A page that closes because its browser died is told of first: the death explains it."""
-        if self._main is None or processes.alive(self._main):
-            return fault
-        return BrowserCrashed(f"{self.installed.name} {self.version} (pid {self.pid}) is gone")
+    def _explained(self, fault: Fault, pages: Sequence[psutil.Process] = ()) -> Fault:
+        """A page that closes because its browser died is told of first: the death explains it. Firefox does not say
+        that the process of a page died; ``pages``: those that held pages when this one was opened."""
+        if self._main is not None and not processes.alive(self._main):
+            return BrowserCrashed(f"{self.installed.name} {self.version} (pid {self.pid}) is gone")
+        dead = [process.pid for process in pages if not processes.alive(process)]
+        return (
+            PageCrashed(f"a content process of {self.installed.name} died (pid {dead[0]})") if dead else fault
+        )
 
     @property
     def connected(self) -> bool:
@@ -199,7 +217,8 @@ class BrowserProcess:
         def lost(fault: Fault) -> None:
             loop.call_later(DEATH_SECONDS, lambda: on_lost(self._explained(fault)))
 
-        return AttachedPage(context, page, lost)
+        pages = await asyncio.to_thread(firefox.content_processes, self._main)
+        return AttachedPage(context, page, lost, lambda fault: self._explained(fault, pages))
 
     async def _open_target(self, url: str, on_lost: OnLost) -> ModelPage:
         if self._cdp is None:
@@ -353,6 +372,10 @@ class Launcher:
             return await playwright.chromium.launch(args=args, **options)
         if installed.engine == "firefox":
             prefs = {**FIREFOX_PREFS, **installed.prefs}
+            wrapper = firefox.wrapper(self._workdir.path)
+            if installed.executable and wrapper is not None:
+                environment[firefox.EXECUTABLE] = installed.executable
+                options["executable_path"] = str(wrapper)
             return await playwright.firefox.launch(
                 args=list(installed.flags), firefox_user_prefs=prefs, **options
             )

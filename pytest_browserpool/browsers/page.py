@@ -85,6 +85,7 @@ class RuntimePage:
 
     def bind(self, page: ModelPage) -> None:
         self._page = page
+        self.channel.explain = page.explained
 
     def lose(self, fault: Fault) -> None:
         """The first reason counts; every pending command raises it."""

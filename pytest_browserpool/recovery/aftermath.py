@@ -54,25 +54,16 @@ AFTERMATHS: dict[type[Fault], Aftermath] = {
 
 _UNKNOWN = Aftermath(Lost.BROWSER, _IN_BROWSER, "a fault of an unknown kind: nothing there is trusted")
 
-_CONTENT_PROCESS = Aftermath(
-    Lost.BROWSER,
-    _IN_BROWSER,
-    "after a content process died Firefox says it is connected but opens no page any more",
-)
 
-
-def aftermath(fault: type[Fault], family: str = "") -> Aftermath:
-    """What ``fault`` leaves in a browser of ``family``. A subclass counts as its nearest known parent."""
-    if family == "firefox" and issubclass(fault, errors.PageCrashed):
-        return _CONTENT_PROCESS
+def aftermath(fault: type[Fault]) -> Aftermath:
+    """What ``fault`` leaves behind. A subclass counts as its nearest known parent."""
     return next((AFTERMATHS[kind] for kind in fault.__mro__ if kind in AFTERMATHS), _UNKNOWN)
 
 
 def markdown() -> str:
     """``AFTERMATHS`` as a Markdown table; the one in docs/recovery.md is this text."""
     lines = ["| fault | what is gone | forbidden there | why |", "|---|---|---|---|"]
-    rows = [(kind.kind, after) for kind, after in AFTERMATHS.items()]
-    for name, after in [*rows, ("page_crashed (Firefox)", _CONTENT_PROCESS)]:
+    for kind, after in AFTERMATHS.items():
         forbidden = ", ".join(step for step in Step if step in after.forbidden) or "nothing"
-        lines.append(f"| {name} | {after.lost} | {forbidden} | {after.why} |")
+        lines.append(f"| {kind.kind} | {after.lost} | {forbidden} | {after.why} |")
     return "\n".join(lines)

@@ -178,7 +178,7 @@ def _refusal(plan: Plan, now: Progress, situation: Situation, step: Step, settin
     """Why ``step`` must not be taken, or None."""
     here = plan.candidate(situation.key)
     if step in _STAYING:
-        after = aftermath(situation.fault, here.family)
+        after = aftermath(situation.fault)
         if step in after.forbidden:
             return f"forbidden after {situation.fault.kind}: {after.why}"
         if situation.taken_here.get(step, 0) >= CAPS[step]:

@@ -185,6 +185,7 @@ class Machine:
             self._go(Signal.ECHO, event)
             self._note(event)
             return []  # nothing is dropped: the seat may hold a new page or browser by now
+        fault = self._gravest(event)
         self._go(Signal.FAULT, event)
         if event.part not in self._now.seats:
             raise self._illegal(event, f"no part {event.part!r}")
@@ -193,9 +194,14 @@ class Machine:
         if not self._close(event.fault.kind, event.detail, event.part):
             self._note(event)
         first = event.at if self._now.first_fault_at is None else self._now.first_fault_at
-        lost = {**self._now.lost, event.part: event.fault}
+        lost = {**self._now.lost, event.part: fault}
         self._now = dataclasses.replace(self._now, lost=lost, first_fault_at=first)
         return [*self._drop(self._now.seats[event.part], event.fault), *self._decide(event, event.blocked)]
+
+    def _gravest(self, event: s.Faulted) -> type[Fault]:
+        """While the sound parts stop nothing is done for a lost one yet: a milder sign does not bring it back."""
+        known = self._now.lost.get(event.part) if self.state is State.STOPPING else None
+        return event.fault if known is None or severity(event.fault) > severity(known) else known
 
     def _is_echo(self, event: s.Faulted) -> bool:
         if event.part not in self._now.seats:
@@ -317,7 +323,7 @@ class Machine:
         return s.Restore(part=part, step=self._step, by=self._instruction(choice, event.at))
 
     def _drop(self, key: str, fault: type[Fault]) -> list[s.Instruction]:
-        after = aftermath(fault, self._plan.candidate(key).family)
+        after = aftermath(fault)
         match after.lost:
             case Lost.BROWSER:
                 return [s.RetireBrowser(key=key, reason=f"{fault.kind}: {after.why}")]

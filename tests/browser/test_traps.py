@@ -171,7 +171,7 @@ def test_a_page_whose_connection_is_cut_dials_again_and_is_still_warm(bench, kin
     before, loads, known = bench.page_of(model), bench.node.pool.loads, len(faults(bench))
     for _ in range(3):
         first = before.channel._socket
-        bench.evaluate(model, "void setTimeout(() => window.browserpool.socket.close(), 50)")
+        bench.cut(model)
         deadline = time.monotonic() + 30
         while before.channel._socket is first:
             assert time.monotonic() < deadline, "the page did not dial again"

@@ -101,7 +101,7 @@ INJURIES = (
     Injury(
         "renderer or content process SIGKILL",
         kill("page"),
-        ("page_crashed", "browser_crashed"),  # Firefox sometimes goes with its content process
+        ("page_crashed",),
         short=("chromium", "firefox"),
         short_running=("firefox",),
         running=True,
@@ -270,15 +270,6 @@ def test_a_stopped_main_process_of_chromium(
     ledger.add("browser's main process SIGSTOP, at a new page", kind, fault["outcome"], seconds)
 
 
-def cut(bench: Bench, model: Model) -> None:
-    """Resets the connection of the model's page, as a broken network would."""
-
-    async def abort() -> None:
-        bench.page_of(model).channel._socket._req.transport.abort()
-
-    bench.node.call(abort, 10)
-
-
 @pytest.mark.parametrize("kind", ["firefox", *(pytest.param(b, marks=pytest.mark.full) for b in CHROMIUMS)])
 def test_a_connection_that_is_cut_while_the_gpu_computes(
     bench: Bench, kind: str, ledger: Ledger, request: pytest.FixtureRequest
@@ -288,7 +279,7 @@ def test_a_connection_that_is_cut_while_the_gpu_computes(
     x = {"x": np.random.default_rng(4).standard_normal((256, 256)).astype(np.float32)}
     undisturbed = model(x)["y"]
     page = bench.page_of(model)
-    with when(lambda: busy(bench), lambda: cut(bench, model), after=0.02) as done:
+    with when(lambda: busy(bench), lambda: bench.cut(model), after=0.02) as done:
         answer = model(x)["y"]
         ended = time.monotonic()
     assert done, "the run was over before the fault"
@@ -309,7 +300,7 @@ def test_a_connection_that_is_cut_while_wasm_computes(
     """The page's thread is busy for seconds: it is not waited for, and a new page answers."""
     model = bench.load(spin(), kind)
     undisturbed = model(turns(ROUNDS))["y"]
-    with when(lambda: busy(bench), lambda: cut(bench, model), after=0.3) as done:
+    with when(lambda: busy(bench), lambda: bench.cut(model), after=0.3) as done:
         answer = model(turns(ROUNDS))["y"]
         ended = time.monotonic()
     assert done, "the run was over before the fault"

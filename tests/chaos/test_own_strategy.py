@@ -28,7 +28,7 @@ SUITE = """
     import psutil
     import pytest
 
-    @pytest.mark.model("affine.onnx", browsers=["=headless-shell"], backends=["wasm"], recovery="stubborn")
+    @pytest.mark.model("affine.onnx", browsers=["headless-shell"], backends=["wasm"], recovery="stubborn")
     def test_goes_on(model):
         x = {"x": np.ones((4, 4), np.float32)}
         before = model(x)["y"]

@@ -210,4 +210,3 @@ def test_a_fault_nobody_knows_is_trusted_with_nothing() -> None:
 
     assert aftermath(Strange).lost is Lost.BROWSER
     assert aftermath(Tab) == aftermath(errors.PageCrashed)
-    assert aftermath(Tab, "firefox").lost is Lost.BROWSER

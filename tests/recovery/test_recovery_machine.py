@@ -85,11 +85,12 @@ def test_first_step_by_fault(fault: type[Fault], first: str) -> None:
     assert steps(machine(CHROMIUM, FIREFOX), [fault]) == [f"{first} chromium"]
 
 
-def test_a_dead_content_process_costs_firefox_its_browser() -> None:
-    m = machine(FIREFOX, CHROMIUM)
-    retire, order = m.handle(s.Faulted(at=1.0, fault=errors.PageCrashed))
-    assert isinstance(retire, s.RetireBrowser)
-    assert isinstance(order, s.RestartBrowser)
+@pytest.mark.parametrize("seat", [FIREFOX, CHROMIUM])
+def test_a_dead_content_process_costs_its_page_and_not_the_browser(seat: s.Candidate) -> None:
+    m = machine(seat)
+    drop, order = m.handle(s.Faulted(at=1.0, fault=errors.PageCrashed))
+    assert isinstance(drop, s.DropPage)
+    assert isinstance(order, s.ReloadModel)
 
 
 def test_a_crash_retires_the_instance_even_when_nothing_is_left_to_try() -> None:
@@ -370,6 +371,16 @@ def test_coordinated_stops_the_sound_parts_restores_the_lost_ones_in_order_and_r
     m.handle(s.Succeeded(at=5.0))
     assert m.outcome == "recovered"
     assert m.story[1].outcome == "ok"  # the part that was never lost
+
+
+def test_a_milder_sign_while_the_parts_stop_does_not_bring_a_dead_browser_back() -> None:
+    m = machine(CHROMIUM, strategy=COORDINATED)
+    m.handle(s.Faulted(at=1.0, fault=errors.BrowserCrashed))
+    m.handle(s.Faulted(at=1.1, fault=errors.PageCrashed))
+    m.handle(s.Waited(at=1.2))
+    (restore,) = m.handle(s.Stopped(at=1.3, step=0))
+    assert isinstance(restore, s.Restore)
+    assert isinstance(restore.by, s.RestartBrowser)
 
 
 def test_coordinated_prefers_a_redundant_copy_and_never_the_cpu() -> None:

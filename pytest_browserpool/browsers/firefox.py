@@ -1,0 +1,47 @@
+"""Firefox without the order to end itself when one of its content processes dies, and which processes those are."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+
+import psutil
+
+EXECUTABLE = "BROWSERPOOL_FIREFOX"
+"""Environment variable: what the wrapper becomes."""
+
+WRAPPER = f"""#!/bin/sh
+# Playwright sets this variable whatever environment it is given. With it Firefox shuts down when a page's process dies.
+unset MOZ_CRASHREPORTER_SHUTDOWN
+exec "${EXECUTABLE}" "$@"
+"""
+
+
+def wrapper(folder: Path) -> Path | None:
+    """The script that Playwright starts in place of Firefox; it becomes Firefox, in the same process.
+
+    None where ``folder`` is on a disk from which nothing may be executed, or on Windows: there a Firefox goes with its
+    page, and is seen as a crashed browser.
+    """
+    if os.name != "posix":
+        return None
+    path = folder / "firefox"
+    if not path.exists():
+        partial = path.with_suffix(".new")
+        partial.write_text(WRAPPER)
+        partial.chmod(0o700)
+        partial.replace(path)
+    return path if os.access(path, os.X_OK) else None
+
+
+def content_processes(main: psutil.Process | None) -> list[psutil.Process]:
+    """Those that hold pages. Reads the process table: call it from a thread."""
+    found = []
+    with contextlib.suppress(psutil.Error, OSError):
+        for process in main.children(recursive=True) if main is not None else ():
+            with contextlib.suppress(psutil.Error):
+                words = process.cmdline()
+                if "-contentproc" in words and words[-1] == "tab":
+                    found.append(process)
+    return found
