@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -145,16 +145,29 @@ def asked(con: DuckDBPyConnection, sides: Sides) -> Samples:
     ids = [run.run for run in sides.window]
     few = len(sides.before) + len(sides.after) - 2 < LEAST_FREEDOM
     raw = RAW if few and sides.before and sides.after else 0
+    alike = _alike(con, sides)
     return Samples(
         runs=sides.window,
-        calls=tuple(cell(row, "latency") for row in measured.calls(con, ids, raw)),
-        loads=tuple(cell(row, "load time") for row in measured.loads(con, ids, raw)),
-        memory=tuple(Peak(**row) for row in measured.memory(con, ids)),
+        calls=tuple(cell(alike(row), "latency") for row in measured.calls(con, ids, raw)),
+        loads=tuple(cell(alike(row), "load time") for row in measured.loads(con, ids, raw)),
+        memory=tuple(Peak(**alike(row)) for row in measured.memory(con, ids)),
         pace=tuple(Pace(**row) for row in measured.pace(con, sides.before, sides.after)),
         faulty=tuple(Faulty(**{**row, "kinds": tuple(row["kinds"])}) for row in measured.faulty(con, ids)),
         shares=tuple(Share(**row) for row in measured.shares(con, ids)),
         free=tuple(free(row) for row in measured.free(con, ids[-WINDOW:])),
     )
+
+
+def _alike(con: DuckDBPyConnection, sides: Sides) -> Callable[[queries.Row], queries.Row]:
+    """Puts the kind of a machine in the place of its name where no host ran both before and after: machines that are
+    rented for one run each have another name every time, and only their kind stays."""
+    rows = measured.machines(con, [*sides.before, *sides.after])
+    before = {row["host"] for row in rows if row["run"] in sides.before}
+    after = {row["host"] for row in rows if row["run"] in sides.after}
+    if before & after or not before or not after:
+        return lambda row: row
+    kinds = {row["host"]: row["kind"] for row in rows}
+    return lambda row: {**row, "host": kinds.get(row["host"], row["host"])}
 
 
 def run_info(row: Mapping[str, Any]) -> RunInfo:

@@ -52,7 +52,7 @@ def run_rows(
         rows.append(BrowserRecord(**place, instance=instance, **names, launched_at=at, launch_ms=800.0))
         tests = [f"test_x.py::test_each[{browser}-{backend}]"]
         if way.startswith(free_on) and not any(isinstance(row, DecisionRecord) for row in rows):
-            tests.append("test_x.py::test_free")
+            tests.append("test_seed.py::test_free")
             rows.append(_choice(place, tests[1], browser, backend, list(calls_ms)))
         for nodeid in tests:
             ran = {"nodeid": nodeid, "browser": browser, "backend": backend, "model": SHA}

@@ -22,6 +22,11 @@ TOGETHER = 5
 for the half of all."""
 
 
+WITNESSES = 3
+"""Runs that say what is usual in a place: what only one run had is its own measure, and would make the spread between
+runs look like none."""
+
+
 @dataclass(frozen=True, slots=True, order=True)
 class Key:
     """What a series is about."""
@@ -74,8 +79,9 @@ def built(samples: Samples, before: frozenset[str], after: frozenset[str]) -> di
 
 def reduced(points: Points, before: frozenset[str], after: frozenset[str]) -> Series | None:
     """The value of each run: the median, over the places measured on both sides, of the log ratio to what was usual
-    there before."""
+    there before. A place counts that ``WITNESSES`` runs before have, or all where they are fewer."""
     by_place: dict[tuple[str, int], dict[str, float]] = defaultdict(dict)
+    enough = min(WITNESSES, sum(run in before for run in points))
     for run, places in points.items():
         for place, value in places.items():
             if value > 0 and (run in before or run in after):
@@ -84,7 +90,7 @@ def reduced(points: Points, before: frozenset[str], after: frozenset[str]) -> Se
     usual = []
     for runs in by_place.values():
         earlier = [value for run, value in runs.items() if run in before]
-        if not earlier or len(earlier) == len(runs):
+        if len(earlier) < enough or len(earlier) == len(runs):
             continue
         middle = statistics.median(earlier)
         usual.append(middle)

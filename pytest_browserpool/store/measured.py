@@ -53,6 +53,15 @@ def runs_of(con: DuckDBPyConnection) -> list[Row]:
     return rows_of(con, sql)
 
 
+def machines(con: DuckDBPyConnection, runs: Sequence[str]) -> list[Row]:
+    """The hosts of these runs: ``run``, ``host``, ``kind`` (cores and GPU in words: hosts of a kind are alike)."""
+    sql = """
+        SELECT DISTINCT run_id AS run, host, cores || ' cores ' || gpu AS kind
+        FROM nodes WHERE list_contains($runs, run_id)
+    """
+    return rows_of(con, sql, {"runs": list(runs)})
+
+
 def calls(con: DuckDBPyConnection, runs: Sequence[str], raw: int = 0) -> list[Row]:
     """Warm calls by run, host, model, way and size of the inputs: ``count``, ``typical`` (median ms, call to return).
 
@@ -112,7 +121,8 @@ def memory(con: DuckDBPyConnection, runs: Sequence[str]) -> list[Row]:
 def pace(con: DuckDBPyConnection, before: Sequence[str], after: Sequence[str]) -> list[Row]:
     """How long tests took, beside the medians of the same tests in the runs ``before``: by run and browser (tests that
     ran in that browser before), and with an empty browser over all; ``tests``, ``usual_s``, ``took_s``. Passed tests
-    that were not degraded."""
+    that were not degraded, and that 3 runs before had, or all where they are fewer: what one run had alone would be its
+    own measure."""
     sql = """
         WITH t AS (
             SELECT run_id, nodeid, browser, duration_s FROM tests
@@ -120,9 +130,11 @@ def pace(con: DuckDBPyConnection, before: Sequence[str], after: Sequence[str]) -
                 AND outcome = 'passed' AND NOT degraded AND duration_s > 0
         ), of_all AS (
             SELECT nodeid, median(duration_s) AS usual_s FROM t WHERE list_contains($before, run_id) GROUP BY ALL
+            HAVING count(*) >= least(3, len($before))
         ), of_browser AS (
             SELECT nodeid, browser, median(duration_s) AS usual_s FROM t
             WHERE list_contains($before, run_id) AND browser <> '' GROUP BY ALL
+            HAVING count(*) >= least(3, len($before))
         )
         SELECT t.run_id AS run, '' AS browser, count(*) AS tests, sum(u.usual_s) AS usual_s, sum(t.duration_s) AS took_s
         FROM t JOIN of_all AS u USING (nodeid) GROUP BY t.run_id

@@ -145,3 +145,17 @@ def test_a_single_fault_is_no_finding() -> None:
 
 def test_without_a_run_to_compare_with_it_says_how_many_are_missing() -> None:
     assert regress.compare(Samples(), [], ["a"]).more_runs == 1
+
+
+def test_what_one_run_alone_had_is_not_its_own_measure() -> None:
+    """Inputs of another size in each run: no run says how much runs differ, so nothing can be told."""
+    chance = np.random.default_rng(8)
+    runs = [f"r{n:02d}" for n in range(9)]
+
+    def cell(run: str, size: int) -> Cell:
+        typical = float(np.exp(chance.normal(0, 0.2)))
+        return Cell(run=run, host="h", model="m", type="", way=WAY, count=1, typical=typical, size=size)
+
+    cells = [cell(run, n) for n, run in enumerate(runs[:8])] + [cell("r08", n) for n in range(8)]
+    found = regress.compare(Samples(calls=cells), runs[:8], runs[8:])
+    assert (found.compared, found.regressions, found.improvements) == (0, (), ())

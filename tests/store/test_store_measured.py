@@ -11,7 +11,7 @@ import pytest
 
 from pytest_browserpool import findings
 from pytest_browserpool.errors import HistoryError
-from pytest_browserpool.records import FaultRecord, MetricRecord, OperationRecord
+from pytest_browserpool.records import FaultRecord, MetricRecord, NodeRecord, OperationRecord
 from pytest_browserpool.store import measured
 from pytest_browserpool.store.connect import reading
 
@@ -137,3 +137,20 @@ def test_the_end_of_a_run_gets_one_line(seeded: Path, tmp_path: Path) -> None:
     assert said is not None
     assert said.startswith("run sample on chromium/webgpu (software): chromium/wasm takes ")
     assert findings.advice(tmp_path / "none.duckdb") is None
+
+
+def test_machines_that_have_another_name_every_time_are_compared_by_their_kind(db: Path) -> None:
+    chance = random.Random(4)
+    runs = []
+    for n in range(6):
+        ways = {way: ms * (2.5 if n == 5 else 1) for way, ms in WAYS.items()}
+        runs.append(
+            [
+                dataclasses.replace(row, host=f"rented-{n}") if isinstance(row, NodeRecord) else row
+                for row in history_seed.run_rows(n, ways, chance=chance)
+            ]
+        )
+    history_seed.seed(db, runs)
+    with reading(db) as con:
+        found = findings.look(con)
+    assert {c.subject for c in found.comparison.regressions if c.metric == "latency"} == {"sample"}
