@@ -72,7 +72,7 @@ BP.charts.expected = (width) => {
   const items = BP.data.expected.map(([test, expected, measured]) => ({
     expected,
     measured,
-    failed: BP.test(test).outcome !== "passed",
+    failed: ["failed", "error", "crashed"].includes(BP.test(test).outcome),
     tests: [test],
     words: `${BP.test(test).nodeid}: expected ${BP.seconds(expected)}, took ${BP.seconds(measured)}`,
   }));
