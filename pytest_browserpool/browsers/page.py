@@ -135,10 +135,13 @@ class RuntimePage:
         return isinstance(fault, ConnectionLost) and self.channel.connected
 
     async def configure(self, threads: int, timeout: float) -> None:
-        """Loads the bundle."""
-        reply = await self.call(
-            "configure", {"bundle": self.bundle, "threads": threads}, timeout=timeout, where="start"
-        )
+        """Loads the bundle and compiles its WebAssembly: what is left for a session is the session's own."""
+        args = {
+            "bundle": self.bundle,
+            "threads": threads,
+            "anchor": self._offer("anchor.onnx", ANCHOR),
+        }
+        reply = await self.call("configure", args, timeout=timeout, where="start")
         self.runtime = f"onnxruntime-web {reply.values['version']} ({self.bundle})"
 
     async def create(

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 
 from pytest_browserpool.preferences import Preference
 
-LAUNCH_PRIOR_S: Mapping[str, float] = {"firefox": 3.0}
-"""Seconds to launch a browser nobody has timed yet: stock Firefox took 3 s cold."""
-LAUNCH_PRIOR_OTHER_S = 0.7
-"""Chromium and its headless shell took 0.4 – 1 s."""
+LAUNCH_PRIOR_S: Mapping[str, float] = {"firefox": 5.0}
+"""Seconds to launch a browser nobody has timed yet: stock Firefox took 3 s cold, its page with the runtime 2 s more."""
+LAUNCH_PRIOR_OTHER_S = 2.5
+"""Chromium and its headless shell took 0.4 – 1 s, their page with the runtime's WebAssembly 2 s more."""
 
 LOAD_PRIOR_S: Mapping[str, float] = {
     "webgpu": 6.0,

@@ -26,13 +26,16 @@ export class Models {
   }
 
   /** Loads the bundle (one per page: the builds do not share state) and sets its environment once. */
-  async configure({ bundle, threads }) {
+  async configure({ bundle, threads, anchor }) {
     if (this.ort) return { values: { version: this.ort.env.versions.web, threads: this.ort.env.wasm.numThreads } };
     const ort = await import(`${this.base}ort/${BUNDLES[bundle]}`);
     ort.env.wasm.wasmPaths = `${location.origin}${this.base}ort/`;
     ort.env.wasm.numThreads = crossOriginIsolated ? threads : 1;
     ort.env.wasm.proxy = false; // excludes GPU tensors
     ort.env.logLevel = "warning"; // the sessions log their placement themselves
+    // the first session compiles the WebAssembly, seconds that belong to the page and not to a model
+    const first = await ort.InferenceSession.create(await fetchBytes(anchor), { executionProviders: ["wasm"] });
+    await first.release();
     this.ort = ort;
     show("runtime", `onnxruntime-web ${ort.env.versions.web} (${bundle})`);
     return { values: { version: ort.env.versions.web, threads: ort.env.wasm.numThreads } };
