@@ -26,7 +26,7 @@ import pytest
 @pytest.mark.parametrize("i", range({count}))
 def test_angle(model, i):
     x = np.full((1, 3, 48, 192), i / {count}, np.float32)
-    for _ in range(30):
+    for _ in range(20):
         (found,) = model({{"x": x}}).values()
         assert found.sum() == pytest.approx(1, abs=1e-3)
 """
@@ -52,12 +52,8 @@ def where_they_ran(directory: Path, count: int, *options: str) -> list[tuple[str
 
 
 def test_a_wrong_history_is_overcome(tmp_path: Path) -> None:
-    ran = where_they_ran(tmp_path, 24, "--browserpool-learn")
-    assert len(ran) == 24
+    ran = where_they_ran(tmp_path, 20, "--browserpool-learn")
+    assert len(ran) == 20
     assert ran[0] == SLOW, "it begins with what earlier runs say"
-    assert ran[-8:].count(FAST) >= 7, ran
+    assert ran[-6:].count(FAST) >= 5, ran
     assert ran.count(SLOW) <= 12, ran
-
-
-def test_without_the_option_the_history_is_believed(tmp_path: Path) -> None:
-    assert set(where_they_ran(tmp_path, 6)) == {SLOW}
