@@ -194,7 +194,7 @@ class Pool:
                     "family": installed.family,
                     "version": process.version,
                     "executable": installed.executable or "",
-                    "launched_at": process.launched_at,
+                    "launched_at": process.launched_at + (launch_ms - process.launch_ms) / 1000,
                     "launch_ms": launch_ms,
                 },
             )
