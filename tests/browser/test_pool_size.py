@@ -46,6 +46,7 @@ def test_a_long_one_needs_no_other_browser(model, browser_pool):
 @wants("chromium", 3, 2)
 def test_the_other_is_back_before_it_is_needed(model, browser_pool):
     until(lambda: alive(browser_pool) == {"headless-shell", "chromium"})
+    until(lambda: browser_pool.stats()["sessions"] == 2)
 
 @wants("headless-shell", 5, 1)
 def test_last(model):
