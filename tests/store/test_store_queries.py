@@ -13,6 +13,7 @@ import history_samples as samples
 import pytest
 
 from pytest_browserpool.errors import HistoryError
+from pytest_browserpool.records import MetricRecord
 from pytest_browserpool.store import connect, queries
 from pytest_browserpool.store.flush import flush
 from pytest_browserpool.store.spool import Batch
@@ -119,6 +120,18 @@ def test_decisions_and_near_names(con: duckdb.DuckDBPyConnection) -> None:
     assert (decision.node, decision.expected_s) == ("gw0", 3.2)
     assert queries.decisions_of(con, ONE, "another-run") == []
     assert queries.nodeids_like(con, "test_one") == [ONE]
+
+
+def test_what_a_node_had_when_a_test_was_sent(db: Path) -> None:
+    sizes = [
+        MetricRecord(run_id="run-1", node=node, at=samples.START + at, name="pool_size", value=value)
+        for node, at, value in (("gw0", 0.0, 3.0), ("gw0", 5.0, 1.0), ("gw1", 4.0, 2.0))
+    ]
+    flush(db, [Batch(name="1", run_id="run-1", rows=(*samples.a_run(), *sizes))])
+    with connect.reading(db) as con:
+        found = [queries.pool_at(con, "run-1", "gw0", samples.START + at) for at in (-1.0, 4.0, 6.0)]
+    assert [pool["advised"] for pool in found] == [None, 3, 1]
+    assert [pool["running"] for pool in found] == [[], ["chromium"], ["chromium"]]
 
 
 def test_what_the_scheduler_learns(con: duckdb.DuckDBPyConnection) -> None:
