@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import threading
@@ -10,7 +11,6 @@ import time
 from pathlib import Path
 
 from measure import tree
-from runners import events_of
 
 POLL_SECONDS = 0.005
 """A warm test takes some tens of milliseconds and must be met while it runs."""
@@ -30,15 +30,21 @@ class Killer(threading.Thread):
 
     def run(self) -> None:
         ended = 0
-        seen = 0
+        read = 0
         while not self.enough.wait(POLL_SECONDS):
-            events = events_of(self.record)
-            for event in events[seen:]:
+            try:
+                with self.record.open("rb") as file:
+                    file.seek(read)
+                    new = file.read()
+            except FileNotFoundError:
+                continue
+            whole = new[: new.rfind(b"\n") + 1]  # a line may be on its way
+            read += len(whole)
+            for event in map(json.loads, whole.splitlines()):
                 if event["event"] == "begin" and ended >= self.after:
                     self._kill(event["pid"], event["browser"])
                     return
                 ended += event["event"] == "end"
-            seen = len(events)
 
     def _kill(self, worker: int, browser: str) -> None:
         until = time.monotonic() + FIND_SECONDS

@@ -10,7 +10,6 @@ import socket
 import subprocess
 import sys
 import xml.etree.ElementTree as ET
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -127,7 +126,3 @@ def counted(record: Path) -> dict[str, Any]:
         "loads": count("load", "loads"),
         "overhead_ms": sorted(calls)[len(calls) // 2] if calls else None,
     }
-
-
-def events_of(record: Path) -> list[Mapping[str, Any]]:
-    return [json.loads(line) for line in record.read_text().splitlines()] if record.exists() else []
