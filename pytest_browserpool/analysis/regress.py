@@ -254,21 +254,40 @@ class _Fault:
 
 
 def _faults(samples: Samples, before: frozenset[str], after: frozenset[str]) -> dict[Key, _Fault]:
-    counts: dict[Key, list[list[int]]] = defaultdict(lambda: [[0, 0], [0, 0]])
+    counts: dict[Key, tuple[list[tuple[int, int]], list[tuple[int, int]]]] = defaultdict(lambda: ([], []))
     for row in samples.faulty:
-        side = 0 if row.run in before else 1 if row.run in after else None
-        if side is not None:
-            entry = counts[Key(ERRORS, row.model, Way(row.browser, ""))][side]
-            entry[0] += row.faulty
-            entry[1] += row.tests
+        if row.tests and (row.run in before or row.run in after):
+            key = Key(ERRORS, row.model, Way(row.browser, ""))
+            counts[key][row.run in after].append((row.faulty, row.tests))
     found = {}
-    for key, ((old, n), (new, m)) in counts.items():
+    for key, (earlier, later) in counts.items():
+        old, n = (sum(column) for column in zip(*earlier, strict=True)) if earlier else (0, 0)
+        new, m = (sum(column) for column in zip(*later, strict=True)) if later else (0, 0)
         if n and m and (old or new):
-            from scipy import stats
-
-            chance = float(stats.fisher_exact([[new, m - new], [old, n - old]], alternative="greater").pvalue)
-            found[key] = _Fault((old, n), (new, m), chance)
+            found[key] = _Fault((old, n), (new, m), _fisher(old, n, new, m, clustered(earlier, later)))
     return found
+
+
+def clustered(*sides: Sequence[tuple[int, int]]) -> float:
+    """How many faulty tests come together: the variance of their number between runs of one side over that of
+    independent ones, 1 at least. ``sides``: (tests that met a fault, tests) of each run."""
+    squares, freedom = 0.0, 0
+    for runs in sides:
+        faulty, tests = sum(f for f, _ in runs), sum(t for _, t in runs)
+        share = faulty / tests if tests else 0.0
+        if 0 < share < 1 and len(runs) > 1:
+            squares += sum((f - t * share) ** 2 / (t * share * (1 - share)) for f, t in runs)
+            freedom += len(runs) - 1
+    return max(1.0, squares / freedom) if freedom else 1.0
+
+
+def _fisher(old: int, n: int, new: int, m: int, together: float) -> float:
+    """Fisher's exact test for a larger share after than before. Faults that come together count as one (Rao and Scott,
+    "A simple method for the analysis of clustered binary data", Biometrics 48, 1992): both counts are divided."""
+    from scipy import stats  # a second to import: only where there are faults
+
+    table = [[round(count / together) for count in row] for row in ((new, m - new), (old, n - old))]
+    return float(stats.fisher_exact(table, alternative="greater").pvalue)
 
 
 def _risen(key: Key, fault: _Fault, chance: float, runs_before: int, runs_after: int) -> Change:

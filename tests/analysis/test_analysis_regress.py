@@ -138,6 +138,24 @@ def test_memory_load_throughput_and_errors_are_compared_too() -> None:
     assert found["errors"].severity == "major"  # from none to 30 % of the tests
 
 
+def test_faults_that_come_together_are_not_so_many_witnesses() -> None:
+    """Every fourth run has a storm of five faults among 20 tests, before and after alike."""
+    runs = [f"r{n:02d}" for n in range(24)]
+    alarms = 0
+    for seed in range(150):
+        chance = np.random.default_rng(seed)
+        rows = [
+            Faulty(run=run, model="m", browser="b", tests=20, faulty=5 * int(chance.random() < 0.25))
+            for run in runs
+        ]
+        alarms += bool(regress.compare(Samples(faulty=rows), runs[:16], runs[16:]).regressions)
+    assert alarms <= stats.binom.ppf(0.9999, 150, 0.05)
+    steady = [Faulty(run=r, model="m", browser="b", tests=20, faulty=4 if r in runs[16:] else n % 2)
+              for n, r in enumerate(runs)]  # fmt: skip
+    (found,) = regress.compare(Samples(faulty=steady), runs[:16], runs[16:]).regressions
+    assert found.severity == "moderate"
+
+
 def test_a_single_fault_is_no_finding() -> None:
     rows = [Faulty(run=f"r{n}", model="m", browser="b", tests=3, faulty=int(n == 3)) for n in range(4)]
     assert regress.compare(Samples(faulty=rows), ["r0", "r1", "r2"], ["r3"]).regressions == ()
