@@ -39,6 +39,8 @@ NOISE_GUESS = 4.0
 """Measurements that the first guess of a noise stands for."""
 NOISE_CLIP = 9.0
 """A deviation counts as at most so many variances: an outlier must not make everything look like noise."""
+NOISE_MOST = 2.0
+"""The mean of such times is 2.7 times their median; where they seem to differ more, it is by outliers."""
 OTHERS = 8
 """Nodes whose measurements of a session are looked at: their mean is good enough, and the cost stays constant."""
 LEAST_S = 1e-4
@@ -87,7 +89,7 @@ class Noise:
 
     @property
     def value(self) -> float:
-        return self.total / self.n
+        return min(self.total / self.n, NOISE_MOST)
 
     def add(self, deviation: float, n: int) -> None:
         """A measurement was ``deviation`` off the mean of the ``n`` before it."""
