@@ -293,15 +293,17 @@ def _fisher(old: int, n: int, new: int, m: int, together: float) -> float:
 def _risen(key: Key, fault: _Fault, chance: float, runs_before: int, runs_after: int) -> Change:
     old, new = fault.shares
     ratio = math.log(new / max(old, 0.5 / fault.before[1]))
+    lone = runs_before == runs_after == 1
+    word = SEVERITIES[1 + sum(new - old >= step for step in POINTS)]
     return Change(
         metric=ERRORS,
         subject=key.subject,
         way=key.way,
-        severity=SEVERITIES[1 + sum(new - old >= step for step in POINTS)],
+        severity="notice" if lone else word,
         ratio=Interval(ratio, -math.inf, math.inf, runs_before + runs_after, "fisher"),
         before=old,
         chance=chance,
         runs_before=runs_before,
         runs_after=runs_after,
-        provisional=False,
+        provisional=lone,
     )

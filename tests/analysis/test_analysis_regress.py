@@ -156,6 +156,12 @@ def test_faults_that_come_together_are_not_so_many_witnesses() -> None:
     assert found.severity == "moderate"
 
 
+def test_errors_of_one_run_against_one_are_a_notice() -> None:
+    rows = [Faulty(run=f"r{n}", model="m", browser="b", tests=40, faulty=30 * n) for n in range(2)]
+    (found,) = regress.compare(Samples(faulty=rows), ["r0"], ["r1"]).regressions
+    assert (found.severity, found.provisional) == ("notice", True)
+
+
 def test_a_single_fault_is_no_finding() -> None:
     rows = [Faulty(run=f"r{n}", model="m", browser="b", tests=3, faulty=int(n == 3)) for n in range(4)]
     assert regress.compare(Samples(faulty=rows), ["r0", "r1", "r2"], ["r3"]).regressions == ()
