@@ -15,6 +15,7 @@ from pytest_browserpool.records import (
     BrowserRecord,
     DecisionRecord,
     FaultRecord,
+    JournalRecord,
     ModelRecord,
     NodeRecord,
     OperationRecord,
@@ -77,6 +78,14 @@ def db(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             factors='{"type_affinity": 0.75, "score": 0.5}',
             alternatives='[{"node": "gw1", "browser": "chromium", "expected_s": 7.25, "score": 0.4}]',
         ),
+        JournalRecord(
+            **run,
+            number=1,
+            at=START + 0.5,
+            changes='[["browsers", "f", {"instance": "f", "name": "firefox", "status": "ready", "since": 0, "reason": ""}], '
+            '["operations", "0", null]]',
+        ),
+        JournalRecord(**run, number=2, at=START + 0.6, changes='[["browsers", "gone long ago", null]]'),
         FaultRecord(
             **run, at=START + 3, kind="page_hung", nodeid=TEST, browser="firefox", outcome="recovered"
         ),
@@ -98,6 +107,7 @@ def browserpool(*arguments: str) -> Result:
         (("history", "latency", "--browser", "firefox"), ("firefox", "4.5")),
         (("history", "operations", "--test", TEST), (TEST,)),
         (("history", "faults"), ("page_hung", "recovered")),
+        (("history", "journal", "--node", "gw0"), ("2023-11-14 22:13:20", "firefox f: ready")),
         (("history", "learned"), ("sample-host", "launch")),
     ],
 )
