@@ -267,7 +267,9 @@ class Ledger:
         except HistoryError as error:
             self.writer.warnings.append(f"the scheduler starts without history: {error.what} ({path})")
             return None
-        return History.from_rows(launches=known.launches, loads=known.loads, runs=known.runs)
+        return History.from_rows(
+            launches=known.launches, loads=known.loads, runs=known.runs, successes=known.successes
+        )
 
 
 def _applied(run_id: str, change: AppliedChange) -> AppliedRecord:

@@ -51,6 +51,7 @@ class History:
         launches: Iterable[tuple[str, str, float]] = (),
         loads: Iterable[tuple[str, str, str, str, float]] = (),
         runs: Iterable[tuple[str, str, str, str, str, float]] = (),
+        successes: Iterable[tuple[str, str, str, int, int]] = (),
     ) -> History:
         """Medians, scales and speeds from single measurements, all in seconds.
 
@@ -60,6 +61,7 @@ class History:
             runs: (host, browser, backend, model key, test, seconds without set-up); all of browser, backend
             and model
                 empty for a test without needs.
+            successes: (browser, backend, model key, tests without an infrastructure fault, tests).
 
         Rows with a time that is not finite and above zero are left out.
         """
@@ -80,6 +82,7 @@ class History:
             runs={key: Sample(typical[key], len(values)) for key, values in sessions.items()},
             scales={test: Sample(math.exp(statistics.median(v)), len(v)) for test, v in ratios.items()},
             speeds=_speeds(by_test_here),
+            successes={(b, e, m): (good, n) for b, e, m, good, n in successes},
         )
 
 

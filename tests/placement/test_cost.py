@@ -113,7 +113,9 @@ def test_history_from_rows() -> None:
         launches=[("h1", "chromium", 0.7), ("h1", "chromium", 0.9), ("h1", "chromium", 50.0)],
         loads=[("h1", "chromium", "wasm", "m", 3.0)],
         runs=rows,
+        successes=[("chromium", "wasm", "m", 3, 4)],
     )
+    assert history.successes == {("chromium", "wasm", "m"): (3, 4)}
     assert history.launches["chromium"] == Sample(0.9, 3)
     assert history.loads["chromium", "wasm", "m"] == Sample(3.0, 1)
     assert history.runs["chromium", "wasm", "m"] == Sample(3.0, 4)
