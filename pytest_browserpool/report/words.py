@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import statistics
 from collections.abc import Iterable
 
@@ -58,7 +59,7 @@ def clock(seconds: float) -> str:
 
 def short_names(labels: Iterable[str]) -> dict[str, str]:
     """Label → the end of it from a slash on, as long as it must be to be told from the others'; without a hash."""
-    bare = {label: label.partition("#sha256=")[0] for label in labels}
+    bare = {label: re.sub(r"#sha256=[0-9a-f]+", "", label) for label in labels}
     names: dict[str, str] = {}
     for label, path in bare.items():
         parts = path.split("/")

@@ -34,7 +34,7 @@ from pytest_browserpool.report.compare import compare, compared_data
 from pytest_browserpool.report.details import MAX_CONSOLE_LINES, TestDetails, details_of, tail
 from pytest_browserpool.report.terminal import summary_lines
 from pytest_browserpool.report.view import RunView, build_view
-from pytest_browserpool.report.words import duration, milliseconds
+from pytest_browserpool.report.words import duration, milliseconds, short_names
 from pytest_browserpool.store.rows import RunCollector, RunRows
 
 
@@ -183,6 +183,21 @@ def test_recoveries_have_their_steps_whatever_was_recorded() -> None:
     assert (lost.at, lost.steps) == ("1 s", ())
     assert [(s.action, s.browser, s.seconds, s.outcome) for s in hung.steps] == [
         ("restart browser", "chromium", 1.5, "ok")
+    ]
+
+
+def test_a_model_is_called_by_as_much_of_its_label_as_tells_it_from_the_others() -> None:
+    labels = (
+        "pypi:a==1/x/model.onnx",
+        "pypi:b==1/y/model.onnx#sha256=ab12",
+        "m/ocr.onnx#sha256=ab, segment 1",
+        "vad",
+    )
+    assert list(short_names(labels).values()) == [
+        "x/model.onnx",
+        "y/model.onnx",
+        "ocr.onnx, segment 1",
+        "vad",
     ]
 
 
