@@ -41,7 +41,7 @@ SMALL = LlamaConfig(
 )
 """Two blocks for each of three shards, quick to load, so that the time is that of the browsers."""
 
-SEEN_SECONDS = 10.0
+SEEN_SECONDS = 30.0
 """For the loss of a killed browser to be seen: its renderer may answer for some milliseconds more."""
 
 COPY_SECONDS = 60.0
@@ -72,16 +72,15 @@ def small_weights(name: str) -> Any:
 
 def kill(node: Node, model: ShardedModel, number: int) -> str:
     """SIGKILL for the browser of that shard, seen by the pool; its name."""
-    lanes = model._resident.lanes
     until = time.monotonic() + COPY_SECONDS
-    while model._resident.needs.fault_tolerance == "high" and any(not lane.copies for lane in lanes):
+    while model._resident.copying:
         assert time.monotonic() < until, "the copies were not made again"
         time.sleep(0.05)
-    loaded = next(iter(lanes[number].sessions.values()))
+    loaded = next(iter(model._resident.lanes[number].sessions.values()))
     os.kill(loaded.instance.process.pid, signal.SIGKILL)
     until = time.monotonic() + SEEN_SECONDS
     while loaded.page.lost is None:
-        assert time.monotonic() < until, "the pool did not see that the browser is gone"
+        assert time.monotonic() < until, f"the pool did not see that {loaded.instance.identity} is gone"
         time.sleep(0.005)
     return str(loaded.instance.name)
 
@@ -110,6 +109,7 @@ def killed_at_each_step(
                 started = time.perf_counter()
                 right += next(steps) == token
                 seconds.setdefault(name, []).append(time.perf_counter() - started)
+            print(f"          shard {number}: {right} of {kills} kills so far gave the same token", flush=True)
             session.reset()
         replayed = session.replayed
     every = [s for times in seconds.values() for s in times]

@@ -299,9 +299,14 @@ class Lanes:
         self._describe()
         host = next(iter(lane.sessions.values())).instance.name
         steps.append({"action": "use copy", "browser": host, "seconds": 0.0, "outcome": "recovered"})
-        if self._rebuilding is None or self._rebuilding.done():
+        if not self.copying:
             self._rebuilding = self._pool.beside(self._rebuild())
         return True
+
+    @property
+    def copying(self) -> bool:
+        """Whether lost copies are being made again."""
+        return self._rebuilding is not None and not self._rebuilding.done()
 
     async def _rebuild(self) -> None:
         """Redundancy again. Where it does not succeed the next loss costs a reload instead."""

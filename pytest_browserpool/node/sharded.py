@@ -76,6 +76,11 @@ class ShardedResident:
         return self._lanes.all
 
     @property
+    def copying(self) -> bool:
+        """Whether copies of lost shards are being made again (level high)."""
+        return self._lanes.copying
+
+    @property
     def loaded(self) -> Loaded | None:
         """The first segment's session."""
         return self.lanes[0].sessions.get(self.lanes[0].stages[0])
