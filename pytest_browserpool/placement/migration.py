@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 from pytest_browserpool.placement.state import NodePlan, Test
 
-
 KEPT = 10_000
 """Moves kept for the record between two readings: more than a second brings."""
 
