@@ -24,6 +24,7 @@ from sharding_execution import PROMPT, STEP, load
 from pytest_browserpool.config import Settings
 from pytest_browserpool.fixtures import ShardedModel
 from pytest_browserpool.node.node import Node
+from pytest_browserpool.node.session import ModelSession
 from pytest_browserpool.sharding.llm.config import LlamaConfig
 from pytest_browserpool.sharding.llm.generate import cache_links, empty_cache, greedy, greedy_session_steps
 from pytest_browserpool.sharding.llm.llama import build
@@ -70,19 +71,26 @@ def small_weights(name: str) -> Any:
     return (generator.standard_normal(shape) * spread).astype(np.float32)
 
 
-def kill(node: Node, model: ShardedModel, number: int) -> str:
-    """SIGKILL for the browser of that shard, seen by the pool; its name."""
+def kill(node: Node, model: ShardedModel, session: ModelSession, number: int) -> str:
+    """SIGKILL for the browser that has that shard's part of the state, seen by the pool; its name.
+
+    At level high a copy that took over keeps the state until the next step, so that is not always the shard's own.
+    """
     until = time.monotonic() + COPY_SECONDS
     while model._resident.copying:
         assert time.monotonic() < until, "the copies were not made again"
         time.sleep(0.05)
-    loaded = next(iter(model._resident.lanes[number].sessions.values()))
-    os.kill(loaded.instance.process.pid, signal.SIGKILL)
+    lane = model._resident.lanes[number]
+    page = lane.sessions[lane.stages[0]].page
+    for part in (p for i, p in session._state._parts.items() if i in lane.stages and p._page is not None):
+        page = part._page if part._page.lost is None else page
+    instance = next(i for i in node.pool.instances if page in i.pages.values())
+    os.kill(instance.process.pid, signal.SIGKILL)
     until = time.monotonic() + SEEN_SECONDS
-    while loaded.page.lost is None:
-        assert time.monotonic() < until, f"the pool did not see that {loaded.instance.identity} is gone"
+    while page.lost is None:
+        assert time.monotonic() < until, f"the pool did not see that {instance.identity} is gone"
         time.sleep(0.005)
-    return str(loaded.instance.name)
+    return str(instance.name)
 
 
 def killed_at_each_step(
@@ -104,12 +112,14 @@ def killed_at_each_step(
         for number in range(len(model.shards)):
             steps = greedy_session_steps(session, prompt)
             for token in expected:
-                name = kill(node, model, number)
+                name = kill(node, model, session, number)
                 kills += 1
                 started = time.perf_counter()
                 right += next(steps) == token
                 seconds.setdefault(name, []).append(time.perf_counter() - started)
-            print(f"          shard {number}: {right} of {kills} kills so far gave the same token", flush=True)
+            print(
+                f"          shard {number}: {right} of {kills} kills so far gave the same token", flush=True
+            )
             session.reset()
         replayed = session.replayed
     every = [s for times in seconds.values() for s in times]
