@@ -9,6 +9,7 @@ import argparse
 import ast
 import configparser
 import dataclasses
+import functools
 import importlib
 import inspect
 import itertools
@@ -42,6 +43,7 @@ ENVIRONMENT = {
     "HF_TOKEN": "Opens private repositories of `hf:` sources; it is never sent on to where the hub redirects.",
     "PLAYWRIGHT_BROWSERS_PATH": "Playwright's own variable: where its downloaded browsers are looked for.",
     "PYTEST_XDIST_WORKER_COUNT": "Set by pytest-xdist; the nodes of one machine share its memory and cores by it.",
+    "BROWSERPOOL_FIREFOX": "Set by us for the script that starts Firefox: which executable it is. Do not set it.",
     "BROWSERPOOL_INSTANCE": "Set by us in every browser that we start: by it leftovers are found and ended. "
     "Do not set it.",
     "GITHUB_STEP_SUMMARY": "Set by GitHub Actions: the file that the run's summary is appended to.",
@@ -208,7 +210,8 @@ def fixture_chapter() -> Iterator[str]:
             yield f"{prose(inspect.getdoc(fixtures.ShardedModel))}\n"
             yield from handle(name, fixtures.ShardedModel)
             yield from fields_of("A shard", fixtures.Shard)
-            yield "`model.session(…)` gives a session ([state in the browser](recovery.md#state-that-stays-in-the-browser)):\n"
+            state = "[state in the browser](recovery.md#state-that-stays-in-the-browser)"
+            yield f"`model.session(…)` gives a session ({state}):\n"
             yield f"{prose(inspect.getdoc(ModelSession))}\n"
             yield from handle("session", ModelSession)
     yield (
@@ -390,7 +393,9 @@ def looked_up(tree: ast.AST) -> Iterator[ast.expr]:
 
 
 def resolved(node: ast.expr, module: ModuleType) -> str:
-    return str(node.value) if isinstance(node, ast.Constant) else str(getattr(module, ast.unparse(node)))
+    if isinstance(node, ast.Constant):
+        return str(node.value)
+    return str(functools.reduce(getattr, ast.unparse(node).split("."), module))
 
 
 CHAPTERS = (
