@@ -28,7 +28,7 @@ def messages(parts: Sequence[bytes | memoryview]) -> Iterator[bytes | memoryview
         return
     yield ANNOUNCEMENT.pack(0, size)
     small: list[bytes | memoryview] = []
-    for part in parts:
+    for part in filter(len, parts):  # nothing follows the last byte: an empty message would be one of its own
         if len(part) < SMALL:
             small.append(part)
             continue

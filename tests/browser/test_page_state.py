@@ -73,7 +73,11 @@ def test_large_and_small_messages_at_once_come_back_as_they_were(bench, kind):
     """Large messages go in pieces; commands sent meanwhile must not end up between them."""
     page = bench.load(make.growing(), kind)._resident.loaded.page
     sent = [
-        {"x": RNG.standard_normal(n).astype(np.float32), "odd": RNG.integers(0, 9, n % 7).astype(np.uint8)}
+        {
+            "x": RNG.standard_normal(n).astype(np.float32),
+            "odd": RNG.integers(0, 9, n % 7).astype(np.uint8),
+            "none": np.zeros((0, 3), np.float32),  # last: nothing of it may follow the message
+        }
         for n in (1_000_003, 1, 3_000_000, 5, 262_144)
     ]
 

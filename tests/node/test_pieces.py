@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from random import Random
+
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from pytest_browserpool.browsers.pieces import ANNOUNCEMENT, PIECE, SMALL, Assembly, messages
@@ -13,6 +15,7 @@ from pytest_browserpool.browsers.protocol import decode, encode_parts
 sizes = st.lists(st.sampled_from([0, 1, 8, SMALL - 1, SMALL, PIECE - 1, PIECE, 2 * PIECE + 3]), max_size=5)
 
 
+@example([PIECE, 0], Random(0))
 @given(sizes, st.randoms(use_true_random=False))
 @settings(max_examples=40, deadline=None)
 def test_what_is_sent_comes_out_whole(parts, random):

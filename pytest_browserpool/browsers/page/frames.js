@@ -41,6 +41,7 @@ export function* messages(header, tensors) {
   yield new Uint32Array([0, size]);
   let small = [];
   for (const part of parts) {
+    if (!part.byteLength) continue; // nothing follows the last byte: an empty message would be one of its own
     if (part.byteLength < SMALL) {
       small.push(part);
       continue;
