@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import heapq
 import itertools
+import math
 import random
 import resource
 import statistics
@@ -92,14 +93,16 @@ class Loop:
         )
         self.nodes = [node(f"n{i}") for i in range(nodes)]
 
-    def run(self) -> None:
+    def run(self, limit: float) -> None:
+        """All tests, or as many as end within ``limit`` seconds."""
+        until = time.perf_counter() + limit
         for capabilities in self.nodes:
             self.tell(NodeUp(at=0.0, capabilities=capabilities), 0.0)
         began = time.perf_counter()
         commands = self.engine.handle(TestsCollected(at=0.0, tests=self.tests))
         self.planning += time.perf_counter() - began
         self.obey(commands, 0.0)
-        while self.heap:
+        while self.heap and time.perf_counter() < until:
             now, _, run = heapq.heappop(self.heap)
             self.ended(run, now)
 
@@ -156,7 +159,7 @@ def peer(kind: str, tests: int, nodes: int) -> tuple[float, float]:
     return statistics.fmean(run.decision_s) * 1e6, time.perf_counter() - began
 
 
-def main(smallest: int, largest: int) -> None:
+def main(smallest: int, largest: int, limit: float = math.inf) -> None:
     gc.freeze()
     print(
         f"{'tests':>9} {'nodes':>6} {'events':>9} {'mean µs':>8} {'p50':>6} {'p99':>7} {'plan s':>7} {'all s':>7} {'MiB':>6}"
@@ -167,14 +170,15 @@ def main(smallest: int, largest: int) -> None:
             continue
         began = time.perf_counter()
         loop = Loop(tests, nodes, SEARCH_MOVES)
-        loop.run()
-        assert loop.ran == tests, f"{loop.ran} of {tests} ran"
+        loop.run(limit)
+        assert loop.ran == tests or limit < math.inf, f"{loop.ran} of {tests} ran"
         ordered = sorted(loop.seconds)
         memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         print(
             f"{tests:9} {nodes:6} {len(ordered):9} {statistics.fmean(ordered) * 1e6:8.1f} "
             f"{ordered[len(ordered) // 2] * 1e6:6.1f} {ordered[len(ordered) * 99 // 100] * 1e6:7.1f} "
-            f"{loop.planning:7.1f} {time.perf_counter() - began:7.1f} {memory:6.0f}",
+            f"{loop.planning:7.1f} {time.perf_counter() - began:7.1f} {memory:6.0f}"
+            + (f"  ({loop.ran} tests within the limit)" if loop.ran < tests else ""),
             flush=True,
         )
         del loop, ordered

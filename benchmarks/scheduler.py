@@ -221,6 +221,12 @@ def main() -> None:
         "--scale", action="store_true", help="cost of decisions as tests and nodes grow, instead"
     )
     parser.add_argument("--smallest", type=int, default=0, help="with --scale: fewest tests")
+    parser.add_argument(
+        "--limit",
+        type=float,
+        default=math.inf,
+        help="with --scale: seconds for each size, then what ran counts",
+    )
     parser.add_argument("--largest", type=int, default=100_000, help="with --scale: most tests")
     parser.add_argument("--first", type=int, default=0, help="the first seed")
     parser.add_argument(
@@ -230,7 +236,7 @@ def main() -> None:
     if arguments.scale:
         import scale
 
-        scale.main(arguments.smallest, arguments.largest)
+        scale.main(arguments.smallest, arguments.largest, arguments.limit)
         return
     began = time.perf_counter()
     kept = Kept(arguments.keep)
