@@ -32,7 +32,7 @@ from pytest_browserpool.records import (
 )
 from pytest_browserpool.recovery.state import State, StateError
 from pytest_browserpool.recovery.telling import under_way
-from pytest_browserpool.report.details import MAX_PICTURES, details_of, tail
+from pytest_browserpool.report.details import Pictures, details_of, tail
 from pytest_browserpool.store.writer import HistoryWriter
 from pytest_browserpool.values import NodeCapabilities
 
@@ -72,7 +72,7 @@ class Ledger:
         self.states: dict[str, State] = {}
         """Node → its browsers, models and operations, as far as its journal has come."""
         self._open: dict[str, TestRecord] = {}
-        self._pictures = 0
+        self._pictures = Pictures()
         self.losses: dict[str, list[str]] = defaultdict(list)
         """Test → a line for each node that was lost while it ran the test."""
 
@@ -239,8 +239,7 @@ class Ledger:
             "console": "\n".join(tail(details.console)),
             "page_errors": "\n".join(tail(details.page_errors)),
         }
-        if details.screenshot and self._pictures < MAX_PICTURES:
-            self._pictures += 1
+        if details.screenshot and self._pictures.fits(details.screenshot):
             found["screenshot"] = details.screenshot
         self.writer.add(
             *(

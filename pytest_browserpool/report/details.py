@@ -23,8 +23,9 @@ MAX_LINE = 2000
 """Characters shown of one console line."""
 
 
-MAX_PICTURES = 20
-"""Screenshots of one run that are kept: of a suite that fails as a whole they show the same, 30 to 100 kB each."""
+PICTURES = 500_000
+"""Characters of screenshots (PNG in base64) that one run keeps: a dozen or two. Of a suite that fails as a whole they
+show the same, and the page of a thousand tests must stay below 3 MB."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +56,20 @@ class TestDetails(Plain):
     page_errors: tuple[str, ...] = ()
     screenshot: str | None = None
     """PNG, base64; for failures."""
+
+
+class Pictures:
+    """The screenshots of one run, as long as there is room for them."""
+
+    def __init__(self) -> None:
+        self._left = PICTURES
+
+    def fits(self, content: str | None) -> bool:
+        """Whether the run may keep ``content``; it is counted then. The first may be of any size."""
+        if not content or (self._left < PICTURES and len(content) > self._left):
+            return False
+        self._left -= len(content)
+        return True
 
 
 def details_of(report: Any) -> TestDetails | None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from pytest_browserpool.report.details import MAX_PICTURES, TestDetails, details_of, tail
+from pytest_browserpool.report.details import Pictures, TestDetails, details_of, tail
 from pytest_browserpool.report.final import FinalView
 from pytest_browserpool.report.words import milliseconds
 
@@ -44,7 +44,7 @@ class HtmlReport:
         self._view = view
         self._details: dict[str, TestDetails] = {}
         self._nodes: dict[str, str] = {}
-        self._pictures = 0
+        self._pictures = Pictures()
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
@@ -62,8 +62,7 @@ class HtmlReport:
 
     def _with_few_pictures(self, details: TestDetails) -> TestDetails:
         """Without its screenshot once the page has enough of them."""
-        self._pictures += bool(details.screenshot)
-        if self._pictures <= MAX_PICTURES:
+        if self._pictures.fits(details.screenshot):
             return details
         return dataclasses.replace(details, screenshot=None)
 

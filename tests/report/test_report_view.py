@@ -31,7 +31,7 @@ from pytest_browserpool.records import (
 from pytest_browserpool.report import latency, render, series, timeline
 from pytest_browserpool.report.charts import chart_data
 from pytest_browserpool.report.compare import compare, compared_data
-from pytest_browserpool.report.details import MAX_CONSOLE_LINES, TestDetails, details_of, tail
+from pytest_browserpool.report.details import MAX_CONSOLE_LINES, Pictures, TestDetails, details_of, tail
 from pytest_browserpool.report.terminal import summary_lines
 from pytest_browserpool.report.view import RunView, build_view
 from pytest_browserpool.report.words import duration, milliseconds, short_names
@@ -417,6 +417,18 @@ def test_a_long_console_is_cut_to_its_end() -> None:
     assert lines[0] == "(5 earlier lines left out)"
     assert lines[-1] == f"line {MAX_CONSOLE_LINES + 4}"
     assert len(tail(("x" * 10_000,))[0]) < 3000
+
+
+def test_pictures_are_kept_while_there_is_room() -> None:
+    pictures = Pictures()
+    assert [pictures.fits("x" * size) for size in (0, 200_000, 400_000, 300_000, 1)] == [
+        False,
+        True,
+        False,
+        True,
+        False,
+    ]
+    assert Pictures().fits("x" * 2_000_000)  # better one that is large than none
 
 
 def test_details_take_what_any_version_of_a_node_sends() -> None:
