@@ -324,6 +324,9 @@ class PlacementEngine(EngineViews):
                 # where one finds nothing to take, the next will not either
                 stealing = self.sender.steal(node)
             self.sender.serve(node)
+        for node in self.book.nodes.values():
+            if node.running is not None:  # what was far off when its test was sent may be near now
+                self.sender.prewarm(node)
 
     def _look_ahead(self) -> None:
         """Every few seconds: forecast, and relieve browsers that will be overloaded for those that will

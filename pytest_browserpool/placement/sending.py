@@ -161,13 +161,14 @@ class Sender:
             )
         )
         self.finishes.note(node)
-        if self.config.prewarm:
-            self._prewarm(node)
+        self.prewarm(node)
 
-    def _prewarm(self, node: NodePlan) -> None:
+    def prewarm(self, node: NodePlan) -> None:
         """Name the next set-up that the node will pay, once it is near enough to hide behind what runs before
         it."""
-        ahead = node.expected_s
+        if not self.config.prewarm:
+            return
+        ahead = max(0.0, node.busy_until - self.now)
         for batch in reversed(node.ordered()):
             session = batch.session
             if session[0] and session not in node.warm:

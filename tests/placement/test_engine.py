@@ -245,6 +245,25 @@ def test_prewarm_names_what_comes() -> None:
     assert (hint.node, hint.browser, hint.backend) == ("n1", "chromium", "wasm")
 
 
+def test_prewarm_waits_until_the_set_up_is_near() -> None:
+    history = History(
+        runs=known_runs(chromium_a=30.0, chromium_b=1.0),
+        loads={("chromium", "wasm", m): sure(2.0) for m in "ab"},
+    )
+    made = engine(node("n1"), history=history)
+    commands = collect(made, wanting("a1", "a", priority=1), wanting("b1", "b"))
+    assert [c.test for c in commands if isinstance(c, Run)] == ["a1"]
+    end = made.book.nodes["n1"].busy_until
+    said = [
+        (at, c)
+        for at in range(1, int(end))
+        for c in made.handle(Tick(at=float(at)))
+        if isinstance(c, Prewarm)
+    ]
+    assert [hint.test for _, hint in said] == ["b1"]
+    assert end - 4.0 <= said[0][0] <= end - 3.0, "twice the set-up of two seconds ahead of the end"
+
+
 @pytest.mark.parametrize("made_ahead", [True, False])
 def test_what_was_made_ahead_draws_its_tests(made_ahead: bool) -> None:
     """A long test holds its node up, and another node idles: what waits moves there unless its session was made here."""
