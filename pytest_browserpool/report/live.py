@@ -103,9 +103,11 @@ class LiveView:
 
 
 def is_interactive(file: Any) -> bool:
-    """Whether ``file`` is a terminal that a person looks at: none in CI, none that knows no cursor."""
+    """Whether ``file`` is a terminal that a person looks at: none in CI, none that knows no cursor or only ASCII."""
+    encoding = str(getattr(file, "encoding", None) or "").lower()
     return (
-        bool(getattr(file, "isatty", lambda: False)())
+        encoding.startswith("utf")
+        and bool(getattr(file, "isatty", lambda: False)())
         and not os.environ.get("CI")
         and os.environ.get("TERM", "dumb") != "dumb"
     )

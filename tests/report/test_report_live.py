@@ -6,7 +6,7 @@ import io
 
 import pytest
 
-from pytest_browserpool.report.live import Below, lines
+from pytest_browserpool.report.live import Below, is_interactive, lines
 from pytest_browserpool.report.progress import EndForecast, NodeNow, Progress, plain_line, totals
 
 BUSY = NodeNow(
@@ -67,6 +67,34 @@ def _plain(line: str) -> str:
     from rich.text import Text
 
     return Text.from_ansi(line).plain
+
+
+class Terminal(io.StringIO):
+    """A file that says it is a terminal."""
+
+    def __init__(self, encoding: str) -> None:
+        super().__init__()
+        self._encoding = encoding
+
+    @property
+    def encoding(self) -> str:
+        return self._encoding
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_terminal_must_be_looked_at_and_take_every_character(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CI", raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    assert is_interactive(Terminal("utf-8"))
+    assert not is_interactive(Terminal("ascii"))
+    assert not is_interactive(io.StringIO())
+    monkeypatch.setenv("CI", "true")
+    assert not is_interactive(Terminal("utf-8"))
+    monkeypatch.delenv("CI")
+    monkeypatch.setenv("TERM", "dumb")
+    assert not is_interactive(Terminal("utf-8"))
 
 
 class Screen:
