@@ -143,13 +143,12 @@ class Book:
         if profile in kind.absent:
             kind.options[profile] = ()
         else:
-            learn = self.config.learn
             kind.options[profile] = sessions_on(
                 self.examples[profile],
                 kind.needs,
                 self.refused,
-                every_backend=learn,
-                preferred=None if learn else preferred(self.config.preferences, kind.needs),
+                every_backend=self.config.learn,
+                preferred=preferred(self.config.preferences, kind.needs),
             )
         if kind.waiting:
             self._want(kind)

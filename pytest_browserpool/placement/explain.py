@@ -74,7 +74,7 @@ class Explainer:
         rivals = [estimates.of_run(s) for s in kind.options[node.profile]]
         # 1: it weighs nothing, for a node that gives the applied way has no other; it says why
         prefer = preferred(self.book.config.preferences, kind.needs)
-        applied = prefer is not None and prefer.way == session[:2] and not self.book.config.learn
+        applied = prefer is not None and prefer.way == session[:2]
         return ({"applied": 1.0} if applied else {}) | {
             "affinity": scoring.affinity(
                 kind.type,
