@@ -376,7 +376,8 @@ class Reporter:
         total = time.monotonic() - test.started
         setup = 0.0
         for use in test.models:
-            if not use.browser or use.shards > 1:  # how long the shards of a model took to load is not known apart
+            # how long the shards of a model took to load is not known apart
+            if not use.browser or use.shards > 1:
                 continue
             load = (use.load_ms + use.compile_ms) / 1000
             setup += load + use.launch_ms / 1000

@@ -69,7 +69,8 @@ def test_a_real_model_over_browsers_is_the_whole(bench, name, browsers):
     close(outputs, expected)
     assert_close(outputs, native(model.path, inputs), model, inputs=inputs)
     segments = {r["sha256"] for r in bench.rows("models") if ", segment " in r["label"]}
-    loads = [r for r in bench.rows("operations_log") if r["kind"] == "load" and r["model"] in segments]
+    mine = [r for r in bench.rows("operations_log") if r["nodeid"] == bench.node.test.nodeid]
+    loads = [r for r in mine if r["kind"] == "load" and r["model"] in segments]
     assert {r["browser"] for r in loads} == set(browsers)  # the shards' loads are on the record
 
 
