@@ -42,7 +42,9 @@ def test_a_call_that_never_ends_fails_in_time_and_the_next_one_runs(bench, kind)
     model = bench.load(make.repeated(), kind, timeout=60)
     assert doubled(model, 3) == 8
     page, needs = bench.page_of(model), model._resident.needs
-    model._resident.needs = dataclasses.replace(needs, timeout=4.0)  # for the call, not for the loads around it
+    model._resident.needs = dataclasses.replace(
+        needs, timeout=4.0
+    )  # for the call, not for the loads around it
     with pytest.raises(PageHung, match="did not answer 'run' within 4 s"):
         doubled(model, FOREVER)
     assert page.lost is not None
