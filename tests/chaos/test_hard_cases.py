@@ -146,7 +146,7 @@ def test_a_model_that_kills_every_browser_fails_once_and_leaves_them_usable(benc
         while not stop.wait(0.05):
             for instance in list(bench.node.pool.instances):
                 held = any(s.key.sha256 == model.sha256 for s in instance.sessions())
-                if held and any(p.busy for p in list(instance.pages.values())):
+                if held and any(p._queue.locked() or p._ahead for p in list(instance.pages.values())):
                     with contextlib.suppress(ProcessLookupError):
                         send(bench, instance.name, "main", signal.SIGKILL)
 
