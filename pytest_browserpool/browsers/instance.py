@@ -63,14 +63,22 @@ class BrowserInstance:
     @contextmanager
     def in_use(self) -> Iterator[None]:
         """While a command of a test runs in it: it is not retired then, and its time counts."""
-        self.leases += 1
-        started = time.monotonic()
+        began = self.begin()
         try:
             yield
         finally:
-            self.leases -= 1
-            self.last_used = time.monotonic()
-            self.busy_s += self.last_used - started
+            self.end(began)
+
+    def begin(self) -> float:
+        """As entering ``in_use``, for a warm call, which a context manager would cost; returns what ``end`` wants."""
+        self.leases += 1
+        return time.monotonic()
+
+    def end(self, began: float) -> None:
+        """As leaving ``in_use``."""
+        self.leases -= 1
+        self.last_used = time.monotonic()
+        self.busy_s += self.last_used - began
 
     def sessions(self) -> list[Session]:
         return [s for page in self.pages.values() if page.lost is None for s in page.sessions.values()]

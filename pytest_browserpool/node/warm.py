@@ -90,9 +90,9 @@ def _post(loaded: Loaded, inputs: Inputs, future: concurrent.futures.Future[Page
     if page.lost is not None or page.busy or loaded.session.key not in page.sessions:
         future.set_exception(_TakenError())
         return
-    use = contextlib.ExitStack()
-    use.enter_context(loaded.instance.in_use())
-    future.add_done_callback(lambda _: use.close())
+    instance = loaded.instance
+    began = instance.begin()
+    future.add_done_callback(lambda _: instance.end(began))
     page.post_run(loaded.session, inputs, future)
 
 
