@@ -50,7 +50,9 @@ def test_it_says_what_is_best_how_sure_and_what_to_do(tmp_path: Path) -> None:
 def test_the_sample_in_the_documentation_is_what_is_printed(tmp_path: Path) -> None:
     page = (Path(__file__).parents[2] / "docs" / "analysis.md").read_text(encoding="utf-8")
     (sample,) = re.findall(r"^```text\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
-    printed = [line.rstrip() for line in browserpool("analyze", "--db", history(tmp_path)).output.splitlines()]
+    printed = [
+        line.rstrip() for line in browserpool("analyze", "--db", history(tmp_path)).output.splitlines()
+    ]
     assert [line for line in sample.splitlines() if line.rstrip() not in printed] == []
 
 
