@@ -174,7 +174,10 @@ def operations(options: argparse.Namespace) -> bool:
             wrong += bits(model(asked[which])) != answers[which]
             if number % max(1, options.operations // SAMPLES) == 0:
                 level.sample(node)
-                print(f"  {number} calls, {time.monotonic() - started:.0f} s: {level.told()}", flush=True)
+                print(
+                    f"  {number} calls, {wrong} wrong, {time.monotonic() - started:.0f} s: {level.told()}",
+                    flush=True,
+                )
         recovered = sum(model.recoveries for model in models)
         node.end_test()
     rows = [m["row"] for m in told if m["kind"] == "record"]
