@@ -35,6 +35,8 @@ SUITES = HERE / "load_suites"
 LEVEL_SECONDS = 5.0
 """Between readings of the level: each takes about 10 ms of a core for every process."""
 LIMIT_SECONDS = 3 * 3600.0
+CLOSING = 0.8
+"""Of the usual number of processes: with fewer, the run is ending."""
 WARM_UP = 0.4
 """The first part of a run, while pools and caches fill, says nothing of a level."""
 
@@ -73,8 +75,12 @@ def _handles(pid: int) -> int:
         return 0
 
 
-def slope(readings: list[dict[str, float]], what: str) -> tuple[float, float, float]:
-    """Median level of the first and last fifth after the warm-up, and the slope by least squares, per hour."""
+def trend(readings: list[dict[str, float]], what: str) -> tuple[float, float, float]:
+    """Median level of the first and last fifth after the warm-up, and the change over that time by least squares."""
+    # the last readings see the browsers being closed
+    usual = statistics.median(r["processes"] for r in readings) if readings else 0
+    while readings and readings[-1]["processes"] < CLOSING * usual:
+        readings = readings[:-1]
     kept = readings[int(len(readings) * WARM_UP) :]
     if len(kept) < 5:
         return float("nan"), float("nan"), float("nan")
@@ -82,7 +88,7 @@ def slope(readings: list[dict[str, float]], what: str) -> tuple[float, float, fl
     first = statistics.median(r[what] for r in kept[:fifth])
     last = statistics.median(r[what] for r in kept[-fifth:])
     found = statistics.linear_regression([r["at"] for r in kept], [r[what] for r in kept])
-    return first, last, found.slope * 3600
+    return first, last, found.slope * (kept[-1]["at"] - kept[0]["at"])
 
 
 def suite(name: str, *arguments: str, **environment: Any) -> measure.Measured:
@@ -163,10 +169,10 @@ def models(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def levels_of(readings: list[dict[str, float]]) -> None:
-    print("\n| level | at 40 % of the run | at its end | slope per hour |\n|---|---|---|---|")
+    print("\n| level | at 40 % of the run | at its end | slope over that time |\n|---|---|---|---|")
     for what in ("memory MiB", "handles", "processes"):
-        first, last, per_hour = slope(readings, what)
-        print(f"| {what} | {first:.0f} | {last:.0f} | {per_hour:+.0f} |")
+        first, last, change = trend(readings, what)
+        print(f"| {what} | {first:.0f} | {last:.0f} | {change:+.0f} |")
 
 
 def nodes(options: argparse.Namespace) -> dict[str, Any]:
