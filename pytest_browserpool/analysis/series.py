@@ -81,7 +81,7 @@ def reduced(points: Points, before: frozenset[str], after: frozenset[str]) -> Se
     """The value of each run: the median, over the places measured on both sides, of the log ratio to what was usual
     there before. A place counts that ``WITNESSES`` runs before have, or all where they are fewer."""
     by_place: dict[tuple[str, int], dict[str, float]] = defaultdict(dict)
-    enough = min(WITNESSES, sum(run in before for run in points))
+    enough = max(1, min(WITNESSES, sum(run in before for run in points)))  # a way that is new has no before
     for run, places in points.items():
         for place, value in places.items():
             if value > 0 and (run in before or run in after):

@@ -10,6 +10,7 @@ from scipy import stats
 
 from pytest_browserpool.analysis import regress
 from pytest_browserpool.analysis.samples import Cell, Faulty, Pace, Peak, Samples, Way
+from pytest_browserpool.analysis.series import built
 
 WAY = Way("firefox", "wasm")
 Planted = Callable[[np.random.Generator, float], tuple[Samples, list[str], list[str]]]
@@ -183,3 +184,11 @@ def test_what_one_run_alone_had_is_not_its_own_measure() -> None:
     cells = [cell(run, n) for n, run in enumerate(runs[:8])] + [cell("r08", n) for n in range(8)]
     found = regress.compare(Samples(calls=cells), runs[:8], runs[8:])
     assert (found.compared, found.regressions, found.improvements) == (0, (), ())
+
+
+def test_a_model_that_only_the_new_runs_have_is_compared_with_nothing() -> None:
+    samples, before, after = planted(5, 1, 2, calls=9)(np.random.default_rng(3), 1.0)
+    new = [cell for cell in samples.calls if cell.model == "m0" or cell.run in after]
+    found = built(Samples(calls=new), frozenset(before), frozenset(after))
+    assert {key.subject for key in found if key.metric == "latency"} == {"m0"}
+    assert not regress.compare(Samples(calls=new), before, after).regressions
