@@ -6,6 +6,7 @@ import ast
 import json
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -111,3 +112,11 @@ def test_imports_point_downward() -> None:
     from importlinter.cli import lint_imports
 
     assert lint_imports(config_filename=str(ROOT / ".importlinter"), is_debug_mode=False) == 0
+
+
+def test_each_test_file_has_a_name_of_its_own() -> None:
+    """pytest imports test files by their names alone; two of one name cannot be collected in one run."""
+    names = Counter(
+        p.name for p in (ROOT / "tests").rglob("*.py") if p.name not in ("conftest.py", "__init__.py")
+    )
+    assert not [name for name, count in names.items() if count > 1]

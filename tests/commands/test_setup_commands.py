@@ -64,12 +64,14 @@ def bare(empty_cache: Cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 @pytest.fixture
 def runtime_only(bare: Path, empty_cache: Cache) -> Path:
-    """A bare machine whose cache has the real onnxruntime-web, lent from this machine's."""
-    real = pins.runtime_dir(REAL_CACHE)
-    lent = pins.directory_of(pins.RUNTIME, empty_cache)
-    lent.parent.mkdir(parents=True)
-    lent.symlink_to(real)
-    empty_cache.write_json("meta", lent.name, REAL_CACHE.read_json("meta", real.name))
+    """A bare machine whose cache has the real onnxruntime-web and chart library, lent from this machine's."""
+    for pin in (pins.RUNTIME, *charts.SCRIPTS):
+        real = pins.held(pin, REAL_CACHE)
+        assert real is not None, f"{pin.name} is not here: run `browserpool install`"
+        lent = pins.directory_of(pin, empty_cache)
+        lent.parent.mkdir(parents=True, exist_ok=True)
+        lent.symlink_to(real)
+        empty_cache.write_json("meta", lent.name, REAL_CACHE.read_json("meta", real.name))
     return bare
 
 
