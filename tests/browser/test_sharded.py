@@ -65,7 +65,10 @@ def test_a_real_model_over_browsers_is_the_whole(bench, name, browsers):
     model = sharded(bench, source, browsers, input_shapes=shapes)
     outputs = model(inputs)
     assert sorted(shard.browser.name for shard in model.shards) == sorted(browsers)
-    assert all(shard.calls == 1 and shard.placement["wasm"] > 5 for shard in model.shards)
+    assert [shard.calls for shard in model.shards] == [1] * len(browsers)
+    nodes = [shard.placement["wasm"] for shard in model.shards]
+    assert min(nodes) > 0  # how many each gets goes by the speed that it showed
+    assert sum(nodes) > 20
     close(outputs, expected)
     assert_close(outputs, native(model.path, inputs), model, inputs=inputs)
     segments = {r["sha256"] for r in bench.rows("models") if ", segment " in r["label"]}
