@@ -91,6 +91,10 @@ class LiveView:
         elif now - self._told >= LINE_EVERY:
             self._told = now
             self._terminal.ensure_newline()
+            if (
+                self._terminal._tw.width_of_current_line
+            ):  # dots of xdist's nodes: pytest itself does not see them
+                self._terminal.write_line("")
             self._terminal.write_line(f"browserpool: {plain_line(progress)}")
 
     def end(self) -> None:
