@@ -80,9 +80,14 @@ def main_process(token: str) -> psutil.Process | None:
 
 
 def alive(process: psutil.Process) -> bool:
-    """Whether it still runs (or is stopped); a dead one that nobody waited for is dead, one that cannot be seen is not."""
+    """Whether it still runs (or is stopped); a dead one that nobody waited for is dead, one that cannot be seen is not.
+
+    One on its way out is dead too: Linux takes a process's memory before its sockets, so who saw a socket close finds none.
+    """
     try:
-        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+        if not process.is_running() or process.status() == psutil.STATUS_ZOMBIE:
+            return False
+        return bool(process.memory_info().rss > 0)
     except psutil.NoSuchProcess:
         return False
     except (psutil.Error, OSError):

@@ -93,7 +93,7 @@ INJURIES = (
     Injury(
         "browser SIGKILL",
         kill(""),
-        ("browser_crashed", "page_crashed"),  # all its processes die: Firefox may tell of the page's first
+        ("browser_crashed",),
         short=ALL,
         short_running=("chromium", "firefox"),
         running=True,
