@@ -149,7 +149,7 @@ def round_trips(node: Node, browser: str, size: int, times: int) -> list[float]:
 
     async def echo() -> float:
         instance, _ = await node.pool.browser(browser)
-        page = await instance.page("all")
+        page = await instance.page()
         started = time.perf_counter()
         reply = await page.channel.call("echo", {}, {"x": payload}, timeout=60)
         seconds = time.perf_counter() - started

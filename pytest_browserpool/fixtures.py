@@ -193,6 +193,8 @@ class Shard:
     """Pieces of the model that run there, each a session of its own."""
     placement: Mapping[str, int]
     """Nodes of the graph per execution provider."""
+    threads: int
+    """Of WebAssembly in its page, as the page says: the node's cores are shared by the shards."""
     load_time_ms: float
     calls: int
     compute_ms: float
@@ -249,6 +251,7 @@ class ShardedModel(Model):
                     backend=lane.backend,
                     segments=len(lane.stages),
                     placement=placement,
+                    threads=lane.threads,
                     load_time_ms=lane.load_ms,
                     calls=times.calls,
                     compute_ms=times.compute_ms,

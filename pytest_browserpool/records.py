@@ -184,9 +184,9 @@ class MetricRecord(Plain):
     name: str
     """Of a node: cpu_percent, memory_bytes (of its pytest process), gpu_percent, gpu_memory_bytes, pool_size; of a
     browser: memory_bytes, utilization, active_models, sessions, and where it had a shard of a model in a test
-    shard_compute_ms, shard_transfer_ms, shard_idle_ms; of the run (``node`` empty): queued_N, wait_mean_s_N and
-    wait_longest_s_N for each priority N, migrations, migrations_useful, forecast_error, forecast_error_as_last_minute,
-    decision_us_p50, decision_us_p99."""
+    shard_compute_ms, shard_transfer_ms, shard_idle_ms, shard_threads; of the run (``node`` empty): queued_N,
+    wait_mean_s_N and wait_longest_s_N for each priority N, migrations, migrations_useful, forecast_error,
+    forecast_error_as_last_minute, decision_us_p50, decision_us_p99."""
     value: float
     instance: str = ""
 

@@ -139,7 +139,14 @@ class Sharded:
         self.needs = ModelNeeds(**{"shards": 3, "backends": ("wasm",), "timeout": 5.0, **needs})
         places = [Seat(name, 0, ("wasm",)) for name in ("one", "two", "three")]
         self.made = cut(
-            self.needs, self.content, places, lambda seat: 1.0, memory=8 << 30, most=3, folder=folder
+            self.needs,
+            self.content,
+            places,
+            lambda seat: 1.0,
+            memory=8 << 30,
+            most=3,
+            threads=1,
+            folder=folder,
         )
 
     def resident(

@@ -1,4 +1,4 @@
-"""One browser of the pool: its process and its model pages, one page per bundle of onnxruntime-web."""
+"""One browser of the pool: its process and its model pages, one page per bundle of onnxruntime-web and number of threads."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 from pytest_browserpool.browsers.channel import PageChannel
 from pytest_browserpool.browsers.launch import BrowserProcess
-from pytest_browserpool.browsers.page import RuntimePage, Session, SessionKey
+from pytest_browserpool.browsers.page import WHOLE, PageKind, RuntimePage, Session, SessionKey
 from pytest_browserpool.browsers.serve import Server
 from pytest_browserpool.errors import BrowserCrashed, Fault
 
@@ -34,7 +34,7 @@ class BrowserInstance:
     ) -> None:
         self.process = process
         self.name = process.installed.name
-        self.pages: dict[str, RuntimePage] = {}
+        self.pages: dict[PageKind, RuntimePage] = {}
         self.lost: Fault | None = None
         self.last_used = time.monotonic()
         self.busy_s = 0.0
@@ -83,23 +83,24 @@ class BrowserInstance:
     def sessions(self) -> list[Session]:
         return [s for page in self.pages.values() if page.lost is None for s in page.sessions.values()]
 
-    async def page(self, bundle: str) -> RuntimePage:
-        """The page of this bundle, opened or replaced where needed.
+    async def page(self, kind: PageKind = WHOLE) -> RuntimePage:
+        """The page of this kind, opened or replaced where needed.
 
         Raises:
             Fault: it did not open; the browser is then lost too where it is at fault.
         """
         async with self._opening:
-            page = self.pages.get(bundle)
+            kind = PageKind(kind.bundle, kind.threads or self._threads)
+            page = self.pages.get(kind)
             if page is not None and page.lost is None:
                 return page
             if page is not None:
                 await self.drop(page)
             if self.lost is not None:
                 raise self.lost
-            return await self._open(bundle)
+            return await self._open(kind)
 
-    async def _open(self, bundle: str) -> RuntimePage:
+    async def _open(self, kind: PageKind) -> RuntimePage:
         identity = f"{next(_pages)}"
         holder: list[RuntimePage] = []
 
@@ -109,13 +110,13 @@ class BrowserInstance:
 
         channel = PageChannel(identity, on_event)
         self._channels[identity] = channel
-        page = RuntimePage(channel, bundle, self._server.offer)
+        page = RuntimePage(channel, kind, self._server.offer)
         holder.append(page)
         try:
             async with asyncio.timeout(PAGE_OPEN_SECONDS):
                 page.bind(await self.process.open_model_page(self._server.page_url(identity), page.lose))
             await channel.ready(PAGE_OPEN_SECONDS)
-            await page.configure(self._threads, PAGE_OPEN_SECONDS)
+            await page.configure(kind.threads or self._threads, PAGE_OPEN_SECONDS)
         except BaseException as error:
             await self._discard(page)
             if isinstance(error, Fault):
@@ -127,7 +128,7 @@ class BrowserInstance:
                 self.lose(BrowserCrashed(f"{self.name} opens no page: {said[0]}"))
                 raise self.lost from error  # type: ignore[misc]
             raise
-        self.pages[bundle] = page
+        self.pages[kind] = page
         return page
 
     async def drop(self, page: RuntimePage) -> None:
@@ -135,8 +136,8 @@ class BrowserInstance:
         for session in page.sessions.values():
             self._on_session_gone(self, session)
         page.sessions.clear()
-        if self.pages.get(page.bundle) is page:
-            del self.pages[page.bundle]
+        if self.pages.get(page.kind) is page:
+            del self.pages[page.kind]
         await self._discard(page)
 
     async def _discard(self, page: RuntimePage) -> None:

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pytest_browserpool.browsers.channel import PageChannel, PageError, Reply
 from pytest_browserpool.browsers.interpret import interpret
@@ -24,14 +24,26 @@ ANCHOR = Path(__file__).parent / "page" / "anchor.onnx"
 _numbers = itertools.count(1)
 
 
+class PageKind(NamedTuple):
+    """What is settled for a page before its first session: pages that differ in it are different pages."""
+
+    bundle: str = "all"
+    """``all`` (JSEP, WebNN, wasm) or ``native`` (the native WebGPU provider)."""
+    threads: int | None = None
+    """Of WebAssembly (``ort.env.wasm.numThreads``); None: as many as the pool gives a whole model."""
+
+
+WHOLE = PageKind()
+"""What a whole model gets unless it asks for another bundle."""
+
+
 @dataclass(frozen=True)
 class SessionKey:
-    """What makes two sessions the same: content, backend, build, options, and for WebNN the input shapes."""
+    """What makes two sessions the same: content, backend, page, options, and for WebNN the input shapes."""
 
     sha256: str
     backend: str
-    bundle: str = "all"
-    """``all`` (JSEP, WebNN, wasm) or ``native`` (the native WebGPU provider): one per page."""
+    page: PageKind = WHOLE
     options: str = "{}"
     """Canonical JSON of onnxruntime-web's session options."""
     shapes: tuple[tuple[str, tuple[int, ...]], ...] = ()
@@ -69,9 +81,11 @@ class RuntimePage:
     ``lost`` is set once the page must not be used again: crashed, hung, cut off, poisoned, or its GPU device gone.
     """
 
-    def __init__(self, channel: PageChannel, bundle: str, offer: Callable[[str, Path], str]) -> None:
+    def __init__(self, channel: PageChannel, kind: PageKind, offer: Callable[[str, Path], str]) -> None:
         self.channel = channel
-        self.bundle = bundle
+        self.kind = kind
+        self.threads = 0
+        """Of its WebAssembly, as the page itself says; 0 before it is configured."""
         self.sessions: dict[SessionKey, Session] = {}
         self.loads = 0
         self.runtime = ""
@@ -137,12 +151,13 @@ class RuntimePage:
     async def configure(self, threads: int, timeout: float) -> None:
         """Loads the bundle and compiles its WebAssembly: what is left for a session is the session's own."""
         args = {
-            "bundle": self.bundle,
+            "bundle": self.kind.bundle,
             "threads": threads,
             "anchor": self._offer("anchor.onnx", ANCHOR),
         }
         reply = await self.call("configure", args, timeout=timeout, where="start")
-        self.runtime = f"onnxruntime-web {reply.values['version']} ({self.bundle})"
+        self.runtime = f"onnxruntime-web {reply.values['version']} ({self.kind.bundle})"
+        self.threads = int(reply.values["threads"])
 
     async def create(
         self,

@@ -19,7 +19,7 @@ from pytest_browserpool.browsers.catalogue import InstalledBrowser
 from pytest_browserpool.browsers.channel import PageChannel
 from pytest_browserpool.browsers.instance import BrowserInstance
 from pytest_browserpool.browsers.launch import Launcher
-from pytest_browserpool.browsers.page import RuntimePage, Session, SessionKey
+from pytest_browserpool.browsers.page import PageKind, RuntimePage, Session, SessionKey
 from pytest_browserpool.browsers.processes import Workdir
 from pytest_browserpool.browsers.protocol import Packed, StateUse
 from pytest_browserpool.browsers.serve import Server
@@ -129,11 +129,11 @@ class Pool:
     # -- browsers ---------------------------------------------------------------------------------------------------
 
     async def browser(
-        self, name: str, slot: int = 0, bundle: str | None = None
+        self, name: str, slot: int = 0, kind: PageKind | None = None
     ) -> tuple[BrowserInstance, float]:
         """A running browser of this name and the milliseconds that launching it took (0 where it ran).
 
-        ``slot``: which of several of the name; all count against ``max_browsers``. ``bundle``: for a load: a browser that
+        ``slot``: which of several of the name; all count against ``max_browsers``. ``kind``: for a load: a browser that
         is launched opens its page at once, which belongs to the price of one more browser.
 
         Raises:
@@ -150,7 +150,7 @@ class Pool:
             if (running := self._running(name, slot)) is not None:
                 return running, 0.0
             await self._make_room()
-            return await self._launch(name, slot, bundle)
+            return await self._launch(name, slot, kind)
 
     def _running(self, name: str, slot: int) -> BrowserInstance | None:
         for instance in self.instances:
@@ -159,7 +159,7 @@ class Pool:
                 return instance
         return None
 
-    async def _launch(self, name: str, slot: int, bundle: str | None) -> tuple[BrowserInstance, float]:
+    async def _launch(self, name: str, slot: int, kind: PageKind | None) -> tuple[BrowserInstance, float]:
         installed = self.installed.get(name)
         if installed is None:
             raise NoBrowser(
@@ -180,10 +180,10 @@ class Pool:
         self.launches += 1
         launch_ms = process.launch_ms
         try:
-            if bundle is not None:
+            if kind is not None:
                 started = time.perf_counter()
                 with instance.in_use():
-                    await instance.page(bundle)
+                    await instance.page(kind)
                 launch_ms += (time.perf_counter() - started) * 1000
         finally:
             self._emit(
@@ -277,7 +277,7 @@ class Pool:
             Fault: browser or page failed; both are replaced at the next load.
             UsageError, RunFailed: onnxruntime-web does not take the model.
         """
-        instance, launch_ms = await self.browser(browser, slot, key.bundle)
+        instance, launch_ms = await self.browser(browser, slot, key.page)
         found = instance.find(key)
         if found is not None and not await found[0].ping(self.settings.ping_timeout):
             # it went bad while nobody used it; the test that comes must not pay for that with its own time-out
@@ -290,7 +290,7 @@ class Pool:
         started = time.perf_counter()
         self._emit("begins", {"what": "loading", "browser": browser, "sha256": key.sha256})
         with instance.in_use():
-            page = await instance.page(key.bundle)
+            page = await instance.page(key.page)
             idle = [s for s in page.sessions.values() if not s.holders]
             if idle and len(page.sessions) >= SESSIONS_PER_PAGE:
                 await self._release(page, min(idle, key=lambda s: s.last_used), instance)
@@ -360,7 +360,7 @@ class Pool:
         stopped does neither, and a new page there would hang as well."""
         try:
             async with asyncio.timeout(self.settings.ping_timeout):
-                page = await instance.page("all")
+                page = await instance.page(hung.kind)  # another may be open, which would prove nothing
                 return not hung.uses_gpu or await page.finds_adapter()
         except (Fault, TimeoutError):
             return False

@@ -136,7 +136,7 @@ async def _probe(installed: InstalledBrowser, settings: Settings) -> BrowserCapa
 
 async def ask(pool: Pool, instance: BrowserInstance) -> BrowserCapabilities:
     """Lets a page of ``instance`` try every backend."""
-    page = await instance.page("all")
+    page = await instance.page()
     anchor = {"url": pool.offer("anchor.onnx", ANCHOR), "external": [], "options": {}}
     args = {"anchor": anchor, "backends": list(BACKENDS)}
     reply = await page.call("probe", args, timeout=PROBE_SECONDS, where=f"the probe of {instance.name}")

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_browserpool.browsers import choice
+from pytest_browserpool.browsers.page import PageKind
 from pytest_browserpool.browsers.pool import ModelContent
 from pytest_browserpool.errors import CapabilityError, ConfigurationError, ShardingError
 from pytest_browserpool.values import BrowserCapabilities, ModelNeeds
@@ -53,12 +54,20 @@ class Cut:
     """Other browsers that qualify: where a shard goes whose own browser does not come back."""
     speeds: tuple[float, ...]
     """Of each shard's browser, as the cut was made for."""
+    threads: int
+    """Of WebAssembly, that each shard's page has: its part of the node's cores."""
 
     def speed_seen(self, shard: int, compute_ms: float) -> float:
         """The browser's speed on this shard, from the milliseconds that one request computed there."""
         segments = self.sharded.plan.segments
         work = sum(segments[i].seconds for i in self.sharded.plan.shards[shard].segments) * self.speeds[shard]
         return _step(work / (compute_ms / 1000))
+
+
+def page_for(backend: str, threads: int) -> PageKind:
+    """The page of a shard. ``threads`` are WebAssembly's: what runs elsewhere shares the page of whole models, because
+    another one would have a GPU device of its own for nothing."""
+    return PageKind(threads=threads if backend == "wasm" else None)
 
 
 def seats(needs: ModelNeeds, browsers: Sequence[BrowserCapabilities], *, where: str) -> tuple[Seat, ...]:
@@ -111,11 +120,13 @@ def cut(
     *,
     memory: int,
     most: int,
+    threads: int,
     folder: Path,
 ) -> Cut:
     """Cuts the model for ``places`` and checks the pieces natively; the same cut is found on disk later.
 
-    ``speed`` may launch a browser to measure it, so it is asked only once the model is known to be cuttable.
+    ``speed`` may launch a browser to measure it, so it is asked only once the model is known to be cuttable. ``threads``:
+    of each shard's page.
 
     Raises:
         ShardingError, InvalidModel, UnsupportedOperator, ConfigurationError: as ``sharding.prepare``.
@@ -144,7 +155,7 @@ def cut(
     taken = tuple(by_name[shard.host] for shard in sharded.plan.shards)
     spare = tuple(seat for seat in places if seat not in taken)
     by_host = {host.name: host.speed for host in hosts}
-    return Cut(source, sharded, taken, spare, tuple(by_host[seat.name] for seat in taken))
+    return Cut(source, sharded, taken, spare, tuple(by_host[seat.name] for seat in taken), threads)
 
 
 Shapes = tuple[tuple[str, tuple[int, ...]], ...]

@@ -22,7 +22,7 @@ from pytest_browserpool.errors import (
     PageHung,
     UnsupportedOperator,
 )
-from pytest_browserpool.node.cutting import Cut, Seat, Shapes, contents, fixed_shapes
+from pytest_browserpool.node.cutting import Cut, Seat, Shapes, contents, fixed_shapes, page_for
 from pytest_browserpool.node.use import ModelUse
 from pytest_browserpool.values import ModelNeeds
 
@@ -62,6 +62,11 @@ class Lane:
     def backend(self) -> str:
         """What the shard really runs on; joined with "+" where its segments differ."""
         return "+".join(dict.fromkeys(loaded.session.key.backend for loaded in self.sessions.values()))
+
+    @property
+    def threads(self) -> int:
+        """Of WebAssembly in its page, as the page says; the most where its segments are in different pages."""
+        return max((loaded.page.threads for loaded in self.sessions.values()), default=0)
 
     @property
     def where(self) -> Candidate:
@@ -176,7 +181,8 @@ class Lanes:
             self.fixed = {n: d for n in self._made.source.graph.inputs if (d := types.shape(n)) is not None}
             path = self._static(content, dict(shapes))
             content = ModelContent(content.sha256, path, content.label, content.size, content.external)
-        key = SessionKey(content.sha256, backend, options=json.dumps(options, sort_keys=True), shapes=shapes)
+        page = page_for(backend, self._made.threads)
+        key = SessionKey(content.sha256, backend, page, json.dumps(options, sort_keys=True), shapes)
         loaded = await self._pool.load(seat.browser, key, content, self._needs.timeout, seat.slot)
         placement = loaded.session.placement
         if not placement.get("webnn" if backend.startswith("webnn") else backend):

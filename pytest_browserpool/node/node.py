@@ -45,6 +45,7 @@ from pytest_browserpool.node.sharded import ShardedResident
 from pytest_browserpool.node.use import ModelUse, RunningTest, TestUse
 from pytest_browserpool.preferences import prefer_of, preferred
 from pytest_browserpool.recovery.strategies import STRATEGIES, Strategy
+from pytest_browserpool.sharding import threads
 from pytest_browserpool.values import ModelNeeds, NodeCapabilities
 
 if TYPE_CHECKING:
@@ -81,6 +82,7 @@ class Node:
         self.report = Reporter(node_id, emit)
         self.test: RunningTest | None = None
         self._workers = neighbours or max(1, int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")))
+        self.cores = threads.cores_of(os.cpu_count() or 1, self._workers)
         self._lock = threading.RLock()
         self._stack = contextlib.ExitStack()
         self._portal: BlockingPortal | None = None
@@ -150,14 +152,12 @@ class Node:
         self._stack.callback(self._workdir.close)
         self._portal = self._stack.enter_context(start_blocking_portal(name=f"browserpool-{self.node_id}"))
         self._loop, self.loop_thread = self._portal.call(_whereabouts)
-        cores = os.cpu_count() or 1
         self._pool = Pool(
             self.settings,
             self.installed,
             pins.runtime_dir(),
             self._workdir,
-            # the cores are shared by the workers of this machine; wasm gains little beyond four threads
-            threads=max(1, min(4, cores // self._workers)),
+            threads=threads.of_whole(self.cores),
             memory_limit=int(capabilities.memory_gib * (1 << 30)),
             emit=self.report.pool_event,
         )

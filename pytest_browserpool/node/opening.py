@@ -24,10 +24,11 @@ from pytest_browserpool.errors import (
     UnsupportedOperator,
 )
 from pytest_browserpool.models.sources import describe
-from pytest_browserpool.node.cutting import MEASURED_RUNS, Seat, cut, seats, speed_of, yardstick
+from pytest_browserpool.node.cutting import MEASURED_RUNS, Seat, cut, page_for, seats, speed_of, yardstick
 from pytest_browserpool.node.resident import Reply
 from pytest_browserpool.node.sharded import Arrays, ShardedResident
 from pytest_browserpool.node.use import ModelUse
+from pytest_browserpool.sharding.threads import of_shard
 from pytest_browserpool.values import ModelNeeds
 
 if TYPE_CHECKING:
@@ -55,14 +56,16 @@ def open_sharded(node: Node, needs: ModelNeeds, source: Any, test_file: Path | N
     places = seats(needs, capabilities.browsers, where=content.label)
     memory = int(capabilities.memory_gib * (1 << 30))
     folder = pins.default_cache().root / "shards"
+    threads = of_shard(node.cores, needs.shards or 1)
     try:
         made = cut(
             needs,
             content,
             places,
-            lambda seat: speed(node, seat, content.sha256),
+            lambda seat: speed(node, seat, content.sha256, threads),
             memory=memory,
             most=node.settings.max_browsers,
+            threads=threads,
             folder=folder,
         )
     except BrowserPoolError as error:
@@ -95,7 +98,7 @@ def open_sharded(node: Node, needs: ModelNeeds, source: Any, test_file: Path | N
         )
 
     def learned(seat: Seat, backend: str, seen: float) -> None:
-        learn(node, seat, backend, content.sha256, seen)
+        learn(node, seat, backend, content.sha256, threads, seen)
 
     pool = node.pool
 
@@ -120,8 +123,8 @@ MOVED = 1.4
 """A speed seen is kept in place of a known one where they differ by this factor: less is the machine's noise."""
 
 
-def speed(node: Node, seat: Seat, model: str) -> float:
-    """How fast the browser is with the backend that it would use, relative to ``costs.REFERENCE``.
+def speed(node: Node, seat: Seat, model: str, threads: int) -> float:
+    """How fast the browser is with the backend that it would use and so many threads, relative to ``costs.REFERENCE``.
 
     On ``model`` (its hash) where earlier requests told; else on the yardstick, measured once for each version of the
     browser on this machine.
@@ -129,11 +132,11 @@ def speed(node: Node, seat: Seat, model: str) -> float:
     Raises:
         Fault: the browser failed while it was measured.
     """
-    general, own = _names(node, seat, seat.backends[0], model)
+    general, own = _names(node, seat, seat.backends[0], model, threads)
     known = _recalled(own) or _recalled(general)
     if known is not None:
         return known
-    found = _measured(node, seat)
+    found = _measured(node, seat, threads)
     if found is None:  # the yardstick does not run there; the model may
         return 1.0
     pins.default_cache().write_json("speeds", general, {"speed": found})
@@ -141,18 +144,18 @@ def speed(node: Node, seat: Seat, model: str) -> float:
     return found
 
 
-def learn(node: Node, seat: Seat, backend: str, model: str, seen: float) -> None:
+def learn(node: Node, seat: Seat, backend: str, model: str, threads: int, seen: float) -> None:
     """Keeps a browser's speed on a model for later runs."""
-    _, own = _names(node, seat, backend, model)
+    _, own = _names(node, seat, backend, model, threads)
     known = pins.default_cache().read_json("speeds", own).get("speed")
     if not isinstance(known, float) or not 1 / MOVED < seen / known < MOVED:
         pins.default_cache().write_json("speeds", own, {"speed": seen})
 
 
-def _names(node: Node, seat: Seat, backend: str, model: str) -> tuple[str, str]:
+def _names(node: Node, seat: Seat, backend: str, model: str, threads: int) -> tuple[str, str]:
     browser = node.capabilities().browser(seat.browser)
     assert browser is not None
-    general = f"{seat.browser}-{browser.version}-{backend}".replace("/", "_").replace(" ", "_")
+    general = f"{seat.browser}-{browser.version}-{backend}-{threads}t".replace("/", "_").replace(" ", "_")
     return general, f"{general}-{model[:16]}"
 
 
@@ -163,11 +166,11 @@ def _recalled(name: str) -> float | None:
     return _speeds[name]
 
 
-def _measured(node: Node, seat: Seat) -> float | None:
+def _measured(node: Node, seat: Seat, threads: int) -> float | None:
     import numpy as np
 
     content, _ = node.resolve(yardstick()[0], None)
-    key = SessionKey(content.sha256, seat.backends[0])
+    key = SessionKey(content.sha256, seat.backends[0], page_for(seat.backends[0], threads))
     timeout = MEASURE_SECONDS
 
     pool = node.pool

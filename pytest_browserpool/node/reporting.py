@@ -352,8 +352,9 @@ class Reporter:
         median = sorted(times)[len(times) // 2] if times else 0.0
         self.operation(test, resident, "benchmark", started, median, page_ms=median, warm=True)
 
-    def shard(self, instance: str, times: LaneTimes) -> None:
-        """Where the time of one shard's browser went in a test."""
+    def shard(self, instance: str, times: LaneTimes, threads: int) -> None:
+        """Where the time of one shard's browser went in a test, and how many threads its page had."""
+        self.metric("shard_threads", threads, instance)
         for name in ("compute", "transfer", "idle"):
             self.metric(f"shard_{name}_ms", getattr(times, f"{name}_ms"), instance)
 

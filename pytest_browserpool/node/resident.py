@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from numpy.typing import NDArray
 
 from pytest_browserpool.browsers.choice import Candidate
-from pytest_browserpool.browsers.page import SessionKey
+from pytest_browserpool.browsers.page import PageKind, SessionKey
 from pytest_browserpool.browsers.pool import Loaded, ModelContent, Pool
 from pytest_browserpool.config import did_you_mean
 from pytest_browserpool.errors import (
@@ -92,7 +92,7 @@ class Resident:
         self._static = static
         self._on_refused = on_refused
         options = dict(needs.session_options or {})
-        self._bundle = _bundle(options.pop("bundle", "jsep"))
+        self._page = PageKind(_bundle(options.pop("bundle", "jsep")))
         self._shapes: Mapping[str, tuple[int, ...]] | None = None
         self._options = json.dumps(options, sort_keys=True)
 
@@ -207,7 +207,7 @@ class Resident:
         return loaded
 
     async def _load(self, candidate: Candidate, fixed: Shapes, slot: int) -> Loaded:
-        key = SessionKey(self.content.sha256, candidate.backend, self._bundle, self._options, fixed)
+        key = SessionKey(self.content.sha256, candidate.backend, self._page, self._options, fixed)
         content = self.content
         if fixed:
             path = self._static(content, dict(fixed))

@@ -105,7 +105,8 @@ class ShardedResident:
         self._tell_speeds()
         for lane, times in zip(self.lanes, self.times, strict=True):
             if lane.sessions and times.calls:
-                self._report.shard(next(iter(lane.sessions.values())).instance.identity, times)
+                instance = next(iter(lane.sessions.values())).instance
+                self._report.shard(instance.identity, times, lane.threads)
 
     def _tell_speeds(self) -> None:
         """What the model's own requests say of its browsers, for the cut of a later run."""

@@ -20,6 +20,7 @@ from pytest_browserpool.fixtures import ShardedModel, _model
 from pytest_browserpool.sharding.llm.config import LOGITS
 from pytest_browserpool.sharding.llm.generate import cache_links, empty_cache, greedy, greedy_session
 from pytest_browserpool.sharding.llm.llama import build
+from pytest_browserpool.sharding.threads import of_whole
 from pytest_browserpool.values import ModelNeeds
 
 TWO = ("chromium", "firefox")
@@ -141,6 +142,31 @@ def test_the_second_test_finds_the_shards_warm(bench):
     assert (bench.node.pool.launches, bench.node.pool.loads) == (launches, loads)
 
 
+def test_the_pages_of_shards_share_the_cores(bench, monkeypatch):
+    """As onnxruntime-web itself says in each page; a whole model in the same browser has a page with its own number."""
+    source, shapes = REAL["angle"]
+    whole = bench.load(source, "chromium")
+    alone = bench.page_of(whole)
+    assert asked(bench, alone) == of_whole(bench.node.cores)
+    for cores, threads in ((2, 1), (4, 2)):
+        monkeypatch.setattr(bench.node, "cores", cores)
+        model = sharded(bench, source, TWO, input_shapes=shapes)
+        outputs = model(noise(shapes))
+        assert [shard.threads for shard in model.shards] == [threads, threads]
+        pages = {loaded.instance.name: loaded.page for loaded in model._resident.everywhere}
+        assert {name: asked(bench, page) for name, page in pages.items()} == dict.fromkeys(TWO, threads)
+        assert (pages["chromium"] is alone) == (threads == alone.threads)
+        close(outputs, native(model.path, noise(shapes)))
+    close(whole(noise(shapes)), native(model.path, noise(shapes)))
+
+
+def asked(bench: Any, page: Any) -> int:
+    """The page's ``ort.env.wasm.numThreads``: one that is configured only tells."""
+    args = {"bundle": "all", "threads": 99, "anchor": ""}
+    reply = bench.node.call(lambda: page.call("configure", args, timeout=10, where="test"), 20)
+    return int(reply.values["threads"])
+
+
 @pytest.mark.slow
 def test_shards_on_a_gpu_a_neural_network_api_and_wasm(bench):
     """Each on its own backend by onnxruntime's placement, and together the whole."""
@@ -224,7 +250,10 @@ def test_where_the_time_went_is_on_the_record(bench):
     assert all(shard.compute_ms > 0 and shard.bytes_in > 0 and shard.bytes_out > 0 for shard in model.shards)
     bench.node.end_test()
     rows = [row for row in bench.rows("metrics") if row["name"].startswith("shard_")]
-    assert {row["name"] for row in rows} == {"shard_compute_ms", "shard_transfer_ms", "shard_idle_ms"}
+    named = {row["name"] for row in rows[-8:]}
+    assert named == {"shard_compute_ms", "shard_transfer_ms", "shard_idle_ms", "shard_threads"}
+    threads = [row["value"] for row in rows if row["name"] == "shard_threads"]
+    assert threads[-2:] == [shard.threads for shard in model.shards]
     bench.node.begin_test("after")
 
 

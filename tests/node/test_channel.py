@@ -12,7 +12,7 @@ import pytest
 from aiohttp import web
 
 from pytest_browserpool.browsers.channel import PageChannel
-from pytest_browserpool.browsers.page import RuntimePage
+from pytest_browserpool.browsers.page import WHOLE, RuntimePage
 from pytest_browserpool.browsers.protocol import decode, encode
 from pytest_browserpool.browsers.serve import Server
 from pytest_browserpool.errors import BrowserCrashed, ConnectionLost
@@ -73,7 +73,7 @@ def test_what_was_under_way_is_lost_with_its_connection_and_the_next_one_goes_on
         first = await dial()
         await channel.ready(10)
         assert await echo(channel, 1) == 1
-        page = RuntimePage(channel, "all", lambda name, path: name)
+        page = RuntimePage(channel, WHOLE, lambda name, path: name)
         under_way = asyncio.create_task(page.call("never answered", {}, timeout=20, where="here"))
         await asyncio.sleep(0.1)
         cut(first)
@@ -92,7 +92,7 @@ def test_a_page_that_does_not_dial_again_is_lost(tmp_path: Path) -> None:
     async def play(channel: PageChannel, dial: Dial) -> None:
         first = await dial()
         await channel.ready(10)
-        page = RuntimePage(channel, "all", lambda name, path: name)
+        page = RuntimePage(channel, WHOLE, lambda name, path: name)
         under_way = asyncio.create_task(page.call("never answered", {}, timeout=20, where="here"))
         await asyncio.sleep(0.1)
         cut(first)
