@@ -25,6 +25,7 @@ import numpy as np
 from pytest_browserpool.sharding.llm.config import LlamaConfig
 from pytest_browserpool.sharding.llm.generate import cache_links, empty_cache, greedy, greedy_session
 from pytest_browserpool.sharding.llm.llama import build
+from pytest_browserpool.sharding.llm.made_up import shape_of
 from pytest_browserpool.sharding.plan import Host
 
 MIB = 1 << 20
@@ -56,22 +57,8 @@ def _noise() -> Any:
 
 
 def weights(name: str) -> Any:
-    """Made-up weights in GGUF's names and shapes: one block of noise over and over, begun elsewhere for each name."""
-    c = CONFIG
-    shapes = {
-        "token_embd": (c.vocabulary, c.width),
-        "output_norm": (c.width,),
-        "attn_norm": (c.width,),
-        "ffn_norm": (c.width,),
-        "attn_q": (c.width, c.width),
-        "attn_k": (c.kv_heads * c.head_size, c.width),
-        "attn_v": (c.kv_heads * c.head_size, c.width),
-        "attn_output": (c.width, c.width),
-        "ffn_gate": (c.hidden, c.width),
-        "ffn_up": (c.hidden, c.width),
-        "ffn_down": (c.width, c.hidden),
-    }
-    shape = shapes[name.removesuffix(".weight").rpartition(".")[2]]
+    """One block of noise over and over, begun elsewhere for each name: 2 GiB of random numbers would take minutes."""
+    shape = shape_of(CONFIG, name)
     block = np.roll(_noise(), sum(name.encode()) * 7919)
     return np.resize(block, math.prod(shape)).reshape(shape) * np.float32(1 / shape[-1] ** 0.5)
 

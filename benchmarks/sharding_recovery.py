@@ -1,33 +1,44 @@
 """What a lost shard costs, and what it leaves as it was: ``make bench-sharding``.
 
-Each shard of a language model is killed before each of its steps, at each level of fault tolerance, while the cache lies in
-the browsers: the tokens must be those of the undisturbed run, and the seconds of the step that brought the shard back are
-told. The model is a small one of the same build as SmolLM2, which ``--language`` takes instead.
+Each shard of a language model is killed at each of its steps, in each phase of a step, at each level of fault tolerance,
+while the cache lies in the browsers. Every answer must have the bits of the undisturbed run, or fail with its history. The
+model is a small one of the same build as SmolLM2, which ``--language`` takes instead. One line for each level, phase and
+shard; with ``--results`` they are kept, and what is there already is not run again.
 """
 
 from __future__ import annotations
 
 import argparse
+import asyncio
 import contextlib
+import json
 import os
 import signal
 import statistics
+import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 from sharding_execution import PROMPT, STEP, load
 
+from pytest_browserpool.browsers.pool import Loaded
+from pytest_browserpool.browsers.protocol import StateUse
 from pytest_browserpool.config import Settings
+from pytest_browserpool.errors import Fault
 from pytest_browserpool.fixtures import ShardedModel
 from pytest_browserpool.node.node import Node
 from pytest_browserpool.node.session import ModelSession
-from pytest_browserpool.sharding.llm.config import LlamaConfig
-from pytest_browserpool.sharding.llm.generate import cache_links, empty_cache, greedy, greedy_session_steps
+from pytest_browserpool.sharding.execute import Answer
+from pytest_browserpool.sharding.llm.config import LOGITS, LlamaConfig
+from pytest_browserpool.sharding.llm.generate import cache_links, empty_cache, step_inputs
 from pytest_browserpool.sharding.llm.llama import build
+from pytest_browserpool.sharding.llm.made_up import made_up
 
 SMALL = LlamaConfig(
     blocks=6,
@@ -48,89 +59,303 @@ SEEN_SECONDS = 30.0
 COPY_SECONDS = 60.0
 """For the copies of level high to be made again before the next kill."""
 
-
-def small_weights(name: str) -> Any:
-    """Random weights in GGUF's names and shapes; each name has its own."""
-    c = SMALL
-    shapes = {
-        "token_embd": (c.vocabulary, c.width),
-        "output_norm": (c.width,),
-        "attn_norm": (c.width,),
-        "ffn_norm": (c.width,),
-        "attn_q": (c.width, c.width),
-        "attn_k": (c.kv_heads * c.head_size, c.width),
-        "attn_v": (c.kv_heads * c.head_size, c.width),
-        "attn_output": (c.width, c.width),
-        "ffn_gate": (c.hidden, c.width),
-        "ffn_up": (c.hidden, c.width),
-        "ffn_down": (c.width, c.hidden),
-    }
-    shape = shapes[name.removesuffix(".weight").rpartition(".")[2]]
-    generator = np.random.default_rng(list(name.encode()))
-    spread = 1.0 if len(shape) == 1 else 2.0 / shape[1] ** 0.5
-    return (generator.standard_normal(shape) * spread).astype(np.float32)
+PHASES = {
+    "before": "between two steps, and seen before the next one begins",
+    "computing": "with its command sent and not answered",
+    "answered": "with its answer given and the rest of the step still to come; met by the next step",
+}
 
 
-def kill(node: Node, model: ShardedModel, session: ModelSession, number: int) -> str:
-    """SIGKILL for the browser that has that shard's part of the state, seen by the pool; its name.
+@dataclass(frozen=True)
+class Unit:
+    """What is run in one go: a shard killed at every step."""
 
-    At level high a copy that took over keeps the state until the next step, so that is not always the shard's own.
-    """
-    until = time.monotonic() + COPY_SECONDS
-    while model._resident.copying:
-        assert time.monotonic() < until, "the copies were not made again"
-        time.sleep(0.05)
-    lane = model._resident.lanes[number]
-    page = lane.sessions[lane.stages[0]].page
-    for part in (p for i, p in session._state._parts.items() if i in lane.stages and p._page is not None):
-        page = part._page if part._page.lost is None else page
-    instance = next(i for i in node.pool.instances if page in i.pages.values())
-    os.kill(instance.process.pid, signal.SIGKILL)
-    until = time.monotonic() + SEEN_SECONDS
-    while page.lost is None:
-        assert time.monotonic() < until, f"the pool did not see that {instance.identity} is gone"
-        time.sleep(0.005)
-    return str(instance.name)
+    level: str
+    phase: str
+    shard: int
 
 
-def killed_at_each_step(
-    node: Node, model: ShardedModel, config: LlamaConfig, prompt: Sequence[int], count: int, level: str
-) -> None:
-    """Prints how many kills left the tokens as they were, and what they took."""
-    expected = greedy(model, config, prompt, count)
-    seconds: dict[str, list[float]] = {}
-    usual: list[float] = []
-    right = kills = 0
-    with model.session(cache_links(config), initial=empty_cache(config)) as session:
-        for _ in range(2):  # the second one warms the page-resident way
-            steps = greedy_session_steps(session, prompt)
-            for _ in range(count):
-                started = time.perf_counter()
-                next(steps)
-                usual.append(time.perf_counter() - started)
+@dataclass
+class Outcome:
+    """What its kills came to."""
+
+    unit: Unit
+    browser: str = ""
+    kills: int = 0
+    same: int = 0
+    """Steps whose answer had the bits of the undisturbed run."""
+    told: int = 0
+    """Steps that failed, with the fault in the history."""
+    replayed: int = 0
+    seconds: list[float] = field(default_factory=list)
+    """Of each disturbed step."""
+    load: float = 0.0
+    """Of the machine, one minute's mean, when the unit ended."""
+
+    @property
+    def right(self) -> bool:
+        expected = self.told if self.unit.level == "none" else self.same
+        return 0 < self.kills == expected
+
+
+@dataclass
+class Language:
+    """What is generated from."""
+
+    name: str
+    source: Any
+    config: LlamaConfig
+    prompt: Sequence[int]
+    shapes: Mapping[str, Any]
+
+
+def language(small: bool, folder: Path) -> Language:
+    if small:
+        path = folder / "small.onnx"
+        build(SMALL, made_up(SMALL), path)
+        shapes = {**STEP, SMALL.past[0]: (1, SMALL.kv_heads, 8, SMALL.head_size)}
+        return Language("a small model", path, SMALL, [3, 1, 4, 1, 5], shapes)
+    from pytest_browserpool.sharding.llm import smollm2
+    from pytest_browserpool.sharding.llm.gguf_file import GgufLlama
+    from pytest_browserpool.sharding.llm.tokens import Tokenizer
+
+    weights = GgufLlama(smollm2.gguf_path())
+    prompt = Tokenizer(weights).encode(PROMPT)
+    return Language("SmolLM2-135M", smollm2.onnx_path, weights.config, prompt, STEP)
+
+
+# -- killing --------------------------------------------------------------------------------------------------------
+
+
+class Killer:
+    """Kills the browser that runs one shard's commands: at once, or when its next one is under way or answered."""
+
+    def __init__(self, node: Node, model: ShardedModel, unit: Unit) -> None:
+        self._node, self._model, self._unit = node, model, unit
+        self._armed = False
+        self._pids: dict[str, list[int]] = {}
+        self.browser = ""
+        self._run_on = model._resident.run_on
+        model._resident.run_on = self._watched  # type: ignore[method-assign]
+
+    def arm(self, session: ModelSession) -> None:
+        """The next kill. In phase "before" it is done, and seen, when this returns."""
+        self._settled()
+        self._look()
+        if self._unit.phase != "before":
+            self._armed = True
+            return
+        page = self._kill(self._holding(session))
+        until = time.monotonic() + SEEN_SECONDS
+        while page.lost is None:
+            assert time.monotonic() < until, f"the pool did not see that {self.browser} is gone"
+            time.sleep(0.005)
+
+    def _look(self) -> None:
+        """The processes of each browser, so that all of one die at once: a renderer would outlive its browser for as long
+        as a step takes."""
+        for instance in self._node.pool.instances:
+            root = psutil.Process(instance.process.pid)
+            self._pids[instance.identity] = [root.pid, *(c.pid for c in root.children(recursive=True))]
+
+    def _settled(self) -> None:
+        """Level high: both copies are there again."""
+        until = time.monotonic() + COPY_SECONDS
+        while self._model._resident.copying:
+            assert time.monotonic() < until, "the copies were not made again"
+            time.sleep(0.05)
+
+    def _holding(self, session: ModelSession) -> Loaded:
+        """Where the shard's part of the state is: at level high a copy that took over keeps it until the next step."""
+        lane: Any = self._model._resident.lanes[self._unit.shard]
+        state: Any = session._state
+        parts = [p for i, p in state._parts.items() if i in lane.stages and p._page is not None]
+        pages = [p._page for p in parts if p._page.lost is None]
+        held: list[Loaded] = [loaded for loaded in lane.held if loaded.page in pages]
+        return (held or [lane.sessions[lane.stages[0]]])[0]
+
+    def _kill(self, loaded: Loaded) -> Any:
+        self.browser = loaded.instance.name
+        for pid in self._pids[loaded.instance.identity]:
+            with contextlib.suppress(ProcessLookupError):  # some end with their parents
+                os.kill(pid, signal.SIGKILL)
+        return loaded.page
+
+    async def _watched(
+        self, loaded: Loaded, number: int, tensors: Any, state: StateUse | None = None
+    ) -> Answer:
+        if not self._armed or number != self._unit.shard:
+            return await self._run_on(loaded, number, tensors, state)
+        self._armed = False
+        if self._unit.phase == "answered":
+            answer = await self._run_on(loaded, number, tensors, state)
+            self._kill(loaded)
+            return answer
+        running = asyncio.ensure_future(self._run_on(loaded, number, tensors, state))
+        await asyncio.sleep(0)  # it is on its way now
+        self._kill(loaded)
+        return await running
+
+
+# -- one unit ---------------------------------------------------------------------------------------------------------
+
+
+def undisturbed(session: ModelSession, spoken: Language, count: int) -> tuple[list[bytes], list[int]]:
+    """The bits of each step's logits, and the tokens."""
+    bits, tokens = list[bytes](), list[int]()
+    for step in range(count):
+        logits = session(inputs_of(step, tokens, spoken))[LOGITS]
+        bits.append(logits.tobytes())
+        tokens.append(int(np.argmax(logits)))
+    return bits, tokens
+
+
+def inputs_of(step: int, tokens: Sequence[int], spoken: Language) -> dict[str, Any]:
+    """Of a step after the undisturbed ones before it: a wrong answer is told once, and the next one is on its own."""
+    new = list(spoken.prompt) if step == 0 else [tokens[step - 1]]
+    return dict(step_inputs(new, len(spoken.prompt) + step))
+
+
+@contextlib.contextmanager
+def opened(
+    node: Node, spoken: Language, browsers: tuple[str, ...], level: str
+) -> Iterator[tuple[ShardedModel, ModelSession]]:
+    node.begin_test(f"kills {level}")
+    try:
+        model = load(node, spoken.source, browsers, input_shapes=spoken.shapes, fault_tolerance=level)
+        with model.session(cache_links(spoken.config), initial=empty_cache(spoken.config)) as session:
+            yield model, session
+    finally:
+        node.end_test()
+
+
+def survived(
+    node: Node, spoken: Language, browsers: tuple[str, ...], unit: Unit, count: int, faults: Faults
+) -> Outcome:
+    """The shard killed at each of ``count`` steps in a row: each loss is met by a state that has come back before."""
+    outcome = Outcome(unit)
+    with opened(node, spoken, browsers, unit.level) as (model, session):
+        undisturbed(session, spoken, count)  # warms the way with the state in the pages
+        session.reset()
+        bits, tokens = undisturbed(session, spoken, count)
+        state = {name: array.tobytes() for name, array in session.state().items()}
+        session.reset()
+        killer = Killer(node, model, unit)
+        late = unit.phase == "answered"
+        for step in range(count):
+            if late and step == count - 1:
+                killer._settled()  # nothing would meet a kill in the last step
+            else:
+                killer.arm(session)
+                outcome.kills += 1
+            before, started = faults.count(), time.perf_counter()
+            got = session(inputs_of(step, tokens, spoken))[LOGITS].tobytes()
+            took = time.perf_counter() - started
+            if late and step == 0:
+                assert got == bits[0], "the first step met no loss and gave other bits"
+                continue
+            outcome.seconds.append(took)
+            outcome.same += got == bits[step]
+            if faults.count() == before:
+                print(f"    step {step}: no loss was met", file=sys.stderr)
+        outcome.browser, outcome.replayed = killer.browser, session.replayed
+        left = {name: array.tobytes() for name, array in session.state().items()}
+        assert left == state, "the state at the end has other bits"
+    return outcome
+
+
+def failed(
+    node: Node, spoken: Language, browsers: tuple[str, ...], unit: Unit, count: int, faults: Faults
+) -> Outcome:
+    """Level none: at each step a model of its own, whose loss must end the request, with its history."""
+    outcome = Outcome(unit)
+    for step in range(count):
+        with opened(node, spoken, browsers, unit.level) as (model, session):
+            bits, tokens = undisturbed(session, spoken, count)
             session.reset()
-        for number in range(len(model.shards)):
-            steps = greedy_session_steps(session, prompt)
-            for token in expected:
-                name = kill(node, model, session, number)
-                kills += 1
-                started = time.perf_counter()
-                right += next(steps) == token
-                seconds.setdefault(name, []).append(time.perf_counter() - started)
-            print(
-                f"          shard {number}: {right} of {kills} kills so far gave the same token", flush=True
-            )
-            session.reset()
-        replayed = session.replayed
-    every = [s for times in seconds.values() for s in times]
-    print(
-        f"  {level:7} {right} of {kills} kills gave the same token; median {statistics.median(every):.2f} s, "
-        f"worst {max(every):.2f} s, {replayed} steps run again in all; a step without a fault "
-        f"{statistics.median(usual) * 1000:.0f} ms"
+            for done in range(step):
+                session(inputs_of(done, tokens, spoken))
+            killer = Killer(node, model, unit)
+            killer.arm(session)
+            outcome.kills += 1
+            before, started = faults.count(), time.perf_counter()
+            try:
+                for at in (step, step + 1) if unit.phase == "answered" else (step,):
+                    started = time.perf_counter()
+                    got = session(inputs_of(at, [*tokens, 0], spoken))[LOGITS].tobytes()
+                    assert got == bits[at], f"step {at} gave other bits"
+                print(f"    step {step}: no loss was met", file=sys.stderr)
+            except Fault:
+                outcome.told += faults.count() > before
+            outcome.seconds.append(time.perf_counter() - started)
+            outcome.browser = killer.browser
+    return outcome
+
+
+# -- all of them ------------------------------------------------------------------------------------------------------
+
+
+class Faults:
+    """What the node tells the history of lost browsers."""
+
+    def __init__(self) -> None:
+        self._told: list[dict[str, Any]] = []
+        self.flush: Callable[[], None] = lambda: None
+
+    def __call__(self, message: dict[str, Any]) -> None:
+        if message.get("kind") == "record" and message.get("table") in ("faults", "operations_log"):
+            self._told.append(message["row"])
+
+    def count(self) -> int:
+        """Faults, and operations that ended with one."""
+        self.flush()
+        return len([row for row in self._told if row.get("strategy") or row.get("error")])
+
+
+def line(outcome: Outcome) -> str:
+    unit, seconds = outcome.unit, outcome.seconds
+    same = f"{outcome.told} failed, told" if unit.level == "none" else f"{outcome.same} the same bits"
+    return (
+        f"| {unit.level} | {unit.phase} | {unit.shard}, {outcome.browser} | {outcome.kills} | {same} "
+        f"| {statistics.median(seconds):.2f} | {max(seconds):.2f} | {outcome.replayed} | {outcome.load:.1f} |"
     )
-    print("          " + ", ".join(f"{name} {statistics.median(t):.2f} s" for name, t in seconds.items()))
-    if right != kills or kills != count * len(model.shards):
-        raise SystemExit(f"{kills - right} of {kills} kills changed a token")
+
+
+def kept(path: Path | None) -> list[Outcome]:
+    """What an earlier run left there."""
+    if path is None or not path.exists():
+        return []
+    rows = [json.loads(each) for each in path.read_text().splitlines()]
+    return [Outcome(**{**row, "unit": Unit(**row["unit"])}) for row in rows]
+
+
+def run(
+    node: Node, spoken: Language, browsers: tuple[str, ...], options: Any, faults: Faults
+) -> list[Outcome]:
+    """The units that are not there yet, as far as the time goes; each printed, and kept, as it ends."""
+    done, until = kept(options.results), time.monotonic() + options.seconds
+    had = {outcome.unit for outcome in done}
+    units = [
+        Unit(level, phase, int(shard))
+        for level in options.levels.split(",")
+        for phase in options.phases.split(",")
+        for shard in options.shards.split(",")
+    ]
+    for outcome in done:
+        print(line(outcome))
+    for unit in (u for u in units if u not in had):
+        if time.monotonic() > until:
+            print(f"{len(units) - len(done)} units are left for another time")
+            break
+        kills = failed if unit.level == "none" else survived
+        outcome = kills(node, spoken, browsers, unit, options.steps, faults)
+        outcome.load = os.getloadavg()[0]
+        print(line(outcome), flush=True)
+        done.append(outcome)
+        if options.results is not None:
+            with options.results.open("a") as out:
+                out.write(json.dumps(asdict(outcome)) + "\n")
+    return done
 
 
 def main() -> None:
@@ -139,35 +364,26 @@ def main() -> None:
     )
     parser.add_argument("--browsers", default="chromium,firefox,headless-shell")
     parser.add_argument("--steps", type=int, default=16)
-    parser.add_argument("--levels", default="low,medium,high")
+    parser.add_argument("--levels", default="none,low,medium,high")
+    parser.add_argument("--phases", default="before", help=f"of {', '.join(PHASES)}")
+    parser.add_argument("--shards", default="0,1,2")
+    parser.add_argument("--results", type=Path, help="keeps the lines there, and goes on where they end")
+    parser.add_argument("--seconds", type=float, default=3600.0, help="begins nothing more after so many")
     parser.add_argument("--language", action="store_true", help="SmolLM2-135M in place of the small model")
     options = parser.parse_args()
-    node = Node(Settings(rootdir=str(Path.cwd()), db=""), "bench", lambda message: None)
+    faults = Faults()
+    node = Node(Settings(rootdir=str(Path.cwd()), db=""), "bench", faults)
+    faults.flush = node.report.flush
     with contextlib.closing(node), tempfile.TemporaryDirectory() as folder:
         have = tuple(b.name for b in node.capabilities().browsers if b.name in options.browsers.split(","))
-        if options.language:
-            from pytest_browserpool.sharding.llm import smollm2
-            from pytest_browserpool.sharding.llm.gguf_file import GgufLlama
-            from pytest_browserpool.sharding.llm.tokens import Tokenizer
-
-            weights = GgufLlama(smollm2.gguf_path())
-            source: Any = smollm2.onnx_path
-            config, prompt, shapes = weights.config, Tokenizer(weights).encode(PROMPT), dict(STEP)
-        else:
-            source, config, prompt = Path(folder) / "small.onnx", SMALL, [3, 1, 4, 1, 5]
-            build(config, small_weights, source)
-            shapes = {**STEP, config.past[0]: (1, config.kv_heads, 8, config.head_size)}
-        print(
-            f"{'SmolLM2-135M' if options.language else 'a small model'} over {' + '.join(have)}, a cache in the pages,"
-        )
-        print(f"each shard killed before each of {options.steps} steps")
-        for level in options.levels.split(","):
-            node.begin_test(f"kills {level}")
-            try:
-                model = load(node, source, have, input_shapes=shapes, fault_tolerance=level)
-                killed_at_each_step(node, model, config, prompt, options.steps, level)
-            finally:
-                node.end_test()
+        spoken = language(not options.language, Path(folder))
+        print(f"{spoken.name} over {' + '.join(have)}, {options.steps} steps, a cache in the pages")
+        print("| level | killed | shard | kills | came to | median s | worst s | run again | load |")
+        print("|---|---|---|---|---|---|---|---|---|")
+        done = run(node, spoken, have, options, faults)
+    wrong = [outcome for outcome in done if not outcome.right]
+    if wrong:
+        raise SystemExit(f"not all is as it should be: {', '.join(str(o.unit) for o in wrong)}")
 
 
 if __name__ == "__main__":

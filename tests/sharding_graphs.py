@@ -14,6 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from pytest_browserpool.sharding.graph import Graph, Node, Value
 from pytest_browserpool.sharding.llm.config import LlamaConfig
+from pytest_browserpool.sharding.llm.made_up import made_up
 from pytest_browserpool.sharding.plan import Host
 
 OPS = ("Conv", "Add", "Softmax")
@@ -328,23 +329,4 @@ SMALL = LlamaConfig(
 )
 """A llama of 30,000 random weights: every feature of the large one, and quick."""
 
-
-def small_weights(name: str) -> Any:
-    c = SMALL
-    shapes = {
-        "token_embd": (c.vocabulary, c.width),
-        "output_norm": (c.width,),
-        "attn_norm": (c.width,),
-        "ffn_norm": (c.width,),
-        "attn_q": (c.width, c.width),
-        "attn_k": (c.kv_heads * c.head_size, c.width),
-        "attn_v": (c.kv_heads * c.head_size, c.width),
-        "attn_output": (c.width, c.width),
-        "ffn_gate": (c.hidden, c.width),
-        "ffn_up": (c.hidden, c.width),
-        "ffn_down": (c.width, c.hidden),
-    }
-    shape = shapes[name.removesuffix(".weight").rpartition(".")[2]]
-    generator = np.random.default_rng(list(name.encode()))
-    spread = 1.0 if len(shape) == 1 else 2.0 / shape[1] ** 0.5
-    return (generator.standard_normal(shape) * spread).astype(np.float32)
+small_weights = made_up(SMALL)
