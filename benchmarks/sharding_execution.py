@@ -14,11 +14,13 @@ import signal
 import statistics
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
+import psutil
 from onnx import TensorProto, helper
 
 from pytest_browserpool.browsers.protocol import Packed, pack
@@ -86,7 +88,6 @@ def passing(size: int) -> bytes:
 def transfer(node: Node, pair: tuple[str, ...], size: int, times: int) -> None:
     """Page to page: a request whose cut carries ``size`` bytes, less what is computed."""
     model: ShardedModel = load(node, passing(size), pair)
-    moved = model.shards
     inputs = {"seed": np.array([2.5], np.float32)}
     assert model(inputs)["y"] == -2.5
     seconds = []
@@ -117,9 +118,35 @@ class Recording:
         raise fault
 
 
-def own_rates(node: Node, model: ShardedModel, inputs: dict[str, Any], times: int) -> list[float]:
-    """Requests a second of each shard by itself: its stages on what they were given in a request, its browser always
-    with the next command there already, and nobody else at work."""
+def cpu_seconds(model: ShardedModel) -> float:
+    """Of all cores, so far: the browsers of the model with everything that belongs to them, and this process, through which
+    the tensors go."""
+    total = time.process_time()
+    for loaded in model._resident.everywhere:
+        root = psutil.Process(loaded.instance.process.pid)
+        for process in (root, *root.children(recursive=True)):
+            with contextlib.suppress(psutil.Error):
+                total += sum(process.cpu_times()[:2])
+    return total
+
+
+@dataclass
+class Own:
+    """What a shard does by itself."""
+
+    seconds: float = 0.0
+    """For one request."""
+    cpu: float = 0.0
+    """Seconds of all cores for one request."""
+
+    @property
+    def rate(self) -> float:
+        return 1 / self.seconds
+
+
+def own_rates(node: Node, model: ShardedModel, inputs: dict[str, Any], times: int) -> list[Own]:
+    """Each shard by itself: its stages on what they were given in a request, its browser always with the next command
+    there already, and nobody else at work."""
     resident = model._resident
     recording = Recording(resident)
 
@@ -134,15 +161,17 @@ def own_rates(node: Node, model: ShardedModel, inputs: dict[str, Any], times: in
         await asyncio.gather(*(once() for _ in range(times)))
         return (time.perf_counter() - started) / times
 
-    async def all_of_them() -> list[float]:
+    async def all_of_them() -> list[Own]:
         await resident.pipeline.request({n: pack(a) for n, a in inputs.items()}, runner=recording)
-        seconds = [0.0] * len(resident.lanes)
+        own = [Own() for _ in resident.lanes]
         for stage in resident.pipeline.stages:
-            seconds[stage.lane] += await alone(stage)
-        return [1 / s for s in seconds]
+            before = cpu_seconds(model)
+            own[stage.lane].seconds += await alone(stage)
+            own[stage.lane].cpu += (cpu_seconds(model) - before) / times
+        return own
 
-    rates: list[float] = node.call(all_of_them, 300)
-    return rates
+    found: list[Own] = node.call(all_of_them, 300)
+    return found
 
 
 def efficiency(node: Node, browsers: tuple[str, ...], requests: int) -> None:
@@ -151,21 +180,24 @@ def efficiency(node: Node, browsers: tuple[str, ...], requests: int) -> None:
     inputs = {"x": np.random.default_rng(0).standard_normal((1, 3, 48, 320)).astype(np.float32)}
     for _ in model.run_many([inputs] * WARMING):
         pass
-    rates = own_rates(node, model, inputs, max(4, requests // 2))
+    own = own_rates(node, model, inputs, max(4, requests // 2))
     started = time.perf_counter()
     for _ in range(requests // 2):
         model(inputs)
     one = requests // 2 / (time.perf_counter() - started)
-    before = model.shards
+    before, cpu = model.shards, cpu_seconds(model)
     started = time.perf_counter()
     assert sum(1 for _ in model.run_many([inputs] * requests, in_flight=8)) == requests
     wall = time.perf_counter() - started
+    cpu = (cpu_seconds(model) - cpu) / requests
     spent = [
         (a.compute_ms - b.compute_ms, a.transfer_ms - b.transfer_ms, a.idle_ms - b.idle_ms)
         for a, b in zip(model.shards, before, strict=True)
     ]
     slowest = max(compute + moved for compute, moved, _ in spent) / 1000
-    rate, bound = requests / wall, min(rates)
+    rate, bound = requests / wall, min(each.rate for each in own)
+    needed = sum(each.cpu for each in own)
+    cores = node.cores / needed
     print(
         f"  {' + '.join(browsers)}: {requests} requests, 8 in flight: {rate:.2f}/s, one by one {one:.2f}/s;"
     )
@@ -173,9 +205,15 @@ def efficiency(node: Node, browsers: tuple[str, ...], requests: int) -> None:
         f"    the slowest stage by itself {bound:.2f}/s: efficiency {rate / bound:.2f}; "
         f"in the pipeline the busiest was at work {slowest / wall:.2f} of the time"
     )
-    for shard, own, (compute, moved, idle) in zip(model.shards, rates, spent, strict=True):
+    print(
+        f"    {node.cores} cores at most {cores:.2f}/s, since the stages by themselves take {needed * 1000:.0f} ms of a core "
+        f"for each request ({cpu * 1000:.0f} in the pipeline): {rate / cores:.2f} of that, "
+        f"{rate / min(bound, cores):.2f} of the lower of the two"
+    )
+    for shard, alone, (compute, moved, idle) in zip(model.shards, own, spent, strict=True):
         print(
-            f"    {shard.browser.name:15} by itself {own:5.2f}/s; "
+            f"    {shard.browser.name:15} {shard.threads} thread{'s' * (shard.threads > 1)}, "
+            f"by itself {alone.rate:5.2f}/s, {alone.cpu * 1000:4.0f} ms of a core; "
             f"compute {compute:6.0f}  transfer {moved:6.0f}  idle {idle:6.0f} ms"
         )
 
@@ -230,7 +268,9 @@ def recovery(node: Node, browsers: tuple[str, ...], kills: int) -> None:
             seconds = []
             for number in range(kills):
                 lane = model._resident.lanes[number % len(browsers)]
-                os.kill(next(iter(lane.sessions.values())).instance.process.pid, signal.SIGKILL)
+                pid = next(iter(lane.sessions.values())).instance.process.pid
+                assert pid is not None
+                os.kill(pid, signal.SIGKILL)
                 seconds.append(_timed(model, inputs))
                 answer = model(inputs)
                 assert all(np.allclose(answer[n], v, rtol=1e-4, atol=1e-5) for n, v in expected.items())
