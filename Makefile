@@ -58,7 +58,7 @@ lint: setup ## ruff, mypy, import-linter
 .PHONY: test
 test: lint ## lint, then all tests, the quick ones first
 	$(BIN)/pytest tests -q -n auto -m "not ($(LONG))" $(ARGS)
-	$(BIN)/pytest tests -q -n 2 --dist loadfile -m "$(LONG)" $(ARGS)
+	$(BIN)/pytest tests -q -n 3 --dist loadfile --no-loadscope-reorder -m "$(LONG)" $(ARGS)
 
 .PHONY: test-remote
 test-remote: setup ## nodes on three hosts (network namespaces, ssh); part of `make test` where root can make them

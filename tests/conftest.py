@@ -1,3 +1,61 @@
 """Shared by all tests: pytester, which runs pytest on small suites, and fixtures of nodes with real browsers."""
 
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent
+
 pytest_plugins = ["pytester", "bench_fixtures"]
+
+CACHES = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+"""Looked up before pytester changes the home directory."""
+NOT_NEEDED = "-p no:hypothesispytest -p no:playwright"
+"""Plugins that the small suites do without: importing them is a quarter of the time of each start of pytest."""
+
+LONGEST_FIRST = (
+    "chaos/test_hard_cases.py",
+    "chaos/test_faults.py",
+    "browser/test_sharded.py",
+    "browser/test_nothing_left.py",
+    "remote/test_nodes.py",
+    "browser/test_traps.py",
+    "chaos/test_standby.py",
+    "browser/test_models.py",
+    "remote/test_remote_models.py",
+    "browser/test_loading.py",
+    "browser/test_failures_real.py",
+    "browser/test_beside_plugins.py",
+    "test_docs.py",
+    "browser/test_page_state.py",
+    "browser/test_sessions.py",
+    "acceptance/test_lost_nodes.py",
+    "chaos/test_state.py",
+    "chaos/test_killed_runs.py",
+    "browser/test_sharded_refusals.py",
+    "browser/test_pool_size.py",
+    "acceptance/test_applied.py",
+    "browser/test_bad_browser.py",
+    "acceptance/test_needs.py",
+)
+"""Files of tests with browsers by how long they take: a long one that begins last would keep all other cores waiting."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    last = len(LONGEST_FIRST)
+    ranks = {HERE / name: rank for rank, name in enumerate(LONGEST_FIRST)}
+    items.sort(key=lambda item: ranks.get(item.path, last))
+
+
+@pytest.fixture
+def pytester(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytest.Pytester:
+    """pytester's runs have a home of their own, but the machine's caches.
+
+    What was probed, fetched or compiled once (browsers, onnxruntime-web, shaders) is not again for each run.
+    """
+    monkeypatch.setenv("XDG_CACHE_HOME", CACHES)
+    monkeypatch.setenv("PYTEST_ADDOPTS", NOT_NEEDED)
+    return pytester

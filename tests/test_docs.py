@@ -18,15 +18,12 @@ import click
 import pytest
 
 from pytest_browserpool import cli, config, errors, fixtures, hookspecs, keywords, plugin, values
-from pytest_browserpool.artefacts.cache import cache_root
 from pytest_browserpool.config import custom_browsers
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.glob("*.md"))
 WRITTEN = [*PAGES, *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "example_suite/README.md"))]
-CACHE = str(cache_root())
-"""Before pytester changes the home directory: onnxruntime-web, the headless shell and models are there."""
 REFERENCE = (DOCS / "reference.md").read_text(encoding="utf-8")
 """Read once: the tests look at what is committed, not at what would be generated."""
 
@@ -248,11 +245,8 @@ def files(path: Path) -> dict[str, str]:
 
 @pytest.mark.browser
 @pytest.mark.parametrize("doc", ["README.md", "docs/tutorial.md", "docs/how-to-app.md"])
-def test_what_a_reader_ends_up_with_passes_in_real_browsers(
-    doc: str, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_a_reader_ends_up_with_passes_in_real_browsers(doc: str, pytester: pytest.Pytester) -> None:
     """Every file that the page tells its reader to write, each in its last form, run as the page runs it."""
-    monkeypatch.setenv("BROWSERPOOL_CACHE", CACHE)
     written = files(ROOT / doc)
     assert any(name.startswith("tests/") for name in written)
     for name, text in written.items():

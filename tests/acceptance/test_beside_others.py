@@ -6,6 +6,13 @@ import pytest
 from acceptance_support import Runner
 
 
+@pytest.fixture
+def run(run: Runner, monkeypatch: pytest.MonkeyPatch) -> Runner:
+    """With every plugin that is installed."""
+    monkeypatch.delenv("PYTEST_ADDOPTS")
+    return run
+
+
 @pytest.mark.parametrize("nodes", [(), ("-n", "2")], ids=["one process", "two nodes"])
 def test_asyncio_timeout_and_reruns(run: Runner, nodes: tuple[str, ...]) -> None:
     run.suite(

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import termios
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from acceptance_support import DEADLINE
@@ -25,11 +26,12 @@ import time, pytest
 @pytest.mark.parametrize("i", range(8))
 def test_sleeps(i): time.sleep(0.8)
 """
+COMMAND = [sys.executable, "-m", "pytest", "--browserpool", "-p", "no:cacheprovider", "-n", "2"]
 
 
 @pytest.fixture(autouse=True)
 def suite(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("CI", "PYTEST_ADDOPTS", "NO_COLOR", "PYTEST_XDIST_WORKER"):
+    for name in ("CI", "NO_COLOR", "PYTEST_XDIST_WORKER"):
         monkeypatch.delenv(name, raising=False)
     pytester.makeini("[pytest]\nasyncio_default_fixture_loop_scope = function\n")
     pytester.makeconftest(SOON)
@@ -40,17 +42,7 @@ def on_a_terminal(*arguments: str) -> str:
     """What pytest writes to a terminal of 100 columns and 40 lines."""
     outer, inner = pty.openpty()
     fcntl.ioctl(inner, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 100, 0, 0))
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "--browserpool",
-        "-p",
-        "no:cacheprovider",
-        "-n",
-        "2",
-        *arguments,
-    ]
+    command = [*COMMAND, *arguments]
     environment = os.environ | {"TERM": "xterm"}
     process = subprocess.Popen(command, stdin=inner, stdout=inner, stderr=inner, env=environment)
     os.close(inner)
@@ -72,7 +64,10 @@ def on_a_terminal(*arguments: str) -> str:
 
 
 def test_a_terminal_has_lines_below_that_are_gone_at_the_end() -> None:
-    written = on_a_terminal()
+    with ThreadPoolExecutor() as at_once:  # the suite mostly waits
+        quietly = at_once.submit(on_a_terminal, "-q")
+        written = on_a_terminal()
+        quiet = quietly.result()
     drawn = written.count("\x1b[J")
     assert drawn > 3
     assert re.search(r"gw[01].*test_sleeps\[\d\]", written)
@@ -82,19 +77,25 @@ def test_a_terminal_has_lines_below_that_are_gone_at_the_end() -> None:
     assert " of 8 tests" not in after  # taken away before pytest's last words
     assert "8 passed" in after
 
-
-def test_quiet_is_quiet() -> None:
-    written = on_a_terminal("-q")
-    assert "\x1b[J" not in written
-    assert "of 8 tests" not in written
+    assert "\x1b[J" not in quiet, "-q is quiet"
+    assert "of 8 tests" not in quiet
+    assert "8 passed" in quiet
 
 
-def test_a_log_has_a_line_now_and_then(pytester: pytest.Pytester) -> None:
-    arguments = ("--browserpool", "-p", "no:cacheprovider", "-n", "2")
-    output = pytester.runpytest_subprocess(*arguments, timeout=DEADLINE).stdout.str()
+def in_a_log(*arguments: str) -> str:
+    """What pytest writes to a file."""
+    command = [*COMMAND, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE, check=True).stdout
+
+
+def test_a_log_has_a_line_now_and_then() -> None:
+    with ThreadPoolExecutor() as at_once:
+        quietly = at_once.submit(in_a_log, "-q")
+        output = in_a_log()
+        quiet = quietly.result()
     told = [line for line in output.splitlines() if line.startswith("browserpool: ")]
     assert told
     assert all(re.search(r"\d of 8 tests .*nodes? busy", line) for line in told)
     assert "\x1b" not in output
-    quiet = pytester.runpytest_subprocess(*arguments, "-q", timeout=DEADLINE).stdout.str()
     assert "browserpool:" not in quiet
+    assert "8 passed" in quiet

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-
 import pytest
 from acceptance_support import Runner
 
@@ -13,8 +11,6 @@ from pytest_browserpool.config import Settings
 INSTALLED = sorted(
     browser.name for browser in catalogue.discover(Settings(rootdir="/", db="/nowhere")).installed
 )
-CACHE = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-"""pytester gives each run a home of its own; what was probed and fetched once must not be again."""
 
 ADD = """
     import os
@@ -35,12 +31,6 @@ ADD = """
 """
 
 
-@pytest.fixture
-def pool(run: Runner, monkeypatch: pytest.MonkeyPatch) -> Runner:
-    monkeypatch.setenv("XDG_CACHE_HOME", CACHE)
-    return run
-
-
 two_browsers = pytest.mark.skipif(
     not {"chromium", "firefox"} <= set(INSTALLED), reason=f"wants chromium and firefox, here are {INSTALLED}"
 )
@@ -48,8 +38,8 @@ two_browsers = pytest.mark.skipif(
 
 @pytest.mark.browser
 @two_browsers
-def test_a_test_runs_only_where_its_browser_is(pool: Runner) -> None:
-    pool.suite(
+def test_a_test_runs_only_where_its_browser_is(run: Runner) -> None:
+    run.suite(
         test_x=ADD
         + """
     @pytest.mark.parametrize("i", range(3))
@@ -74,7 +64,7 @@ def test_a_test_runs_only_where_its_browser_is(pool: Runner) -> None:
     def test_typo(model): pass
     """
     )
-    done = pool("--tx", "popen//browsers=chromium", "--tx", "popen//browsers=firefox")
+    done = run("--tx", "popen//browsers=chromium", "--tx", "popen//browsers=firefox")
     assert done.terminal == {"passed": 8, "skipped": 1, "failed": 1, "errors": 1}
     assert sum(done.once().values()) == 11
     assert done.junit["test_each[edge]"] == ["skipped"]
@@ -84,23 +74,23 @@ def test_a_test_runs_only_where_its_browser_is(pool: Runner) -> None:
 
 
 @pytest.mark.browser
-def test_missing_may_be_skipped(pool: Runner) -> None:
-    pool.suite(
+def test_missing_may_be_skipped(run: Runner) -> None:
+    run.suite(
         test_x=ADD + "\n    @pytest.mark.model(add, browsers=['webkit'])\n    def test_webkit(model): pass"
     )
     for nodes in ((), ("-n", "1")):
-        done = pool(*nodes, "--browserpool-missing", "skip", "-rs")
+        done = run(*nodes, "--browserpool-missing", "skip", "-rs")
         assert done.terminal == {"skipped": 1}
         assert "no node can run this test" in done.output
 
 
 @pytest.mark.skipif("webkit" in INSTALLED, reason="webkit is here")
-def test_no_browser_at_all_is_said_in_the_test(pool: Runner) -> None:
-    pool.suite(
+def test_no_browser_at_all_is_said_in_the_test(run: Runner) -> None:
+    run.suite(
         test_x=ADD
         + "\n    @pytest.mark.model(source=add)\n    def test_one(model): pass\n\n    def test_two(): pass"
     )
     for nodes in ((), ("-n", "1")):
-        done = pool(*nodes, "--browserpool-browsers", "webkit")
+        done = run(*nodes, "--browserpool-browsers", "webkit")
         assert done.terminal == {"failed": 1, "passed": 1}
         assert "webkit" in done.output

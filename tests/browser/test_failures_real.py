@@ -209,34 +209,36 @@ def test_a_killed_gpu_process_loses_the_device(secure_page: str) -> None:
     asyncio.run(main())
 
 
-@pytest.mark.parametrize("name", BOTH)
-def test_what_running_out_of_memory_says(name: str) -> None:
-    async def main() -> None:
-        async with browser_of(name) as (browser, _):
+OUT_OF_MEMORY = (
+    "new ArrayBuffer(2 ** 52)",
+    "new Float32Array(2 ** 40)",
+    "new WebAssembly.Memory({initial: 65536, maximum: 65536}) && [1, 2, 3, 4, 5, 6, 7, 8, 9]"
+    ".map(() => new ArrayBuffer(2 ** 44))",
+)
+ITS_OWN = ("nothing.at.all", "(() => { throw new Error('the answer is wrong') })()", "await )")
+
+
+@pytest.fixture(scope="module", params=BOTH)
+def said(request: pytest.FixtureRequest) -> dict[str, str]:
+    """What one page of the browser says of each of these scripts."""
+
+    async def main() -> dict[str, str]:
+        async with browser_of(request.param) as (browser, _):
             page = await browser.new_page()
-            for code in (
-                "new ArrayBuffer(2 ** 52)",
-                "new Float32Array(2 ** 40)",
-                "new WebAssembly.Memory({initial: 65536, maximum: 65536}) && [1, 2, 3, 4, 5, 6, 7, 8, 9]"
-                ".map(() => new ArrayBuffer(2 ** 44))",
-            ):
-                text = await text_of(page.evaluate(code))
-                assert classify(Observation(origin=Origin.RUNTIME, text=text)) is errors.OutOfMemory, text
+            return {code: await text_of(page.evaluate(code)) for code in (*OUT_OF_MEMORY, *ITS_OWN)}
 
-    asyncio.run(main())
+    return asyncio.run(main())
 
 
-@pytest.mark.parametrize("name", BOTH)
-def test_an_error_of_the_page_itself_is_not_a_fault(name: str) -> None:
-    async def main() -> None:
-        async with browser_of(name) as (browser, _):
-            page = await browser.new_page()
-            for code in ("nothing.at.all", "(() => { throw new Error('the answer is wrong') })()", "await )"):
-                text = await text_of(page.evaluate(code))
-                for origin in (Origin.PLAYWRIGHT, Origin.RUNTIME):
-                    assert classify(Observation(origin=origin, text=text)) is None, text
+@pytest.mark.parametrize("code", OUT_OF_MEMORY)
+def test_what_running_out_of_memory_says(said: dict[str, str], code: str) -> None:
+    assert classify(Observation(origin=Origin.RUNTIME, text=said[code])) is errors.OutOfMemory, said[code]
 
-    asyncio.run(main())
+
+@pytest.mark.parametrize("code", ITS_OWN)
+def test_an_error_of_the_page_itself_is_not_a_fault(said: dict[str, str], code: str) -> None:
+    for origin in (Origin.PLAYWRIGHT, Origin.RUNTIME):
+        assert classify(Observation(origin=origin, text=said[code])) is None, said[code]
 
 
 @pytest.mark.parametrize("executable", ["/nowhere/chromium", "/etc/hostname"])

@@ -186,7 +186,8 @@ def test_nan_is_a_value_like_any_other(bench, kind):
 
 
 def test_more_memory_than_a_page_has_is_said_so(bench, kind):
-    model = bench.load(make.huge(), kind)
+    # recovery from it, in vain, is among the chaos tests' hard cases
+    model = bench.load(make.huge(), kind, recovery="none")
     with pytest.raises(OutOfMemory):
         model({"first": [(1 << 30) - (1 << 22)], "second": [1 << 26]})
     assert bench.load(make.affine(), kind)({"x": np.zeros((4, 4), np.float32)})["y"].item(0) == 1

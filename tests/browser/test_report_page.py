@@ -10,7 +10,6 @@ import pytest
 from bench_support import Bench
 
 from pytest_browserpool.artefacts import charts
-from pytest_browserpool.artefacts.cache import cache_root
 from pytest_browserpool.node.lease import leased
 from pytest_browserpool.report import render
 from pytest_browserpool.report.compare import compare
@@ -18,9 +17,6 @@ from pytest_browserpool.report.view import build_view
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "report"))
 import report_samples
-
-CACHE = str(cache_root())
-"""Before pytester changes the home directory: the chart library is there."""
 
 WATCH = """
 window.troubles = [];
@@ -105,10 +101,9 @@ def test_two_runs_are_drawn_side_by_side(bench: Bench, tmp_path: Path) -> None:
 
 
 def test_a_click_filters_pytest_htmls_own_table(
-    bench: Bench, tmp_path: Path, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+    bench: Bench, tmp_path: Path, pytester: pytest.Pytester
 ) -> None:
     """The run section as the plugin puts it into pytest-html's page."""
-    monkeypatch.setenv("BROWSERPOOL_CACHE", CACHE)
     pytester.makepyfile(test_x="def test_one(): pass\ndef test_two(): assert 0\ndef test_three(): pass")
     done = pytester.runpytest_subprocess(
         "--browserpool", "-p", "no:cacheprovider", "--html=page.html", timeout=120

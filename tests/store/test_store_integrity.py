@@ -107,7 +107,7 @@ for number in range({count}):
 
 def test_damage_at_random_places_never_costs_a_row(sound: Path, tmp_path: Path) -> None:
     """In a process of its own, because a damaged file might take down the process that reads it."""
-    count = 200 if os.environ.get("BROWSERPOOL_CHAOS") == "full" else 25
+    count = 200 if os.environ.get("BROWSERPOOL_CHAOS") == "full" else 12
     code = MANY.format(
         here=str(Path(__file__).parent), seed=11, sound=str(sound), count=count, target=str(tmp_path)
     )
