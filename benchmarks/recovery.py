@@ -10,7 +10,6 @@ what its record costs.
 from __future__ import annotations
 
 import argparse
-import concurrent.futures
 import contextlib
 import functools
 import json
@@ -35,6 +34,7 @@ from pytest_browserpool.browsers.flags import (
     ROOT_FLAGS,
     merge_flags,
 )
+from pytest_browserpool.browsers.post import Post
 from pytest_browserpool.config import Settings
 from pytest_browserpool.fixtures import Model
 from pytest_browserpool.node import warm
@@ -201,9 +201,9 @@ def supervision(browser: str, options: argparse.Namespace, inputs: Inputs, calls
         channel, command = loaded.page.channel, {"session": loaded.session.name}
 
         def bare() -> None:
-            future: concurrent.futures.Future[Any] = concurrent.futures.Future()
-            node.soon(channel.post, "run", command, inputs, future)
-            future.result(60)
+            post = Post(channel.number(), "run", command, inputs)
+            node.soon(channel.post, post)
+            post.result(60)
 
         ways: dict[str, Callable[[], Any]] = {
             "bare": bare,

@@ -7,6 +7,7 @@ carries only builtins and the nodes may run another version of Python.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import types
 import typing
 from collections.abc import Mapping
@@ -35,9 +36,21 @@ class Plain:
     @classmethod
     def from_plain(cls, plain: Mapping[str, Any]) -> Self:
         """The value that ``to_plain`` made ``plain`` from."""
-        hints = typing.get_type_hints(cls)
-        known = {f.name for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
-        return cls(**{key: _raise(hints[key], value) for key, value in plain.items() if key in known})
+        hints = _hints(cls)  # type: ignore[arg-type]  # mypy takes a class for unhashable
+        return cls(
+            **{
+                key: value if type(value) in _SCALARS else _raise(hints[key], value)
+                for key, value in plain.items()
+                if key in hints
+            }
+        )
+
+
+@functools.cache
+def _hints(cls: type) -> dict[str, Any]:
+    """Type of each field. Kept: resolving the annotations took 200 µs, which each row of the history would pay."""
+    hints = typing.get_type_hints(cls)
+    return {f.name: hints[f.name] for f in dataclasses.fields(cls)}
 
 
 _SCALARS = frozenset({str, int, float, bool, type(None), bytes})

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import concurrent.futures
 import contextlib
 import itertools
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import Any
 
 from aiohttp import WSMsgType, web
 
 from pytest_browserpool.browsers.pieces import Assembly, messages
-from pytest_browserpool.browsers.protocol import Array, Packed, decode_packed, encode_parts
+from pytest_browserpool.browsers.post import PageError, Post, Reply, begun
+from pytest_browserpool.browsers.protocol import Array, Packed, encode_parts, header_of, tensors_of
 from pytest_browserpool.errors import ConnectionLost, Fault, PageHung
 
 KEPT_LINES = 500
@@ -28,24 +27,6 @@ a loaded machine later. Only a socket that was cut while its page lives waits fo
 
 LOOK_SECONDS = 0.05
 """Between looks for that reason: a few processes are asked whether they live, 50 µs each."""
-
-
-class PageError(Exception):
-    """The page answered that the command failed; its text is onnxruntime-web's. Interpreted by the caller."""
-
-    def __init__(self, text: str, stack: str = "") -> None:
-        super().__init__(text)
-        self.text, self.stack = text, stack
-
-
-@dataclass(frozen=True)
-class Reply:
-    """What a command brought back."""
-
-    values: Mapping[str, Any]
-    tensors: Mapping[str, Array] = field(default_factory=dict)
-    packed: Mapping[str, Packed] = field(default_factory=dict)
-    """The tensors as they came, where the caller asked for them so; ``tensors`` is empty then."""
 
 
 class PageChannel:
@@ -65,7 +46,7 @@ class PageChannel:
         """What the page's browser knows better than the socket: see ``launch.ModelPage``."""
         self._socket: web.WebSocketResponse | None = None
         self._ids = itertools.count(1)
-        self._pending: dict[int, asyncio.Future[Reply] | concurrent.futures.Future[Reply]] = {}
+        self._pending: dict[int, asyncio.Future[Reply] | Post] = {}
         self._posts: set[asyncio.Task[None]] = set()
         self._packed: set[int] = set()
         self._sending = asyncio.Lock()
@@ -135,7 +116,7 @@ class PageChannel:
         self._pending.clear()
 
     def _receive(self, data: bytes | bytearray) -> None:
-        header, tensors = decode_packed(data)
+        header, start = header_of(data)
         event = header.get("event")
         if event is not None:
             self._event(event)
@@ -143,7 +124,10 @@ class PageChannel:
         future = self._pending.pop(header["id"], None)
         if future is None or future.done():
             return  # its caller gave up; the page is being closed
-        if header["ok"]:
+        if isinstance(future, Post):
+            future.give(header, data, start)
+        elif header["ok"]:
+            tensors = tensors_of(header, memoryview(data), start)
             if header["id"] in self._packed:
                 future.set_result(Reply(header["values"], packed=tensors))
             else:
@@ -188,49 +172,48 @@ class PageChannel:
             remedy="raise timeout= in the model marker if the model is that slow",
         )
 
-    def post(
-        self,
-        op: str,
-        args: Mapping[str, Any],
-        tensors: Mapping[str, Array],
-        future: concurrent.futures.Future[Reply],
-    ) -> None:
-        """``call`` for another thread that waits for ``future``, with a deadline of its own; raises nothing."""
+    def number(self) -> int:
+        """For a ``Post``; from any thread."""
+        return next(self._ids)
+
+    def post(self, post: Post) -> None:
+        """Sends a command for the thread that waits for it, with a deadline of its own; raises nothing."""
         if self.broken is not None:
-            future.set_exception(self.broken)
+            post.set_exception(self.broken)
             return
-        number = next(self._ids)
-        self._pending[number] = future
-        self.calls += 1
-        sending = asyncio.get_running_loop().create_task(self._post(number, op, args, tensors, future))
-        self._posts.add(sending)
-        sending.add_done_callback(self._posts.discard)
-
-    async def _post(
-        self,
-        number: int,
-        op: str,
-        args: Mapping[str, Any],
-        tensors: Mapping[str, Array],
-        future: concurrent.futures.Future[Reply],
-    ) -> None:
         assert self._socket is not None, "post before ready"
+        self._pending[post.number] = post
+        self.calls += 1
         try:
-            parts = encode_parts({"id": number, "op": op, "args": args}, tensors)
-            async with self._sending:
-                socket = self._socket
-                for message in messages(parts):
-                    await socket.send_bytes(message)  # type: ignore[arg-type]
-        except (ConnectionError, RuntimeError) as error:
-            text = f"sending {op!r} to page {self.page_id}: {error}"
-            self._give(number, future, await self._explained(text))
-        except Exception as error:  # noqa: BLE001 - the caller's, who waits for the future only
-            self._give(number, future, error)
+            if self._sending.locked():  # the pieces of one message follow each other
+                left: Coroutine[Any, Any, None] | None = self._in_turn(post)
+            else:
+                left = begun(self._socket.send_bytes(post.message))
+        except Exception as error:  # noqa: BLE001 - the caller's, who waits for the answer only
+            left = _raising(error)
+        if left is not None:
+            task = asyncio.get_running_loop().create_task(self._sent(post, left))
+            self._posts.add(task)
+            task.add_done_callback(self._posts.discard)
 
-    def _give(self, number: int, future: concurrent.futures.Future[Reply], error: Exception) -> None:
-        self._pending.pop(number, None)
-        if not future.done():
-            future.set_exception(error)
+    async def _in_turn(self, post: Post) -> None:
+        async with self._sending:
+            assert self._socket is not None
+            await self._socket.send_bytes(post.message)
+
+    async def _sent(self, post: Post, sending: Awaitable[None]) -> None:
+        try:
+            await sending
+        except (ConnectionError, RuntimeError) as error:
+            text = f"sending {post.op!r} to page {self.page_id}: {error}"
+            self._give_up(post, await self._explained(text))
+        except Exception as error:  # noqa: BLE001 - the caller's, who waits for the answer only
+            self._give_up(post, error)
+
+    def _give_up(self, post: Post, error: Exception) -> None:
+        self._pending.pop(post.number, None)
+        if not post.done():
+            post.set_exception(error)
 
     async def call(
         self,
@@ -277,3 +260,7 @@ class PageChannel:
             self._packed.discard(number)
             if future.done() and not future.cancelled():
                 future.exception()  # where sending failed nobody has waited for it, and asyncio would say so at the end
+
+
+async def _raising(error: Exception) -> None:
+    raise error

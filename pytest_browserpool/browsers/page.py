@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import concurrent.futures
 import itertools
 import json
 import time
@@ -12,9 +11,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pytest_browserpool.browsers.channel import PageChannel, PageError, Reply
+from pytest_browserpool.browsers.channel import PageChannel
 from pytest_browserpool.browsers.interpret import interpret
 from pytest_browserpool.browsers.launch import ModelPage
+from pytest_browserpool.browsers.post import PageError, Post, Reply
 from pytest_browserpool.browsers.protocol import Array, Packed, StateUse
 from pytest_browserpool.errors import ConnectionLost, DeviceLost, Fault, PageHung
 
@@ -231,20 +231,26 @@ class RuntimePage:
         session.last_used = time.monotonic()
         return reply
 
-    def post_run(
-        self, session: Session, inputs: Mapping[str, Array], future: concurrent.futures.Future[Reply]
-    ) -> None:
-        """One inference for another thread, which waits for ``future`` and makes its sense of what it raises."""
+    def run_of(self, session: Session, inputs: Mapping[str, Array]) -> Post:
+        """One inference, packed in the thread that will wait for it; ``post_run`` sends it."""
+        return Post(self.channel.number(), "run", _run_args(session, None), inputs)
 
-        def landed(done: concurrent.futures.Future[Reply]) -> None:
+    def post_run(self, session: Session, post: Post, landed: Callable[[], None]) -> None:
+        """Sends what ``run_of`` made for another thread, which makes its own sense of what comes of it.
+
+        ``landed`` is called when it has ended, however.
+        """
+
+        def ended(ok: bool) -> None:
             self._ahead -= 1
-            if done.exception() is None:
+            if ok:
                 session.runs += 1
                 session.last_used = time.monotonic()
+            landed()
 
         self._ahead += 1
-        future.add_done_callback(landed)
-        self.channel.post("run", _run_args(session, None), inputs, future)
+        post.landed = ended
+        self.channel.post(post)
 
     async def run_packed(
         self,

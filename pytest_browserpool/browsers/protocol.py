@@ -43,6 +43,10 @@ DTYPES: Mapping[str, np.dtype[Any]] = {
 """onnxruntime-web's tensor types and the numpy types that carry them; ``string`` is object or str arrays."""
 
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
+_LENGTH = struct.Struct("<I")
+_JSON = json.JSONEncoder(separators=(",", ":")).encode
+"""Made once: ``json.dumps`` makes an encoder for each call that has separators of its own."""
+
 MAX_MESSAGE = 1 << 31
 """Bytes: ArrayBuffers end at 2 GiB in Firefox and Chromium's sockets; a model's weights do not go this way."""
 
@@ -162,8 +166,8 @@ def encode_parts(
             f"the tensors of one message have {offset} bytes",
             remedy=f"stay under {MAX_MESSAGE} bytes, split the batch",
         )
-    text = json.dumps({**header, "tensors": table, "strings": strings}, separators=(",", ":")).encode()
-    head = struct.pack("<I", len(text)) + text
+    text = _JSON({**header, "tensors": table, "strings": strings}).encode()
+    head = _LENGTH.pack(len(text)) + text
     return [head + bytes(-len(head) % 8), *parts]
 
 
@@ -184,13 +188,30 @@ def decode_packed(message: bytes | bytearray | memoryview) -> tuple[dict[str, An
         ValueError: not a message of this format.
     """
     view = memoryview(message)
-    if len(view) < 4:
-        raise ValueError(f"a message of {len(view)} bytes has no header")
-    (length,) = struct.unpack_from("<I", view)
-    if 4 + length > len(view):
-        raise ValueError(f"a header of {length} bytes in a message of {len(view)}")
-    header = json.loads(bytes(view[4 : 4 + length]))
-    start = 4 + length + (-(4 + length) % 8)
+    header, start = header_of(view)
+    return header, tensors_of(header, view, start)
+
+
+def header_of(message: bytes | bytearray | memoryview) -> tuple[dict[str, Any], int]:
+    """Header of one message, and where its tensors' bytes begin.
+
+    Raises:
+        ValueError: not a message of this format.
+    """
+    if len(message) < 4:
+        raise ValueError(f"a message of {len(message)} bytes has no header")
+    (length,) = _LENGTH.unpack_from(message)
+    if 4 + length > len(message):
+        raise ValueError(f"a header of {length} bytes in a message of {len(message)}")
+    return json.loads(bytes(message[4 : 4 + length])), 4 + length + (-(4 + length) % 8)
+
+
+def tensors_of(header: Mapping[str, Any], view: memoryview, start: int) -> dict[str, Packed]:
+    """The tensors of a message whose header that is, as views of it; their bytes begin at ``start``.
+
+    Raises:
+        ValueError: a tensor that does not have the bytes of its type and dims, or ends behind the message.
+    """
     strings = header.get("strings") or {}
     tensors: dict[str, Packed] = {}
     for name, kind, dims, offset, nbytes in header.get("tensors", ()):
@@ -203,7 +224,7 @@ def decode_packed(message: bytes | bytearray | memoryview) -> tuple[dict[str, An
         if element_count(dims) * DTYPES[kind].itemsize != nbytes:
             raise ValueError(f"tensor {name!r} of {kind} {dims} does not have {nbytes} bytes")
         tensors[name] = Packed(kind, tuple(dims), view[begin : begin + nbytes])
-    return header, tensors
+    return tensors
 
 
 def element_count(dims: Sequence[int]) -> int:

@@ -7,16 +7,14 @@ business (``Resident.run``), which loads, moves and recovers.
 from __future__ import annotations
 
 import asyncio
-import concurrent.futures
 import contextlib
 import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from pytest_browserpool.browsers.channel import PageError
-from pytest_browserpool.browsers.channel import Reply as PageReply
 from pytest_browserpool.browsers.interpret import interpret
 from pytest_browserpool.browsers.pool import Loaded
+from pytest_browserpool.browsers.post import PageError, Post
 from pytest_browserpool.errors import Fault, PageHung, hide_from_traceback
 from pytest_browserpool.node.resident import Reply, Resident
 
@@ -48,13 +46,13 @@ def run(node: Node, resident: Resident | ShardedResident, inputs: Inputs) -> Rep
     if loaded is None or not isinstance(resident, Resident):
         return _long_way(node, resident, inputs)
     started = time.perf_counter()
-    future: concurrent.futures.Future[PageReply] = concurrent.futures.Future()
-    node.soon(_post, loaded, inputs, future)
+    post = loaded.page.run_of(loaded.session, inputs)
     try:
-        reply = future.result(resident.needs.timeout)
+        node.soon(_post, loaded, post)
+        reply = post.result(resident.needs.timeout)
     except _TakenError:
         return _long_way(node, resident, inputs)
-    except concurrent.futures.TimeoutError:
+    except TimeoutError:
         return _recovered(
             node, resident, loaded, inputs, loaded.page.channel.silent("run", resident.needs.timeout)
         )
@@ -84,16 +82,15 @@ def _ready(resident: Resident | ShardedResident, inputs: Inputs) -> Loaded | Non
     return loaded if sum(array.nbytes for array in inputs.values()) <= LIMIT else None
 
 
-def _post(loaded: Loaded, inputs: Inputs, future: concurrent.futures.Future[PageReply]) -> None:
+def _post(loaded: Loaded, post: Post) -> None:
     """In the loop. The page's own queue keeps the order; what waits in ours (a load, say) has no deadline of this call."""
     page = loaded.page
     if page.lost is not None or page.busy or loaded.session.key not in page.sessions:
-        future.set_exception(_TakenError())
+        post.set_exception(_TakenError())
         return
     instance = loaded.instance
     began = instance.begin()
-    future.add_done_callback(lambda _: instance.end(began))
-    page.post_run(loaded.session, inputs, future)
+    page.post_run(loaded.session, post, lambda: instance.end(began))
 
 
 def _long_way(node: Node, resident: Resident | ShardedResident, inputs: Inputs) -> Reply:

@@ -13,6 +13,7 @@ from aiohttp import web
 
 from pytest_browserpool.browsers.channel import PageChannel
 from pytest_browserpool.browsers.page import WHOLE, RuntimePage
+from pytest_browserpool.browsers.post import Post
 from pytest_browserpool.browsers.protocol import decode, encode
 from pytest_browserpool.browsers.serve import Server
 from pytest_browserpool.errors import BrowserCrashed, ConnectionLost
@@ -112,5 +113,82 @@ def test_a_death_that_is_told_a_moment_later_explains_a_call_into_a_closed_conne
         asyncio.get_running_loop().call_later(0.2, channel.fail, BrowserCrashed("its process is gone"))
         with pytest.raises(BrowserCrashed):
             await echo(channel, 1)
+
+    with_page(tmp_path, play)
+
+
+def test_a_post_is_answered_for_the_thread_that_waits_for_it(tmp_path: Path) -> None:
+    async def play(channel: PageChannel, dial: Dial) -> None:
+        loop = asyncio.get_running_loop()
+        await dial()
+        await channel.ready(10)
+
+        def ask(value: int) -> Any:
+            post = Post(channel.number(), "echo", {"value": value}, {})
+            loop.call_soon_threadsafe(channel.post, post)
+            return post.result(10).values["value"]
+
+        assert [await asyncio.to_thread(ask, n) for n in range(3)] == [0, 1, 2]
+        answers = await asyncio.gather(*(asyncio.to_thread(ask, n) for n in range(20)))
+        assert answers == list(range(20))
+
+    with_page(tmp_path, play)
+
+
+def test_posts_to_a_page_that_does_not_read_all_arrive_once_it_does(tmp_path: Path) -> None:
+    """More than the sockets' buffers hold: sending stops on the way, and goes on in a task."""
+
+    async def play(channel: PageChannel, dial: Dial) -> None:
+        socket = await dial()
+        await channel.ready(10)
+        connection = socket._conn
+        assert connection is not None
+        transport = connection.transport
+        assert transport is not None
+        transport.pause_reading()
+        load = "x" * (1 << 20)
+        posts = [Post(channel.number(), "echo", {"n": n, "load": load}, {}) for n in range(24)]
+        landed: list[bool] = []
+        for post in posts:
+            post.landed = landed.append
+            channel.post(post)
+        assert channel._posts, "nothing had to wait, so nothing was tried"
+        with pytest.raises(TimeoutError):
+            await asyncio.to_thread(posts[-1].result, 0.05)
+        transport.resume_reading()
+        for number, post in enumerate(posts):
+            assert (await asyncio.to_thread(post.result, 20)).values["n"] == number
+        assert landed == [True] * 24
+
+    with_page(tmp_path, play)
+
+
+def test_a_post_ends_with_the_reason_that_its_page_is_gone(tmp_path: Path) -> None:
+    async def play(channel: PageChannel, dial: Dial) -> None:
+        first = await dial()
+        await channel.ready(10)
+        under_way = Post(channel.number(), "never answered", {}, {})
+        channel.post(under_way)
+        channel.fail(BrowserCrashed("its process is gone"))
+        later = Post(channel.number(), "echo", {}, {})
+        channel.post(later)
+        for post in (under_way, later):
+            with pytest.raises(BrowserCrashed):
+                await asyncio.to_thread(post.result, 10)
+        await first.close()
+
+    with_page(tmp_path, play)
+
+
+def test_a_post_into_a_closed_connection_gets_the_better_reason_too(tmp_path: Path) -> None:
+    async def play(channel: PageChannel, dial: Dial) -> None:
+        first = await dial()
+        await channel.ready(10)
+        await first.close()
+        asyncio.get_running_loop().call_later(0.2, channel.fail, BrowserCrashed("its process is gone"))
+        post = Post(channel.number(), "echo", {}, {})
+        channel.post(post)
+        with pytest.raises(BrowserCrashed):
+            await asyncio.to_thread(post.result, 10)
 
     with_page(tmp_path, play)
