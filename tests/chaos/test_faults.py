@@ -222,7 +222,7 @@ def test_while_running(
 def test_while_loading(bench: Bench, kind: str, ledger: Ledger, request: pytest.FixtureRequest) -> None:
     """The browser is killed while it fetches a model and makes its session."""
     bench.load(spin(), kind)(turns(5))  # so that the page is there, and what is seen next is the load
-    source = weights(96, salt=int(time.time()))
+    source = weights(64, salt=int(time.time()))
     x = {"x": np.random.default_rng(3).standard_normal((1, 256)).astype(np.float32)}
     with when(lambda: busy(bench), lambda: send(bench, kind, "", signal.SIGKILL)) as done:
         model = bench.load(source, kind)
