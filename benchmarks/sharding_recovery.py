@@ -2,8 +2,8 @@
 
 Each shard of a language model is killed at each of its steps, in each phase of a step, at each level of fault tolerance,
 while the cache lies in the browsers. Every answer must have the bits of the undisturbed run, or fail with its history. The
-model is a small one of the same build as SmolLM2, which ``--language`` takes instead. One line for each level, phase and
-shard; with ``--results`` they are kept, and what is there already is not run again.
+model is a small one of the same build as SmolLM2, which ``--language`` takes instead. With ``--results`` what was found is
+kept, and what is there already is not run again: the table at the end is of all of it.
 """
 
 from __future__ import annotations
@@ -11,21 +11,20 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import json
 import os
 import signal
-import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import psutil
 from sharding_execution import PROMPT, STEP, load
+from sharding_kills import Outcome, Unit, keep, kept, line, together
 
 from pytest_browserpool.browsers.pool import Loaded
 from pytest_browserpool.browsers.protocol import StateUse
@@ -64,38 +63,6 @@ PHASES = {
     "computing": "with its command sent and not answered",
     "answered": "with its answer given and the rest of the step still to come; met by the next step",
 }
-
-
-@dataclass(frozen=True)
-class Unit:
-    """What is run in one go: a shard killed at every step."""
-
-    level: str
-    phase: str
-    shard: int
-
-
-@dataclass
-class Outcome:
-    """What its kills came to."""
-
-    unit: Unit
-    browser: str = ""
-    kills: int = 0
-    same: int = 0
-    """Steps whose answer had the bits of the undisturbed run."""
-    told: int = 0
-    """Steps that failed, with the fault in the history."""
-    replayed: int = 0
-    seconds: list[float] = field(default_factory=list)
-    """Of each disturbed step."""
-    load: float = 0.0
-    """Of the machine, one minute's mean, when the unit ended."""
-
-    @property
-    def right(self) -> bool:
-        expected = self.told if self.unit.level == "none" else self.same
-        return 0 < self.kills == expected
 
 
 @dataclass
@@ -140,7 +107,6 @@ class Killer:
 
     def arm(self, session: ModelSession) -> None:
         """The next kill. In phase "before" it is done, and seen, when this returns."""
-        self._settled()
         self._look()
         if self._unit.phase != "before":
             self._armed = True
@@ -158,7 +124,7 @@ class Killer:
             root = psutil.Process(instance.process.pid)
             self._pids[instance.identity] = [root.pid, *(c.pid for c in root.children(recursive=True))]
 
-    def _settled(self) -> None:
+    def settled(self) -> None:
         """Level high: both copies are there again."""
         until = time.monotonic() + COPY_SECONDS
         while self._model._resident.copying:
@@ -232,7 +198,8 @@ def opened(
 def survived(
     node: Node, spoken: Language, browsers: tuple[str, ...], unit: Unit, count: int, faults: Faults
 ) -> Outcome:
-    """The shard killed at each of ``count`` steps in a row: each loss is met by a state that has come back before."""
+    """The shard killed at each of the unit's steps: each loss is met by a state that has come back from the one before.
+    Phase "answered" is met one step later, so a kill in the last of all steps would be met by nothing."""
     outcome = Outcome(unit)
     with opened(node, spoken, browsers, unit.level) as (model, session):
         undisturbed(session, spoken, count)  # warms the way with the state in the pages
@@ -242,22 +209,22 @@ def survived(
         session.reset()
         killer = Killer(node, model, unit)
         late = unit.phase == "answered"
+        kills = range(unit.steps[0], min(unit.steps[1], count - late))
         for step in range(count):
-            if late and step == count - 1:
-                killer._settled()  # nothing would meet a kill in the last step
-            else:
+            killer.settled()
+            if step in kills:
                 killer.arm(session)
-                outcome.kills += 1
             before, started = faults.count(), time.perf_counter()
             got = session(inputs_of(step, tokens, spoken))[LOGITS].tobytes()
             took = time.perf_counter() - started
-            if late and step == 0:
-                assert got == bits[0], "the first step met no loss and gave other bits"
-                continue
-            outcome.seconds.append(took)
-            outcome.same += got == bits[step]
-            if faults.count() == before:
-                print(f"    step {step}: no loss was met", file=sys.stderr)
+            if step - late in kills:
+                outcome.kills += 1
+                outcome.seconds.append(took)
+                outcome.same += got == bits[step]
+                if faults.count() == before:
+                    print(f"    step {step}: no loss was met", file=sys.stderr)
+            else:
+                assert got == bits[step], f"step {step}, in which nothing was lost, gave other bits"
         outcome.browser, outcome.replayed = killer.browser, session.replayed
         left = {name: array.tobytes() for name, array in session.state().items()}
         assert left == state, "the state at the end has other bits"
@@ -269,7 +236,7 @@ def failed(
 ) -> Outcome:
     """Level none: at each step a model of its own, whose loss must end the request, with its history."""
     outcome = Outcome(unit)
-    for step in range(count):
+    for step in range(*unit.steps):
         with opened(node, spoken, browsers, unit.level) as (model, session):
             bits, tokens = undisturbed(session, spoken, count)
             session.reset()
@@ -312,49 +279,29 @@ class Faults:
         return len([row for row in self._told if row.get("strategy") or row.get("error")])
 
 
-def line(outcome: Outcome) -> str:
-    unit, seconds = outcome.unit, outcome.seconds
-    same = f"{outcome.told} failed, told" if unit.level == "none" else f"{outcome.same} the same bits"
-    return (
-        f"| {unit.level} | {unit.phase} | {unit.shard}, {outcome.browser} | {outcome.kills} | {same} "
-        f"| {statistics.median(seconds):.2f} | {max(seconds):.2f} | {outcome.replayed} | {outcome.load:.1f} |"
-    )
-
-
-def kept(path: Path | None) -> list[Outcome]:
-    """What an earlier run left there."""
-    if path is None or not path.exists():
-        return []
-    rows = [json.loads(each) for each in path.read_text().splitlines()]
-    return [Outcome(**{**row, "unit": Unit(**row["unit"])}) for row in rows]
-
-
 def run(
     node: Node, spoken: Language, browsers: tuple[str, ...], options: Any, faults: Faults
 ) -> list[Outcome]:
     """The units that are not there yet, as far as the time goes; each printed, and kept, as it ends."""
     done, until = kept(options.results), time.monotonic() + options.seconds
-    had = {outcome.unit for outcome in done}
     units = [
-        Unit(level, phase, int(shard))
+        Unit(level, phase, int(shard), (first, min(first + options.at_once, options.steps)))
         for level in options.levels.split(",")
         for phase in options.phases.split(",")
         for shard in options.shards.split(",")
+        for first in range(0, options.steps, options.at_once)
     ]
-    for outcome in done:
-        print(line(outcome))
-    for unit in (u for u in units if u not in had):
+    left = [unit for unit in units if not any(unit.within(outcome.unit) for outcome in done)]
+    for number, unit in enumerate(left):
         if time.monotonic() > until:
-            print(f"{len(units) - len(done)} units are left for another time")
+            print(f"{len(left) - number} units are left for another time")
             break
         kills = failed if unit.level == "none" else survived
         outcome = kills(node, spoken, browsers, unit, options.steps, faults)
         outcome.load = os.getloadavg()[0]
         print(line(outcome), flush=True)
         done.append(outcome)
-        if options.results is not None:
-            with options.results.open("a") as out:
-                out.write(json.dumps(asdict(outcome)) + "\n")
+        keep(outcome, options.results)
     return done
 
 
@@ -364,6 +311,7 @@ def main() -> None:
     )
     parser.add_argument("--browsers", default="chromium,firefox,headless-shell")
     parser.add_argument("--steps", type=int, default=16)
+    parser.add_argument("--at-once", type=int, default=16, help="steps with a kill in one go")
     parser.add_argument("--levels", default="none,low,medium,high")
     parser.add_argument("--phases", default="before", help=f"of {', '.join(PHASES)}")
     parser.add_argument("--shards", default="0,1,2")
@@ -378,9 +326,11 @@ def main() -> None:
         have = tuple(b.name for b in node.capabilities().browsers if b.name in options.browsers.split(","))
         spoken = language(not options.language, Path(folder))
         print(f"{spoken.name} over {' + '.join(have)}, {options.steps} steps, a cache in the pages")
-        print("| level | killed | shard | kills | came to | median s | worst s | run again | load |")
-        print("|---|---|---|---|---|---|---|---|---|")
         done = run(node, spoken, have, options, faults)
+    print("\n| level | killed | shard | steps | kills | came to | median s | worst s | run again | load |")
+    print("|---|---|---|---|---|---|---|---|---|---|")
+    for outcome in together(done):
+        print(line(outcome))
     wrong = [outcome for outcome in done if not outcome.right]
     if wrong:
         raise SystemExit(f"not all is as it should be: {', '.join(str(o.unit) for o in wrong)}")
