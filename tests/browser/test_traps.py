@@ -146,16 +146,6 @@ def test_a_killed_renderer_is_noticed_at_once(bench):
     assert faults(bench)[-1]["kind"] == "page_crashed"
 
 
-def test_a_killed_browser_is_replaced(bench, kind):
-    model = bench.load(make.affine(), kind)
-    before = model._resident.loaded.instance
-    kill(bench, model, "")
-    assert model(X)["y"].item(0) == 1
-    assert model._resident.loaded.instance is not before
-    assert model.recoveries == 1
-    assert faults(bench)[-1]["outcome"] == "recovered"
-
-
 def test_without_recovery_the_fault_is_the_test_s(bench):
     model = bench.load(make.affine(), "chromium", recovery="none")
     kill(bench, model, "")
