@@ -12,6 +12,7 @@ from pytest_browserpool.placement.eligibility import needs_browser, sessions_on,
 from pytest_browserpool.placement.history import History, Session
 from pytest_browserpool.placement.limits import excluded
 from pytest_browserpool.placement.policy import EngineConfig
+from pytest_browserpool.placement.sharing import Prices
 from pytest_browserpool.placement.state import Estimates, Kind, NodePlan, Pool, Test
 from pytest_browserpool.preferences import preferred
 from pytest_browserpool.values import ModelNeeds, NodeCapabilities, TestNeeds
@@ -50,6 +51,14 @@ class Book:
         """Browsers that were wanted and are no more: they may be retired."""
         self.more = config.expected_nodes
         self.remaining = 0
+        self._prices: Prices | None = None
+
+    @property
+    def prices(self) -> Prices:
+        """What a second of work is worth between the nodes that are up."""
+        if self._prices is None:
+            self._prices = Prices(list(self.nodes.values()))
+        return self._prices
 
     # -- nodes -----------------------------------------------------------------------------------------------
 
@@ -62,6 +71,7 @@ class Book:
         node.busy_until = now
         node.recount()
         self.nodes[node.id] = node
+        self._prices = None
         self.capabilities[node.id] = capabilities
         self.profile_of[node.id] = profile
         if self.more is not None:
@@ -108,6 +118,7 @@ class Book:
     def remove_node(self, node: NodePlan) -> list[Test]:
         """Forget ``node``; the tests that were planned there."""
         del self.nodes[node.id]
+        self._prices = None
         self.estimates.warm.subtract(node.warm)
         orphans = [t for batch in node.batches.values() for t in batch.tests]
         for test in orphans:

@@ -51,13 +51,19 @@ class CostModel:
             self.known_launches["", browser] = remembered(sample)
         self.launches: dict[tuple[str, str], Stat] = {}
         self.launched: dict[str, dict[str, Stat]] = {}
-        """Browser → node → its launches there, not brought to speed 1."""
+        """Browser → machine → its launches there, not brought to speed 1."""
         self.launch_noise = Noise(NOISE_LAUNCH)
         self.speeds: dict[str, tuple[Stat, Stat, Stat]] = {}
-        """Node → how much faster than others it ran, loaded and launched."""
+        """Machine → how much faster than others it ran, loaded and launched."""
         self._log_speeds: dict[str, float] = {}
         self.hosts: dict[str, str] = {}
+        """Node → its machine."""
         self.version = 0
+
+    def machine(self, node: str) -> str:
+        """Where ``node`` is. Nodes of one machine are equally fast: what one of them measured slower, the others were
+        in its way."""
+        return self.hosts.get(node) or node
 
     def run(self, session: Session, kind: str) -> float:
         """Seconds of an average warm test of ``session`` on a node of speed 1."""
@@ -74,11 +80,12 @@ class CostModel:
         prior = (math.log(LAUNCH_PRIOR_S.get(browser, LAUNCH_PRIOR_OTHER_S)), K_LAUNCH)
         above, k = self.known_launches.get(("", browser), prior)
         general = _shrunk(self.launches.get(("", browser)), above, k)
-        for place in (node, self.hosts.get(node, "")):
+        machine = self.machine(node)
+        for place in (node, machine):
             known = self.known_launches.get((place, browser))
             if place and known is not None:
-                return math.exp(_shrunk(self.launches.get((node, browser)), *known))
-        return math.exp(_shrunk(self.launches.get((node, browser)), general, K_BROWSER))
+                return math.exp(_shrunk(self.launches.get((machine, browser)), *known))
+        return math.exp(_shrunk(self.launches.get((machine, browser)), general, K_BROWSER))
 
     def speed(self, node: str) -> float:
         """The node's speed: 2 takes half the time."""
@@ -86,23 +93,24 @@ class CostModel:
 
     def log_speed(self, node: str) -> float:
         """Log of the node's speed; kept until something is measured there."""
-        found = self._log_speeds.get(node)
+        machine = self.machine(node)
+        found = self._log_speeds.get(machine)
         if found is None:
-            known = self.known_speeds.get(node) or self.known_speeds.get(self.hosts.get(node, ""))
+            known = self.known_speeds.get(node) or self.known_speeds.get(machine)
             total, weights = 0.0, 1.0 / VAR_SPEED
             if known:
                 mean, count = remembered(known)
                 weights = count / self.runs.noise.value
                 total = mean * weights
             for stat, noise in zip(
-                self.speeds.get(node, ()),
+                self.speeds.get(machine, ()),
                 (self.runs.noise, self.loads.noise, self.launch_noise),
                 strict=False,
             ):
                 if stat.n:
                     weights += stat.n / noise.value
                     total += stat.middle * stat.n / noise.value
-            found = self._log_speeds[node] = total / weights
+            found = self._log_speeds[machine] = total / weights
         return found
 
     def scale(self, test: str) -> float | None:
@@ -112,6 +120,8 @@ class CostModel:
 
     def observe_launch(self, node: str, browser: str, seconds: float) -> None:
         """Learn from a launch."""
+        known = self.known_launches.get((node, browser)) or self.known_launches.get(("", browser))
+        node = self.machine(node)
         value = math.log(max(seconds, LEAST_S))
         cell = self.launched.setdefault(browser, {})
         others = [
@@ -119,7 +129,6 @@ class CostModel:
             for name, stat in itertools.islice(cell.items(), OTHERS)
             if name != node
         ]
-        known = self.known_launches.get((node, browser)) or self.known_launches.get(("", browser))
         if known:
             others.append(known[0])
         if node in cell:
@@ -131,18 +140,20 @@ class CostModel:
 
     def observe_load(self, node: str, session: Session, kind: str, seconds: float) -> None:
         """Learn from a load."""
-        self._faster(node, 1, self.loads.observe(node, session, seconds))
+        machine = self.machine(node)
+        self._faster(machine, 1, self.loads.observe(machine, session, seconds))
 
     def observe_run(self, node: str, session: Session, kind: str, scale: float, seconds: float) -> None:
         """Learn from a warm test."""
-        self._faster(node, 0, self.runs.observe(node, session, seconds / scale))
+        machine = self.machine(node)
+        self._faster(machine, 0, self.runs.observe(machine, session, seconds / scale))
 
-    def _faster(self, node: str, source: int, slower: float | None) -> None:
-        """What tells a fast node from a light session is how long *other* nodes took for it (or history)."""
+    def _faster(self, machine: str, source: int, slower: float | None) -> None:
+        """What tells a fast machine from a light session is how long *other* machines took for it (or history)."""
         self.version += 1
         if slower is not None:
-            self.speeds.setdefault(node, (Stat(), Stat(), Stat()))[source].add(-slower)
-            self._log_speeds.pop(node, None)
+            self.speeds.setdefault(machine, (Stat(), Stat(), Stat()))[source].add(-slower)
+            self._log_speeds.pop(machine, None)
 
     def fit(self, types: Mapping[str, str]) -> None:
         """Bring the shared effects up to what was measured. ``types``: model → its type."""

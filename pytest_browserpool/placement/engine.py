@@ -92,7 +92,7 @@ class PlacementEngine(EngineViews):
         if not self.collected or not self.book.remaining:
             return []
         self._refresh(force=True)
-        search = Search(list(self.book.nodes.values()), self.rng, self.now)
+        search = Search(list(self.book.nodes.values()), self.rng, self.now, self.book.prices)
         search.run(iterations)
         for name in search.changed:
             self.finishes.note(self.book.nodes[name])
@@ -289,7 +289,7 @@ class PlacementEngine(EngineViews):
     def _session_made(self, event: SessionMade) -> None:
         node = self.book.nodes.get(event.node)
         if node is not None:
-            node.warm_up(event.browser, (event.browser, event.backend, event.model))
+            node.make((event.browser, event.backend, event.model))
             self.finishes.note(node)
 
     def _session_gone(self, event: SessionGone) -> None:
@@ -334,7 +334,7 @@ class PlacementEngine(EngineViews):
         states = self.watch.look_ahead(self.book.nodes, self.now)
         if states is None or not all(states):
             return
-        search = Search(list(self.book.nodes.values()), self.rng, self.now)
+        search = Search(list(self.book.nodes.values()), self.rng, self.now, self.book.prices)
         if relieve(search, *states):
             self.finishes.rebuild(self.book.nodes.values())
             self.sender.serve_idle()
@@ -387,7 +387,9 @@ class PlacementEngine(EngineViews):
 
     def _first_search(self) -> None:
         """Improve the plan before the first tests are sent."""
-        Search(list(self.book.nodes.values()), self.rng, self.now).run(self.config.first_iterations)
+        Search(list(self.book.nodes.values()), self.rng, self.now, self.book.prices).run(
+            self.config.first_iterations
+        )
         self.finishes.rebuild(self.book.nodes.values())
 
     def _report_unrunnable(self) -> None:

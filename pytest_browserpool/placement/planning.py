@@ -9,16 +9,20 @@ one that fits nowhere is split over the nodes with the most room. The smallest T
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from pytest_browserpool.placement.history import Session
+from pytest_browserpool.placement.sharing import Prices, together
 from pytest_browserpool.placement.state import Kind, NodePlan, Test
 
 BISECTIONS = 9
 """Halvings of the interval that the deadline lies in: 1/500 of it is finer than the search that follows."""
 PACK_BUDGET = 300_000
 """(kind, node) pairs that the bisection may look at in all: about half a second of Python."""
+LOOSER = (1.15, 1.35, 1.6, 2.0)
+"""Times the least deadline that are tried besides where nodes share cores: with twice the time everything fits on one
+of two nodes."""
 SCAN_LIMIT = 96
 """Nodes looked at per kind when there are more kinds × nodes than the budget: the least loaded of them."""
 
@@ -63,31 +67,9 @@ def plan(kinds: Sequence[Kind], tests: dict[int, list[Test]], nodes: Sequence[No
     todo, tests = _families([k for k in kinds if tests.get(k.index)], tests)
     if not todo or not nodes:
         return
-    works = {k.index: sum(t.scale for t in tests[k.index]) for k in todo}
-    able = _able(todo, nodes)
-    order = _order(todo, works, able, nodes)
-    pairs = sum(len(able[k.index]) for k in todo)
-    rounds = min(BISECTIONS, PACK_BUDGET // max(1, pairs))
-    longest = {k.index: max(t.scale for t in tests[k.index]) for k in todo}
-    low = _lower(todo, works, longest, able, nodes, now)
-    high, best = low, None
-    for _ in range(12):
-        best = _pack(order, works, longest, able, nodes, high, now)
-        if best is not None or rounds == 0:
-            break
-        low, high = high, now + (high - now) * 1.5
-    for _ in range(rounds if best is not None else 0):
-        middle = (low + high) / 2
-        trial = _pack(order, works, longest, able, nodes, middle, now)
-        if trial is None:
-            low = middle
-        else:
-            high, best = middle, trial
-    if best is None:
-        best = _pack(order, works, longest, able, nodes, high, now, force=True)
-    assert best is not None
+    shares = Packing(todo, tests, nodes, now).best(Prices(nodes).shared.keys())
     for kind in todo:
-        _deal(tests[kind.index], best[kind.index])
+        _deal(tests[kind.index], shares[kind.index])
 
 
 def _families(kinds: list[Kind], tests: dict[int, list[Test]]) -> tuple[list[Kind], dict[int, list[Test]]]:
@@ -114,67 +96,103 @@ def _able(kinds: Iterable[Kind], nodes: Sequence[NodePlan]) -> dict[int, list[in
     }
 
 
-def _order(
-    kinds: list[Kind], works: dict[int, float], able: dict[int, list[int]], nodes: Sequence[NodePlan]
-) -> list[Kind]:
-    def rank(kind: Kind) -> tuple[int, int, float, int]:
-        node = nodes[able[kind.index][0]]
+Shares = dict[int, list[Share]]
+"""Kind → where its work goes."""
+
+
+class Packing:
+    """``tests`` of ``kinds`` put on ``nodes`` so that all end before a deadline."""
+
+    def __init__(
+        self, kinds: list[Kind], tests: dict[int, list[Test]], nodes: Sequence[NodePlan], now: float
+    ) -> None:
+        self.nodes = nodes
+        self.now = now
+        self.works = {k.index: sum(t.scale for t in tests[k.index]) for k in kinds}
+        self.longest = {k.index: max(t.scale for t in tests[k.index]) for k in kinds}
+        self.able = _able(kinds, nodes)
+        self.order = sorted(kinds, key=self._rank)
+        self.pairs = sum(map(len, self.able.values()))
+        self.crowded = len(kinds) * len(nodes) > 4 * PACK_BUDGET
+
+    def best(self, shared: Collection[str]) -> Shares:
+        """The packing for the least deadline that it holds. On machines in ``shared``, whose nodes fill their cores, a
+        later one may end sooner: it splits fewer groups."""
+        rounds = min(BISECTIONS, PACK_BUDGET // max(1, self.pairs))
+        low = self._lower()
+        high, best = low, None
+        for _ in range(12):
+            best = self.pack(high)
+            if best is not None or rounds == 0:
+                break
+            low, high = high, self.now + (high - self.now) * 1.5
+        for _ in range(rounds if best is not None else 0):
+            middle = (low + high) / 2
+            trial = self.pack(middle)
+            if trial is None:
+                low = middle
+            else:
+                high, best = middle, trial
+        if best is None:
+            best = self.pack(high, force=True)
+        assert best is not None
+        if shared and rounds:
+            trials = [self.pack(self.now + (high - self.now) * factor) for factor in LOOSER]
+            best = min((best, *(t for t in trials if t is not None)), key=self.end)
+        return best
+
+    def pack(self, deadline: float, *, force: bool = False) -> Shares | None:
+        """Every kind placed so that all end before ``deadline``, or None; with ``force`` what does not fit goes where
+        it ends soonest."""
+        bins = [Bin(n, max(n.finish, self.now)) for n in self.nodes]
+        shares: Shares = {}
+        for kind in self.order:
+            candidates = self.able[kind.index]
+            if self.crowded and len(candidates) > SCAN_LIMIT:
+                candidates = heapq.nsmallest(SCAN_LIMIT, candidates, key=lambda i: bins[i].finish)
+            work, longest = self.works[kind.index], self.longest[kind.index]
+            got = _place(kind, work, longest, candidates, bins, deadline, force=force)
+            if got is None:
+                return None
+            shares[kind.index] = got
+        return shares
+
+    def end(self, shares: Shares) -> float:
+        """When all would have ended, with the cores of each machine shared among its nodes."""
+        bins = {n.id: Bin(n, max(n.finish, self.now)) for n in self.nodes}
+        for kind in self.order:
+            for share in shares[kind.index]:
+                bins[share.node.id].put(share.session, share.work)
+        hosts: dict[str, list[Bin]] = {}
+        for one in bins.values():
+            hosts.setdefault(one.node.host or one.node.id, []).append(one)
+        return self.now + max(
+            together([b.finish - self.now for b in here], here[0].node.capabilities.cores)
+            for here in hosts.values()
+        )
+
+    def _rank(self, kind: Kind) -> tuple[int, int, float, int]:
+        node = self.nodes[self.able[kind.index][0]]
         session = kind.options[node.profile][0]
-        seconds = works[kind.index] * node.unit(session) + node.setup(session)
-        return (kind.priority, len(able[kind.index]), -seconds, kind.index)
+        seconds = self.works[kind.index] * node.unit(session) + node.setup(session)
+        return (kind.priority, len(self.able[kind.index]), -seconds, kind.index)
 
-    return sorted(kinds, key=rank)
-
-
-def _lower(
-    kinds: list[Kind],
-    works: dict[int, float],
-    longest: dict[int, float],
-    able: dict[int, list[int]],
-    nodes: Sequence[NodePlan],
-    now: float,
-) -> float:
-    """A time before which the plan cannot end (by estimates): the shared work, and each kind's longest
-    test."""
-    total = sum(max(n.finish, now) - now for n in nodes)
-    least = 0.0
-    seen: dict[tuple[Kind, ...], float] = {}
-    del seen
-    for kind in kinds:
-        best_work, best_one = float("inf"), float("inf")
-        for i in able[kind.index][:SCAN_LIMIT]:
-            node = nodes[i]
-            for session in kind.options[node.profile]:
-                best_work = min(best_work, works[kind.index] * node.unit(session))
-                best_one = min(best_one, longest[kind.index] * node.unit(session) + node.setup(session))
-        total += best_work
-        least = max(least, best_one)
-    return now + max(total / len(nodes), least, 1e-6)
-
-
-def _pack(
-    order: list[Kind],
-    works: dict[int, float],
-    longest: dict[int, float],
-    able: dict[int, list[int]],
-    nodes: Sequence[NodePlan],
-    deadline: float,
-    now: float,
-    *,
-    force: bool = False,
-) -> dict[int, list[Share]] | None:
-    bins = [Bin(n, max(n.finish, now)) for n in nodes]
-    shares: dict[int, list[Share]] = {}
-    crowded = len(order) * len(nodes) > 4 * PACK_BUDGET
-    for kind in order:
-        candidates = able[kind.index]
-        if crowded and len(candidates) > SCAN_LIMIT:
-            candidates = heapq.nsmallest(SCAN_LIMIT, candidates, key=lambda i: bins[i].finish)
-        got = _place(kind, works[kind.index], longest[kind.index], candidates, bins, deadline, force=force)
-        if got is None:
-            return None
-        shares[kind.index] = got
-    return shares
+    def _lower(self) -> float:
+        """A time before which the plan cannot end (by estimates): the shared work, and each kind's longest
+        test."""
+        total = sum(max(n.finish, self.now) - self.now for n in self.nodes)
+        least = 0.0
+        for kind in self.order:
+            best_work, best_one = float("inf"), float("inf")
+            for i in self.able[kind.index][:SCAN_LIMIT]:
+                node = self.nodes[i]
+                for session in kind.options[node.profile]:
+                    unit = node.unit(session)
+                    best_work = min(best_work, self.works[kind.index] * unit)
+                    best_one = min(best_one, self.longest[kind.index] * unit + node.setup(session))
+            total += best_work
+            least = max(least, best_one)
+        return self.now + max(total / len(self.nodes), least, 1e-6)
 
 
 def _place(

@@ -12,38 +12,33 @@ from __future__ import annotations
 import heapq
 import random
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from pytest_browserpool.placement.history import Session
 from pytest_browserpool.placement.policy import SPLIT_EPSILON_S
+from pytest_browserpool.placement.sharing import Prices
 from pytest_browserpool.placement.state import Batch, Kind, NodePlan, Test
 
+Moves = list[tuple[Batch, list[Test], Session]]
+"""Whole batches, their tests, and the sessions that they go to."""
+BROWSER_BATCHES = 256
+"""Batches of two nodes up to which all that uses one browser is tried elsewhere: a try looks at each of them."""
 CRITICAL_SHARE = 0.75
 """Share of the iterations spent on the node that ends last; the rest looks for work to save anywhere."""
-
-PRICE_RANGE = (0.02, 0.25)
-
-
-def work_price(nodes: int) -> float:
-    """What a second of work is worth beside a second of the end.
-
-    Where ``nodes`` share the work evenly, each second of it moves the end by 1/nodes, sooner or later: a set-up that
-    only fills a gap now is missed when estimates turn out wrong. At least 2 %: nobody wants ten seconds of set-up
-    for a gain of a tenth; at most a quarter, so that two nodes still share.
-    """
-    return min(PRICE_RANGE[1], max(PRICE_RANGE[0], 1.0 / max(nodes, 1)))
 
 
 class Search:
     """A search over ``nodes``; ``changed`` collects the nodes whose plan it changed."""
 
-    def __init__(self, nodes: Sequence[NodePlan], rng: random.Random, now: float) -> None:
+    def __init__(
+        self, nodes: Sequence[NodePlan], rng: random.Random, now: float, prices: Prices | None = None
+    ) -> None:
         self.nodes = nodes
         self.rng = rng
         self.now = now
         self.changed: set[str] = set()
         self.moves = 0
-        self.price = work_price(len(nodes))
+        self.prices = prices or Prices(nodes)
         self.heap = [(-self.finish(n), i) for i, n in enumerate(nodes)]
         heapq.heapify(self.heap)
         self.index = {n.id: i for i, n in enumerate(nodes)}
@@ -105,6 +100,8 @@ class Search:
         if a is b:
             return session != batch.session and self.transfer(a, b, batch, list(batch.tests), session, end)
         draw = self.rng.random()
+        if draw < 0.05 and batch.session[0] and len(a.batches) + len(b.batches) <= BROWSER_BATCHES:
+            return self.browsers(a, b, batch.session[0], end)
         if draw < 0.15 and a.used[batch.session] > len(batch.tests):
             return self.together(a, b, batch.session, end)
         if draw < 0.3:
@@ -165,25 +162,38 @@ class Search:
     def together(self, a: NodePlan, b: NodePlan, session: Session, end: float) -> bool:
         """Move everything that shares ``session`` on ``a``, of whatever kind: only then is its set-up
         saved."""
-        moves: list[tuple[Batch, list[Test], Session]] = []
-        for batch in a.batches.values():
-            if batch.session == session:
-                options = batch.kind.options[b.profile]
-                if not options:
-                    return False
-                moves.append((batch, list(batch.tests), session if session in options else options[0]))
+        return self.regroup(a, b, _moves(a, b, lambda s: s == session), [], end)
+
+    def browsers(self, a: NodePlan, b: NodePlan, browser: str, end: float) -> bool:
+        """Move everything that uses ``browser`` on ``a``, so that it need not be launched there; half of the times for
+        all that uses some browser on ``b``."""
+        back: Moves | None = []
+        others = [name for name in b.browser_used if name != browser]
+        if others and self.rng.random() < 0.5:
+            other = others[self.rng.randrange(len(others))]
+            back = _moves(b, a, lambda s: s[0] == other)
+        return self.regroup(a, b, _moves(a, b, lambda s: s[0] == browser), back, end)
+
+    def regroup(self, a: NodePlan, b: NodePlan, there: Moves | None, back: Moves | None, end: float) -> bool:
+        """Whole batches of ``a`` for whole batches of ``b``."""
+        if not there or back is None:
+            return False
         before = (self.finish(a), self.finish(b))
-        for batch, tests, to in moves:
-            a.discharge(batch.session, batch.work, len(tests))
-            b.charge(to, batch.work, len(tests))
-        good = self.better(before, (self.finish(a), self.finish(b)), end)
-        for batch, tests, to in moves:
-            b.discharge(to, batch.work, len(tests))
-            a.charge(batch.session, batch.work, len(tests))
+        both = [(a, b, *move) for move in there] + [(b, a, *move) for move in back]
+        for source, _, batch, _, _ in both:
+            source.discharge(batch.session, batch.work, len(batch.tests))
+        for _, target, batch, tests, to in both:
+            target.charge(to, batch.work, len(tests))
+        good = self.better(a, b, before, end)
+        for _, target, batch, tests, to in both:
+            target.discharge(to, batch.work, len(tests))
+        for source, _, batch, _, _ in both:
+            source.charge(batch.session, batch.work, len(batch.tests))
         if good:
-            for batch, tests, to in moves:
-                a.take(batch, tests)
-                b.put(batch.kind, to, tests)
+            for source, _, batch, tests, _ in both:
+                source.take(batch, tests)
+            for _, target, batch, tests, to in both:
+                target.put(batch.kind, to, tests)
             self.note(a, b)
         return good
 
@@ -198,7 +208,7 @@ class Search:
         before = (self.finish(a), self.finish(b))
         a.discharge(batch.session, work, len(tests))
         b.charge(session, work, len(tests))
-        good = self.better(before, (self.finish(a), self.finish(b)), end)
+        good = self.better(a, b, before, end)
         b.discharge(session, work, len(tests))
         a.charge(batch.session, work, len(tests))
         if good:
@@ -222,7 +232,7 @@ class Search:
         b.discharge(y.session, work_y, len(ys))
         a.charge(to_a, work_y, len(ys))
         b.charge(to_b, work_x, len(xs))
-        good = self.better(before, (self.finish(a), self.finish(b)), end)
+        good = self.better(a, b, before, end)
         a.discharge(to_a, work_y, len(ys))
         b.discharge(to_b, work_x, len(xs))
         a.charge(x.session, work_x, len(xs))
@@ -235,11 +245,13 @@ class Search:
             self.note(a, b)
         return good
 
-    def better(self, before: tuple[float, float], after: tuple[float, float], end: float) -> bool:
+    def better(self, a: NodePlan, b: NodePlan, before: tuple[float, float], end: float) -> bool:
+        """Whether the ledgers of ``a`` and ``b`` are better now than when they ended at ``before``."""
+        after = (self.finish(a), self.finish(b))
         worst, new = max(before), max(after)
         saved = before[0] + before[1] - after[0] - after[1]
         if worst >= end - SPLIT_EPSILON_S:
-            return new < worst + self.price * saved - SPLIT_EPSILON_S
+            return new < worst + self.prices.between(a, b) * saved - SPLIT_EPSILON_S
         return new < end - SPLIT_EPSILON_S and saved > SPLIT_EPSILON_S
 
     def note(self, a: NodePlan, b: NodePlan) -> None:
@@ -247,6 +259,19 @@ class Search:
         for node in (a, b):
             self.changed.add(node.id)
             heapq.heappush(self.heap, (-self.finish(node), self.index[node.id]))
+
+
+def _moves(a: NodePlan, b: NodePlan, wanted: Callable[[Session], bool]) -> Moves | None:
+    """The batches of ``a`` in sessions that are ``wanted``, and their sessions on ``b``; None if one has none there."""
+    moves: Moves = []
+    for batch in a.batches.values():
+        if wanted(batch.session):
+            options = batch.kind.options[b.profile]
+            if not options:
+                return None
+            to = batch.session if batch.session in options else options[0]
+            moves.append((batch, list(batch.tests), to))
+    return moves
 
 
 def _any_batch(node: NodePlan, rng: random.Random) -> Batch:

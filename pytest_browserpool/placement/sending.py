@@ -12,9 +12,8 @@ from pytest_browserpool.placement.explore import probe, pulled
 from pytest_browserpool.placement.history import Session
 from pytest_browserpool.placement.migration import Migrations
 from pytest_browserpool.placement.policy import EngineConfig
-from pytest_browserpool.placement.search import work_price
 from pytest_browserpool.placement.state import Batch, NodePlan, Test
-from pytest_browserpool.placement.stealing import VICTIMS, Finishes, more_urgent, steal_for
+from pytest_browserpool.placement.stealing import LEAST_URGENT, VICTIMS, Finishes, more_urgent, steal_for
 from pytest_browserpool.placement.watch import Watch
 
 URGENT_LOOKS = 32
@@ -56,9 +55,7 @@ class Sender:
 
     def steal(self, node: NodePlan) -> bool:
         victims = self.finishes.last(self.book.nodes, VICTIMS)
-        stolen = steal_for(
-            node, victims, self.now, self.rng, self.book.is_free, work_price(len(self.book.nodes))
-        )
+        stolen = steal_for(node, victims, self.now, self.rng, self.book.is_free, self.book.prices)
         if stolen is None:
             return False
         self.finishes.note(stolen[0])
@@ -70,7 +67,7 @@ class Sender:
         if node.id not in self.idle:
             return
         batch = next((b for b in reversed(node.ordered()) if self.book.is_free(b.kind)), None)
-        urgent = self._more_urgent(node, batch.kind.priority if batch else 99)
+        urgent = self._more_urgent(node, batch.kind.priority if batch else LEAST_URGENT + 1)
         if urgent is not None:
             batch = urgent
         if batch is None:
@@ -90,7 +87,7 @@ class Sender:
         nodes = list(self.book.nodes.values())
         if len(nodes) > URGENT_LOOKS:
             nodes = self.rng.sample(nodes, URGENT_LOOKS)
-        found = more_urgent(node, priority, nodes, self.now, self.book.is_free)
+        found = more_urgent(node, priority, nodes, self.now, self.book.is_free, self.book.prices)
         if found is None:
             return None
         other, batch, test, session = found
@@ -177,5 +174,7 @@ class Sender:
                 node.prewarmed = session
                 test = batch.tests[-1].nodeid
                 self.out.append(Prewarm(node=node.id, browser=session[0], backend=session[1], test=test))
+                # it is being paid for: elsewhere it would have to be paid again
+                node.make(session)
                 return
             ahead += batch.work * node.unit(session)

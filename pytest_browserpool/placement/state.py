@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pytest_browserpool.placement.beliefs import Belief
 from pytest_browserpool.placement.cost import CostModel
 from pytest_browserpool.placement.history import Session
+from pytest_browserpool.placement.policy import FIRST_RUN_SHARE, FIRST_RUN_SHARE_OTHER
 from pytest_browserpool.values import ModelNeeds, NodeCapabilities
 
 
@@ -117,6 +118,10 @@ class Estimates:
             value = self.load[session] = self.costs.load(session, self.types.get(session[2], ""))
         return value
 
+    def of_first_run(self, session: Session) -> float:
+        """The part of ``of_load`` that a session which was made and never ran still has to pay."""
+        return self.of_load(session) * FIRST_RUN_SHARE.get(session[1], FIRST_RUN_SHARE_OTHER)
+
     def of_launch(self, browser: str, node: str) -> float:
         value = self.launch.get((browser, node))
         if value is None:
@@ -131,10 +136,13 @@ class NodePlan:
     def __init__(self, capabilities: NodeCapabilities, profile: int, estimates: Estimates) -> None:
         self.id = capabilities.node
         self.capabilities = capabilities
+        self.host = capabilities.host
         self.profile = profile
         self.estimates = estimates
         self.slowness = 1.0
         self.warm: set[Session] = set()
+        self.made: set[Session] = set()
+        """Sessions that are there and never ran: what compiles is still to come."""
         self.browsers: set[str] = set()
         self.running: Test | None = None
         self.session: Session | None = None
@@ -164,7 +172,7 @@ class NodePlan:
         browser = session[0]
         if browser:
             if not used and session not in self.warm:
-                seconds += self.estimates.of_load(session)
+                seconds += self._to_load(session)
             n = self.browser_used.get(browser, 0)
             self.browser_used[browser] = n + count
             if not n and browser not in self.browsers:
@@ -182,7 +190,7 @@ class NodePlan:
         browser = session[0]
         if browser:
             if not left and session not in self.warm:
-                seconds += self.estimates.of_load(session)
+                seconds += self._to_load(session)
             n = self.browser_used[browser] - count
             if n:
                 self.browser_used[browser] = n
@@ -197,7 +205,7 @@ class NodePlan:
         browser = session[0]
         if not browser or session in self.warm or session in self.used:
             return 0.0
-        seconds = self.estimates.of_load(session)
+        seconds = self._to_load(session)
         if browser not in self.browsers and browser not in self.browser_used:
             seconds += self.estimates.of_launch(browser, self.id)
         return seconds * self.slowness
@@ -208,7 +216,13 @@ class NodePlan:
         if not browser or session in self.warm:
             return 0.0, 0.0
         launch = 0.0 if browser in self.browsers else self.estimates.of_launch(browser, self.id)
-        return launch * self.slowness, self.estimates.of_load(session) * self.slowness
+        return launch * self.slowness, self._to_load(session) * self.slowness
+
+    def _to_load(self, session: Session) -> float:
+        """Seconds at speed 1 until a session that is not warm would be."""
+        if session in self.made:
+            return self.estimates.of_first_run(session)
+        return self.estimates.of_load(session)
 
     def unit(self, session: Session) -> float:
         """Seconds of an average warm test of ``session`` here."""
@@ -222,13 +236,31 @@ class NodePlan:
             self.browsers.add(browser)
         if session is not None and session not in self.warm:
             if session in self.used:
-                self.load -= self.estimates.of_load(session) * self.slowness
+                self.load -= self._to_load(session) * self.slowness
+            self.made.discard(session)
             self.warm.add(session)
             self.estimates.warm[session] += 1
+
+    def make(self, session: Session) -> None:
+        """``session`` is there, and nothing ran in it yet."""
+        self.warm_up(session[0], None)
+        if session in self.warm or session in self.made:
+            return
+        before = self._to_load(session)
+        self.made.add(session)
+        if session in self.used:
+            self.load -= (before - self._to_load(session)) * self.slowness
 
     def cool_down(self, browser: str, backend: str | None, model: str | None) -> None:
         """A session is gone; without ``model`` the whole browser and all its sessions."""
         gone = {s for s in self.warm if s[0] == browser and (model is None or s[1:] == (backend, model))}
+        for session in {
+            s for s in self.made if s[0] == browser and (model is None or s[1:] == (backend, model))
+        }:
+            before = self._to_load(session)
+            self.made.discard(session)
+            if session in self.used:
+                self.load += (self._to_load(session) - before) * self.slowness
         for session in gone:
             self.warm.discard(session)
             self.estimates.warm[session] -= 1

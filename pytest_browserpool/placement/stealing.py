@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable
 from pytest_browserpool.placement.history import Session
 from pytest_browserpool.placement.policy import SPLIT_EPSILON_S
 from pytest_browserpool.placement.search import Search, pick
+from pytest_browserpool.placement.sharing import Prices
 from pytest_browserpool.placement.state import Batch, Kind, NodePlan, Test
 
 VICTIMS = 6
@@ -23,6 +24,8 @@ each: bounds, so that a round costs the same in any run."""
 URGENT_PRICE = 2.0
 """A more urgent test is drawn to an idle node if it ends sooner there by more than this many times the set-up
 that nobody would have had to pay otherwise."""
+LEAST_URGENT = 5
+"""Of all priorities."""
 LOOKS = 12
 """Batches looked at per victim."""
 
@@ -70,11 +73,11 @@ def steal_for(
     now: float,
     rng: random.Random,
     allowed: Callable[[Kind], bool],
-    price: float,
+    prices: Prices,
 ) -> tuple[NodePlan, list[Test]] | None:
     """Move to the dry ``node`` the tests whose move gains most; the victim and what was moved, or None.
 
-    ``price``: what a second of added set-up must gain (``search.work_price``).
+    ``prices``: what a second of added set-up must gain.
     """
     best: tuple[float, NodePlan, Batch, Session] | None = None
     mine = max(node.busy_until, now) + node.load
@@ -82,6 +85,7 @@ def steal_for(
         if victim is node:
             continue
         theirs = max(victim.busy_until, now) + victim.load
+        price = prices.between(victim, node)
         order = victim.ordered()
         looked = order if len(order) <= LOOKS else rng.sample(order, LOOKS)
         for batch in looked:
@@ -129,15 +133,23 @@ def relieve(search: Search, overloaded: list[str], underused: list[str]) -> int:
 
 
 def more_urgent(
-    node: NodePlan, priority: int, others: list[NodePlan], now: float, allowed: Callable[[Kind], bool]
+    node: NodePlan,
+    priority: int,
+    others: list[NodePlan],
+    now: float,
+    allowed: Callable[[Kind], bool],
+    prices: Prices,
 ) -> tuple[NodePlan, Batch, Test, Session] | None:
     """A test more urgent than ``priority`` that waits elsewhere and would end sooner on the idle ``node``.
 
-    Of the most urgent such tests, the one that gains most.
+    Of the most urgent such tests, the one that gains most. A node without work of its own takes any test so, but not
+    from a neighbour on the same machine, whose cores it would take with it: what that is worth ``steal_for`` has said.
     """
     best: tuple[int, float, NodePlan, Batch, Test, Session] | None = None
     for other in others:
-        if other is node:
+        if other is node or (
+            priority > LEAST_URGENT and other.host in prices.shared and other.host == node.host
+        ):
             continue
         wait = max(other.busy_until, now) - now
         for batch in reversed(other.ordered()):

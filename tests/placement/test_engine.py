@@ -23,6 +23,7 @@ from pytest_browserpool.placement.events import (
     Unrunnable,
 )
 from pytest_browserpool.placement.history import History, Sample
+from pytest_browserpool.placement.policy import FIRST_RUN_SHARE
 from pytest_browserpool.values import ModelNeeds, TestNeeds
 
 
@@ -264,24 +265,39 @@ def test_prewarm_waits_until_the_set_up_is_near() -> None:
     assert end - 4.0 <= said[0][0] <= end - 3.0, "twice the set-up of two seconds ahead of the end"
 
 
-@pytest.mark.parametrize("made_ahead", [True, False])
-def test_what_was_made_ahead_draws_its_tests(made_ahead: bool) -> None:
-    """A long test holds its node up, and another node idles: what waits moves there unless its session was made here."""
+@pytest.mark.parametrize("ahead", [True, False])
+def test_what_is_made_ahead_draws_its_tests(ahead: bool) -> None:
+    """A long test holds its node up, and another node idles: what waits moves there unless its session is being made
+    here."""
     history = History(
         runs=known_runs(chromium_long=30.0, chromium_short=1.0, chromium_b=10.0),
         loads={("chromium", "wasm", m): sure(s) for m, s in (("long", 1.0), ("short", 20.0), ("b", 1.0))},
     )
-    made = engine(node("n1"), history=history)
+    made = engine(node("n1"), history=history, prewarm=ahead)
     commands = collect(made, wanting("long", "long"), wanting("short", "short", priority=5))
     (run,) = runs(commands)
-    (hint,) = [c for c in commands if isinstance(c, Prewarm)]
-    assert (run.test, hint.test) == ("long", "short")
-    if made_ahead:
-        made.handle(SessionMade(at=20.0, node="n1", browser="chromium", backend="wasm", model="short"))
-    else:
-        made.handle(Tick(at=20.0))
+    assert run.test == "long"
+    assert [c.test for c in commands if isinstance(c, Prewarm)] == (["short"] if ahead else [])
+    made.handle(Tick(at=20.0))
     moved = runs(made.handle(NodeUp(at=20.5, capabilities=node("n2"))))
-    assert [r.test for r in moved] == ([] if made_ahead else ["short"])
+    assert [r.test for r in moved] == ([] if ahead else ["short"])
+
+
+def test_session_that_never_ran_still_has_its_first_run_to_pay() -> None:
+    """WebGPU compiles when a model runs first: being made ahead takes little of that away."""
+    session = ("chromium", "webgpu", "m")
+    history = History(
+        runs={session: sure(1.0)}, loads={session: sure(10.0)}, launches={"chromium": sure(2.0)}
+    )
+    made = engine(node("n1", backends=("webgpu",)), history=history, prewarm=False)
+    made.handle(SessionMade(at=0.0, node="n1", browser="chromium", backend="webgpu", model="m"))
+    (first,) = runs(collect(made, wanting("t1"), wanting("t2")))
+    assert first.decision is not None
+    assert first.decision.breakdown["launch"] == 0.0
+    assert first.decision.breakdown["load"] == pytest.approx(10.0 * FIRST_RUN_SHARE["webgpu"])
+    (second,) = runs(finish(made, first, 12.0))
+    assert second.decision is not None
+    assert second.decision.breakdown["load"] == 0.0
 
 
 def test_browser_that_nobody_needs_any_more_is_retired() -> None:
