@@ -45,23 +45,27 @@ def checked(inputs: Mapping[str, Any], info: ModelInfo, *, where: str) -> dict[s
             f"the call got {type(inputs).__name__}", where=where, remedy='give a dict {"input name": array}'
         )
     declared = {tensor.name: tensor for tensor in info.inputs}
-    listed = "; ".join(str(t) for t in info.inputs)
+    if inputs.keys() != declared.keys():
+        raise _other_names(inputs, declared, where)
+    symbols: dict[str, tuple[int, str]] = {}
+    return {name: _checked(inputs[name], tensor, symbols, where) for name, tensor in declared.items()}
+
+
+def _other_names(inputs: Mapping[str, Any], declared: Mapping[str, Tensor], where: str) -> InputError:
+    listed = "; ".join(str(t) for t in declared.values())
     for name in inputs:
         if name not in declared:
-            raise InputError(
+            return InputError(
                 f"no input {name!r}{did_you_mean(str(name), declared)}",
                 where=where,
                 remedy=f"the inputs are {listed}",
             )
     missing = [name for name in declared if name not in inputs]
-    if missing:
-        raise InputError(
-            f"input {', '.join(map(repr, missing))} is missing",
-            where=where,
-            remedy=f"the inputs are {listed}",
-        )
-    symbols: dict[str, tuple[int, str]] = {}
-    return {name: _checked(inputs[name], tensor, symbols, where) for name, tensor in declared.items()}
+    return InputError(
+        f"input {', '.join(map(repr, missing))} is missing",
+        where=where,
+        remedy=f"the inputs are {listed}",
+    )
 
 
 def _checked(value: Any, tensor: Tensor, symbols: dict[str, tuple[int, str]], where: str) -> NDArray[Any]:
@@ -88,7 +92,7 @@ def _typed(value: Any, tensor: Tensor, where: str) -> NDArray[Any]:
         )
     if isinstance(value, (np.ndarray, np.generic)):
         array = np.asarray(value)
-        if array.dtype.newbyteorder("=") != np.dtype(wanted):
+        if array.dtype != wanted and array.dtype.newbyteorder("=") != np.dtype(wanted):
             raise InputError(
                 f"input {tensor.name!r} has dtype {array.dtype}, the model wants {wanted}",
                 where=where,
@@ -110,19 +114,18 @@ def _check_shape(
 ) -> None:
     if tensor.dims is None:
         return
-    wanted = str(tensor)
     if array.ndim != len(tensor.dims):
         raise InputError(
             f"input {tensor.name!r} has shape {list(array.shape)} of rank {array.ndim}",
             where=where,
-            remedy=f"the model wants {wanted}",
+            remedy=f"the model wants {tensor}",
         )
     for axis, (size, dim) in enumerate(zip(array.shape, tensor.dims, strict=True)):
         if isinstance(dim, int) and size != dim:
             raise InputError(
                 f"input {tensor.name!r} has shape {list(array.shape)}: axis {axis} is {size}",
                 where=where,
-                remedy=f"the model wants {wanted}",
+                remedy=f"the model wants {tensor}",
             )
         if isinstance(dim, str):
             first, source = symbols.setdefault(dim, (size, tensor.name))

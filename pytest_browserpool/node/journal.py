@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 import uuid
@@ -17,12 +18,20 @@ ENDED_ROWS = 64
 """Ended rows kept before they are forgotten: each is in the journal already, and forgetting costs an entry."""
 
 
-@dataclass
+_process, _operations = uuid.uuid4().hex[:20], itertools.count(1)
+
+
+def _operation_id() -> str:
+    """Unique among processes and runs: what is random is drawn once, because each warm call would pay for it."""
+    return f"{_process}{next(_operations):012x}"
+
+
+@dataclass(slots=True)
 class Operation:
     """One call or load, however often it is tried: it keeps its id, and counts once."""
 
     kind: str
-    id: str = field(default_factory=lambda: uuid.uuid4().hex)
+    id: str = field(default_factory=_operation_id)
     attempts: int = 1
 
 
