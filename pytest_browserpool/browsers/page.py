@@ -21,6 +21,10 @@ from pytest_browserpool.errors import ConnectionLost, DeviceLost, Fault, PageHun
 ANCHOR = Path(__file__).parent / "page" / "anchor.onnx"
 """y = 2x + 1: the probe's question, and the session that stays open so that compiled pipelines live on."""
 
+FRESH_SECONDS = 0.25
+"""After an answer a page is not asked whether it lives: asking costs as much as a short test's own call, and short tests
+follow each other in milliseconds. What goes bad while nobody uses it does so in the pauses, which are longer."""
+
 _numbers = itertools.count(1)
 
 
@@ -96,6 +100,8 @@ class RuntimePage:
         self._ahead = 0
         self._creating: dict[SessionKey, asyncio.Lock] = {}
         self._anchored = False
+        self._answered = 0.0
+        """When all of it was last known to answer, in ``time.monotonic()``."""
 
     def bind(self, page: ModelPage) -> None:
         self._page = page
@@ -215,6 +221,12 @@ class RuntimePage:
         await self.call("create", args, timeout=timeout, where="the anchor session")
         self._anchored = True
 
+    def _ran(self, session: Session, runs: int = 1) -> None:
+        session.runs += runs
+        session.last_used = time.monotonic()
+        if session.key.backend == "webgpu" or not self._anchored:  # wasm runs on while the GPU stands still
+            self._answered = session.last_used
+
     async def run(
         self,
         session: Session,
@@ -227,8 +239,7 @@ class RuntimePage:
         reply = await self.call(
             "run", _run_args(session, state), inputs, timeout=timeout, where=session.where
         )
-        session.runs += 1
-        session.last_used = time.monotonic()
+        self._ran(session)
         return reply
 
     def run_of(self, session: Session, inputs: Mapping[str, Array]) -> Post:
@@ -244,8 +255,7 @@ class RuntimePage:
         def ended(ok: bool) -> None:
             self._ahead -= 1
             if ok:
-                session.runs += 1
-                session.last_used = time.monotonic()
+                self._ran(session)
             landed()
 
         self._ahead += 1
@@ -273,8 +283,7 @@ class RuntimePage:
             )
         finally:
             self._ahead -= 1
-        session.runs += 1
-        session.last_used = time.monotonic()
+        self._ran(session)
         return reply
 
     async def benchmark(
@@ -283,8 +292,7 @@ class RuntimePage:
         """``runs`` inferences timed in the page, milliseconds each."""
         args = {"session": session.name, "runs": runs}
         reply = await self.call("benchmark", args, inputs, timeout=timeout, where=session.where)
-        session.runs += runs
-        session.last_used = time.monotonic()
+        self._ran(session, runs)
         return [float(t) for t in reply.values["times"]]
 
     async def set_state(
@@ -314,8 +322,9 @@ class RuntimePage:
         await self.call("release", {"session": session.name}, timeout=timeout, where=session.label)
 
     async def ping(self, timeout: float) -> bool:
-        """Whether JavaScript answers and, once a GPU device is in use, the GPU too. Skipped while the page is busy."""
-        if self.busy or self._ahead:
+        """Whether JavaScript answers and, once a GPU device is in use, the GPU too. Skipped while the page is busy, or has
+        just answered."""
+        if self.busy or self._ahead or (self.lost is None and self.fresh):
             return True
         try:
             await self.channel.call("ping", timeout=timeout)
@@ -324,7 +333,13 @@ class RuntimePage:
         except Fault as fault:
             self.lose(fault)
             return False
+        self._answered = time.monotonic()
         return self.lost is None
+
+    @property
+    def fresh(self) -> bool:
+        """Whether it has answered a moment ago."""
+        return time.monotonic() - self._answered < FRESH_SECONDS
 
     @property
     def busy(self) -> bool:

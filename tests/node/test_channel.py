@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,11 @@ import pytest
 from aiohttp import web
 
 from pytest_browserpool.browsers.channel import PageChannel
-from pytest_browserpool.browsers.page import WHOLE, RuntimePage
+from pytest_browserpool.browsers.page import FRESH_SECONDS, WHOLE, RuntimePage
 from pytest_browserpool.browsers.post import Post
 from pytest_browserpool.browsers.protocol import decode, encode
 from pytest_browserpool.browsers.serve import Server
-from pytest_browserpool.errors import BrowserCrashed, ConnectionLost
+from pytest_browserpool.errors import BrowserCrashed, ConnectionLost, PageHung
 
 Dial = Callable[[], Awaitable[aiohttp.ClientWebSocketResponse]]
 
@@ -55,7 +56,7 @@ def with_page(tmp_path: Path, play: Callable[[PageChannel, Dial], Awaitable[Any]
 async def answer(socket: aiohttp.ClientWebSocketResponse) -> None:
     async for message in socket:
         header, _ = decode(message.data)
-        if header["op"] == "echo":
+        if header["op"] in ("echo", "ping"):
             await socket.send_bytes(encode({"id": header["id"], "ok": True, "values": header["args"]}, {}))
 
 
@@ -190,5 +191,30 @@ def test_a_post_into_a_closed_connection_gets_the_better_reason_too(tmp_path: Pa
         channel.post(post)
         with pytest.raises(BrowserCrashed):
             await asyncio.to_thread(post.result, 10)
+
+    with_page(tmp_path, play)
+
+
+def test_a_page_that_has_just_answered_is_not_asked_and_later_it_is(tmp_path: Path) -> None:
+    async def play(channel: PageChannel, dial: Dial) -> None:
+        socket = await dial()
+        await channel.ready(10)
+        page = RuntimePage(channel, WHOLE, lambda name, path: name)
+        assert await page.ping(10)
+        asked = channel.calls
+        page._answered = time.monotonic()  # however long this machine has taken since
+        assert await page.ping(10)
+        assert channel.calls == asked
+        await asyncio.sleep(1.1 * FRESH_SECONDS)
+        assert await page.ping(10)
+        assert channel.calls == asked + 1
+        await asyncio.sleep(1.1 * FRESH_SECONDS)
+        connection = socket._conn
+        assert connection is not None
+        transport = connection.transport
+        assert transport is not None
+        transport.pause_reading()  # as a page that hangs: its socket stays
+        assert not await page.ping(0.3)
+        assert isinstance(page.lost, PageHung)
 
     with_page(tmp_path, play)
