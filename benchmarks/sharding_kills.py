@@ -58,6 +58,8 @@ def together(outcomes: Sequence[Outcome]) -> list[Outcome]:
         whole.unit = replace(
             unit, steps=(min(whole.unit.steps[0], unit.steps[0]), max(whole.unit.steps[1], unit.steps[1]))
         )
+        if each.browser not in whole.browser.split(", "):  # the cut may change with the speeds that were seen
+            whole.browser += f", {each.browser}"
         whole.kills, whole.same = whole.kills + each.kills, whole.same + each.same
         whole.told, whole.replayed = whole.told + each.told, whole.replayed + each.replayed
         whole.seconds += each.seconds
