@@ -30,6 +30,8 @@ needs = {
 BOTH = [pytest.param(name, marks=mark) for name, mark in needs.items()]
 PATIENCE = 20.0
 """Seconds for any one wait: events were seen within 0.1 s on an idle machine."""
+OTHERS: set[int] = set()
+"""Processes from before the test's browser: those of the node that other files' tests share are none of ours."""
 
 
 @contextlib.asynccontextmanager
@@ -37,6 +39,8 @@ async def browser_of(name: str) -> AsyncIterator[tuple[Any, list[Observation]]]:
     """A browser and the list of what was observed of it."""
     from playwright.async_api import async_playwright
 
+    OTHERS.clear()
+    OTHERS.update(process.pid for process in psutil.Process().children(recursive=True))
     async with async_playwright() as playwright:
         if name == "chromium":
             flags = [
@@ -73,11 +77,11 @@ async def text_of(call: Awaitable[object]) -> str:
 
 
 def processes(mark: Callable[[list[str]], bool]) -> list[int]:
-    """Ids of our descendants whose command line has ``mark``."""
+    """Ids of the test's own processes whose command line has ``mark``."""
     found = []
     for process in psutil.Process().children(recursive=True):
         with contextlib.suppress(psutil.Error):
-            if mark(process.cmdline()):
+            if process.pid not in OTHERS and mark(process.cmdline()):
                 found.append(process.pid)
     return found
 
