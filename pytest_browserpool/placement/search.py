@@ -23,6 +23,9 @@ Moves = list[tuple[Batch, list[Test], Session]]
 """Whole batches, their tests, and the sessions that they go to."""
 BROWSER_BATCHES = 256
 """Batches of two nodes up to which all that uses one browser is tried elsewhere: a try looks at each of them."""
+BROWSER_SHARE = {True: 0.05, False: 0.01}
+"""Of the iterations, what tries that: between nodes that fill one machine, where a launch too many costs both, and between
+others, where it hardly ever helps and the iterations are missed elsewhere."""
 CRITICAL_SHARE = 0.75
 """Share of the iterations spent on the node that ends last; the rest looks for work to save anywhere."""
 
@@ -100,7 +103,8 @@ class Search:
         if a is b:
             return session != batch.session and self.transfer(a, b, batch, list(batch.tests), session, end)
         draw = self.rng.random()
-        if draw < 0.05 and batch.session[0] and len(a.batches) + len(b.batches) <= BROWSER_BATCHES:
+        often = BROWSER_SHARE[a.host in self.prices.shared and a.host == b.host]
+        if draw < often and batch.session[0] and len(a.batches) + len(b.batches) <= BROWSER_BATCHES:
             return self.browsers(a, b, batch.session[0], end)
         if draw < 0.15 and a.used[batch.session] > len(batch.tests):
             return self.together(a, b, batch.session, end)
