@@ -37,6 +37,7 @@ from pytest_browserpool.browsers.flags import (
 from pytest_browserpool.browsers.post import Post
 from pytest_browserpool.config import Settings
 from pytest_browserpool.fixtures import Model
+from pytest_browserpool.link import each_of
 from pytest_browserpool.node import warm
 from pytest_browserpool.node.node import Node
 from pytest_browserpool.values import ModelNeeds
@@ -75,7 +76,11 @@ def same(answer: Outputs, wanted: Outputs) -> None:
 @contextlib.contextmanager
 def node_with(**settings: Any) -> Iterator[tuple[Node, list[dict[str, Any]]]]:
     told: list[dict[str, Any]] = []
-    node = Node(Settings(rootdir=str(Path.cwd()), db="", **settings), "bench", told.append)
+    node = Node(
+        Settings(rootdir=str(Path.cwd()), db="", **settings),
+        "bench",
+        lambda message: told.extend(each_of(message)),
+    )
     with contextlib.closing(node):
         node.begin_test("bench")
         yield node, told

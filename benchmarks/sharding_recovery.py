@@ -31,6 +31,7 @@ from pytest_browserpool.browsers.protocol import StateUse
 from pytest_browserpool.config import Settings
 from pytest_browserpool.errors import Fault
 from pytest_browserpool.fixtures import ShardedModel
+from pytest_browserpool.link import each_of
 from pytest_browserpool.node.node import Node
 from pytest_browserpool.node.session import ModelSession
 from pytest_browserpool.sharding.execute import Answer
@@ -270,8 +271,11 @@ class Faults:
         self.flush: Callable[[], None] = lambda: None
 
     def __call__(self, message: dict[str, Any]) -> None:
-        if message.get("kind") == "record" and message.get("table") in ("faults", "operations_log"):
-            self._told.append(message["row"])
+        self._told += [
+            one["row"]
+            for one in each_of(message)
+            if one["kind"] == "record" and one["table"] in ("faults", "operations_log")
+        ]
 
     def count(self) -> int:
         """Faults, and operations that ended with one."""

@@ -32,6 +32,7 @@ from numpy.typing import NDArray
 from pytest_browserpool.browsers.processes import drivers
 from pytest_browserpool.config import Settings
 from pytest_browserpool.fixtures import Model
+from pytest_browserpool.link import each_of
 from pytest_browserpool.node.node import Node
 from pytest_browserpool.values import ModelNeeds
 
@@ -153,7 +154,11 @@ def bits(outputs: dict[str, NDArray[Any]]) -> bytes:
 def operations(options: argparse.Namespace) -> bool:
     """The calls; whether all was as it must be."""
     rng, told, level, struck = random.Random(options.seed), list[dict[str, Any]](), Level(), Counter[str]()
-    node = Node(Settings(rootdir=str(Path.cwd()), db="", page_max_memory_gib=2.0), "soak", told.append)
+    node = Node(
+        Settings(rootdir=str(Path.cwd()), db="", page_max_memory_gib=2.0),
+        "soak",
+        lambda message: told.extend(each_of(message)),
+    )
     with contextlib.closing(node):
         node.begin_test("soak")
         names = options.browsers.split(",")

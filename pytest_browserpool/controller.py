@@ -306,23 +306,32 @@ class Controller:
 
     def on_local_message(self, message: Message) -> None:
         """From the node's side in this same process, on any thread."""
-        if message["kind"] == "record":
-            self.ledger.row(message["table"], message["row"])
-        elif message["kind"] == "beat":
-            self.ledger.beat("main", message)
-        elif message["kind"] == "journal":
-            self.ledger.journal("main", message["entry"])
+        for one in link.each_of(message):
+            self._note("main", one)
 
-    def _on_message(self, node: Any, message: Message) -> None:
-        """From a node, on the main thread, between xdist's own events."""
-        kind, name = message["kind"], node.gateway.id
+    def _note(self, name: str, message: Message) -> bool:
+        """Puts on record what is for the record only; whether it was."""
+        kind = message["kind"]
         if kind == "record":
             self.ledger.row(message["table"], message["row"])
         elif kind == "beat":
             self.ledger.beat(name, message)
         elif kind == "journal":
             self.ledger.journal(name, message["entry"])
-        elif kind == "capabilities":
+        else:
+            return False
+        return True
+
+    def _on_message(self, node: Any, message: Message) -> None:
+        """From a node, on the main thread, between xdist's own events."""
+        for one in link.each_of(message):
+            self._hear(node, one)
+
+    def _hear(self, node: Any, message: Message) -> None:
+        kind, name = message["kind"], node.gateway.id
+        if self._note(name, message):
+            return
+        if kind == "capabilities":
             capabilities = NodeCapabilities.from_plain(message["value"])
             if self._fleet is not None:
                 self._fleet.proven.add(node)

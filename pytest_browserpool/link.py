@@ -31,6 +31,12 @@ time-out."""
 Message = dict[str, Any]
 
 
+def each_of(message: Message) -> list[Message]:
+    """The messages that a node sent as one."""
+    several: list[Message] = message["messages"] if message["kind"] == "several" else [message]
+    return several
+
+
 def serialise_writes(gateway: Gateway) -> None:
     """Let threads send at once: over a socket execnet's messages would interleave (``sendall`` is not
     atomic)."""

@@ -7,6 +7,7 @@ from typing import Any
 
 from pytest_browserpool.config import Settings
 from pytest_browserpool.fixtures import Model
+from pytest_browserpool.link import each_of
 from pytest_browserpool.node.node import Node
 from pytest_browserpool.values import ModelNeeds
 
@@ -52,7 +53,12 @@ class Bench:
 
 def make_bench(rootdir: Path, **settings: Any) -> Bench:
     told: list[dict[str, Any]] = []
-    return Bench(Node(Settings(rootdir=str(rootdir), db="", **settings), "main", told.append), told)
+    node = Node(
+        Settings(rootdir=str(rootdir), db="", **settings),
+        "main",
+        lambda message: told.extend(each_of(message)),
+    )
+    return Bench(node, told)
 
 
 def here() -> list[str]:
