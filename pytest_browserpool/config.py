@@ -38,6 +38,23 @@ class CustomBrowser(Plain):
 
 
 @dataclass(frozen=True, kw_only=True)
+class OwnRuntime(Plain):
+    """A build of onnxruntime-web that the user gave in place of ours, as ``artefacts.runtime.examine`` found it."""
+
+    directory: str
+    """Where its files are, on this machine."""
+    version: str
+    """As the build says, such as ``1.29.0``; ``unknown`` where it does not."""
+    sha256: str
+    """Of the names and hashes of all its files: two builds of one version differ in it."""
+
+    @property
+    def label(self) -> str:
+        """What the history and reports call it: ``1.29.0 (own, 1a2b3c4d)``."""
+        return f"{self.version} (own, {self.sha256[:8]})"
+
+
+@dataclass(frozen=True, kw_only=True)
 class Settings(Plain):
     """Everything that a run can be told. Paths are absolute; the controller sends its own to every node."""
 
@@ -61,6 +78,8 @@ class Settings(Plain):
     """Two files survive the loss of one."""
     keep: str = "forever"
     """Runs that are older go when a run ends. A thousand small runs are megabytes, and comparing far back is worth them."""
+    runtime: str = ""
+    """The pinned onnxruntime-web: the one that our browsers were measured with, and the same for everybody."""
     prometheus: str = ""
     """A file for those who collect metrics; nobody else wants one."""
     otel: bool = False
@@ -85,6 +104,8 @@ class Settings(Plain):
     memory_share: float = 0.8
     """Share of the node's memory that its browsers may take together."""
     custom: tuple[CustomBrowser, ...] = ()
+    own_runtime: OwnRuntime | None = None
+    """What ``runtime`` or the hook ``pytest_browserpool_runtime`` gave, examined; unless given the pinned one is used."""
     applied: tuple[AppliedChange, ...] = ()
     """What ``browserpool apply`` set, from the file beside the history; what options say otherwise is not in it."""
     strategies: tuple[str, ...] = STRATEGIES

@@ -98,7 +98,7 @@ class Controller:
         self._stop = threading.Event()
         self._timer: threading.Thread | None = None
         self._fleet: Fleet | None = None
-        self._depot = shipping.Depot(config.rootpath)
+        self._depot = shipping.Depot(config.rootpath, settings.own_runtime)
 
     @property
     def schedules(self) -> bool:

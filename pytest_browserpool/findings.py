@@ -111,7 +111,11 @@ def _since(con: DuckDBPyConnection, runs: Sequence[RunInfo], since: str, now: fl
 
 
 def _baseline(con: DuckDBPyConnection, runs: Sequence[RunInfo], against: str) -> tuple[str, ...]:
-    """The run that is meant, or all runs of a version; ``153`` is every 153.x."""
+    """The run that is meant, or all runs of a version; ``153`` is every 153.x.
+
+    Of builds of onnxruntime-web that share a version the pinned one is meant; the others by the hash in their label.
+    """
+    pinned = any(run.runtime == against for run in runs)
 
     def means(version: str) -> bool:
         return version == against or version.startswith(f"{against}.")
@@ -121,6 +125,7 @@ def _baseline(con: DuckDBPyConnection, runs: Sequence[RunInfo], against: str) ->
         for run in runs
         if means(run.version)
         or means(run.runtime)
+        or _is_own(run.runtime, against, by_version=not pinned)
         or any(
             b == against or means(b.rpartition(" ")[2]) or b.startswith(f"{against}.") for b in run.browsers
         )
@@ -135,6 +140,13 @@ def _baseline(con: DuckDBPyConnection, runs: Sequence[RunInfo], against: str) ->
     if wanted not in [run.run for run in runs]:
         raise HistoryError(f"run {wanted} ended without tests", remedy="name another one")
     return (wanted,)
+
+
+def _is_own(runtime: str, against: str, *, by_version: bool) -> bool:
+    """Whether ``runtime`` is a build of the user's, ``1.29.0 (own, c68f4ca6)``, that is called so: by all of it, its hash,
+    or its version."""
+    version, own, rest = runtime.partition(" (own, ")
+    return bool(own) and (against in (runtime, rest.removesuffix(")")) or (by_version and against == version))
 
 
 # -- rows to samples -----------------------------------------------------------------------------------------

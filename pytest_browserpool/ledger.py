@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pytest_browserpool.artefacts import pins
+from pytest_browserpool.artefacts import runtime
 from pytest_browserpool.browsers import gpu
 from pytest_browserpool.config import days_of
 from pytest_browserpool.errors import HistoryError
@@ -86,7 +86,7 @@ class Ledger:
             scheduler=scheduler,
             host=host,
             version=version,
-            runtime=pins.RUNTIME.version,
+            runtime=runtime.label_of(self.settings),
         )
         self.writer.start()
         self.writer.add(self.run, *(_applied(self.run_id, change) for change in self.settings.applied))

@@ -92,6 +92,11 @@ OPTIONS = (
         metavar="TIME",
     ),
     Option(
+        name="runtime",
+        help="directory of a build of onnxruntime-web to use: another version's dist/, a patched one (the pinned one)",
+        metavar="DIR",
+    ),
+    Option(
         name="prometheus",
         help="write the run's figures to this file in Prometheus' text format (not written)",
         metavar="PATH",
@@ -204,17 +209,18 @@ def _activate(config: pytest.Config) -> None:
 
 
 def _activate_worker(config: pytest.Config) -> None:
-    from pytest_browserpool import markers, worker
+    from pytest_browserpool import hooked, markers, worker
     from pytest_browserpool.link import WorkerLink
 
     link = WorkerLink.from_input(config.workerinput["browserpool"], rootdir=config.rootpath)  # type: ignore[attr-defined]
-    link.settings = with_hooked_browsers(config, link.settings)
+    link.settings = hooked.with_browsers(config, link.settings)
     config.stash[markers.WORDS_KEY] = link.words
     side = worker.NodeSide(config, link.settings, link.node, link.send)
     config.pluginmanager.register(side, worker.PLUGIN)
     link.listen(side.on_directive)
     if config.workerinput["browserpool"]["elsewhere"]:  # type: ignore[attr-defined]
         side.ask_the_controller()
+    side.find_runtime()
     side.start_beating()
     _register_tests_side(config)
 
@@ -315,6 +321,7 @@ def read_settings(config: pytest.Config) -> Settings:
     Raises:
         ConfigurationError: names the option, its value and what would be right.
     """
+    from pytest_browserpool import hooked
     from pytest_browserpool.config import Settings, custom_browsers
     from pytest_browserpool.recovery import strategies
 
@@ -326,12 +333,15 @@ def read_settings(config: pytest.Config) -> Settings:
         if value not in (None, ""):
             given[option.field] = _converted(option, value)
     # what is typed is meant from where it is typed, what is in a file from where the project is
-    typed = config.getoption("browserpool_db", None) is not None
-    given["db"] = str((config.invocation_params.dir if typed else root) / given["db"])
+    for path in ("db", "runtime"):
+        typed = config.getoption(f"browserpool_{path}", None) is not None
+        if path in given:
+            place = Path(given[path]).expanduser()
+            given[path] = str((config.invocation_params.dir if typed else root) / place)
     known = tuple(strategies.known(config.hook.pytest_browserpool_recovery_strategies()))
     given |= _applied(Path(given["db"]), given)
     settings = Settings(rootdir=str(root), custom=custom_browsers(root), strategies=known, **given)
-    return with_hooked_browsers(config, settings)
+    return hooked.with_runtime(config, hooked.with_browsers(config, settings))
 
 
 def _applied(db: Path, given: dict[str, Any]) -> dict[str, Any]:
@@ -354,20 +364,6 @@ def pytest_report_header(config: pytest.Config) -> str | None:
     from pytest_browserpool.applied import header
 
     return header(hub.settings)
-
-
-def with_hooked_browsers(config: pytest.Config, settings: Settings) -> Settings:
-    """``settings`` with the browsers that ``pytest_browserpool_browsers`` adds in this process."""
-    import dataclasses
-
-    hooked = [
-        browser
-        for found in config.hook.pytest_browserpool_browsers(settings=settings)
-        if found
-        for browser in found
-    ]
-    custom = {browser.name: browser for browser in (*settings.custom, *hooked)}
-    return dataclasses.replace(settings, custom=tuple(custom.values()))
 
 
 def _converted(option: Option, value: Any) -> Any:

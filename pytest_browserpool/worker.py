@@ -4,6 +4,7 @@ test."""
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import socket
 import sys
@@ -16,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_browserpool import markers
-from pytest_browserpool.errors import BrowserPoolError, NoBrowser, NoNode
+from pytest_browserpool import hooked, markers
+from pytest_browserpool.errors import BrowserPoolError, ConfigurationError, NoBrowser, NoNode
 from pytest_browserpool.link import HEARTBEAT, INPUT, Message, cut
 from pytest_browserpool.report.junit import test_properties
 from pytest_browserpool.runloop import RunLoop, find_interactor
@@ -25,7 +26,7 @@ from pytest_browserpool.unrunnable import in_a_line, in_full, no_node
 from pytest_browserpool.values import NodeCapabilities
 
 if TYPE_CHECKING:
-    from pytest_browserpool.config import Settings
+    from pytest_browserpool.config import OwnRuntime, Settings
     from pytest_browserpool.models.shipping import Supplier
     from pytest_browserpool.node.node import Node
 
@@ -80,13 +81,22 @@ class NodeSide:
         """When the controller last said anything; on another machine it answers each beat."""
         self._supplier: Supplier | None = None
         """On another machine than the controller's: what brings its models here."""
+        self._runtime_here = False
+        """Whether the settings say where the run's onnxruntime-web is on another machine than the controller's."""
+        self._wrong_runtime: ConfigurationError | None = None
         self._aside = ThreadPoolExecutor(max_workers=1, thread_name_prefix="browserpool-directives")
 
     # -- the browser runtime ---------------------------------------------------------------------------------
 
     @property
     def node(self) -> Node:
-        """The runtime, created on first use: a suite without model tests starts nothing."""
+        """The runtime, created on first use: a suite without model tests starts nothing.
+
+        Raises:
+            ConfigurationError: this node's own build of onnxruntime-web is not the run's.
+        """
+        if self._node is None:
+            self._bring_runtime()
         with self._lock:
             if self._node is None:
                 if self._closed:
@@ -112,12 +122,34 @@ class NodeSide:
         """What this node has. Without ``probe`` no browser is looked for: no test needs one."""
         if probe:
             try:
-                if self._supplier is not None:
-                    self._supplier.runtime()
                 return self.node.capabilities()
-            except NoBrowser as error:
+            except (NoBrowser, ConfigurationError) as error:
                 self.trouble = str(error)
         return NodeCapabilities(node=self.node_id, host=socket.gethostname(), cores=os.cpu_count() or 1)
+
+    def find_runtime(self) -> None:
+        """Ask this node's own hook for onnxruntime-web, when the controller asked its own: before any conftest.py of a
+        subdirectory. What is wrong with the answer is told with the capabilities."""
+        try:
+            found = hooked.runtime_of_node(self.config, self.settings)
+        except ConfigurationError as error:
+            self._wrong_runtime = error
+            return
+        if found is not None:
+            self._use_runtime(found)
+
+    def _use_runtime(self, own: OwnRuntime | None) -> None:
+        self.settings, self._runtime_here = dataclasses.replace(self.settings, own_runtime=own), True
+
+    def _bring_runtime(self) -> None:
+        """From the controller, where this machine may have none."""
+        if self._wrong_runtime is not None:
+            raise self._wrong_runtime
+        if self._supplier is None or self._runtime_here:
+            return
+        own = self.settings.own_runtime
+        directory = self._supplier.runtime(own)
+        self._use_runtime(dataclasses.replace(own, directory=str(directory)) if own is not None else None)
 
     def close(self) -> None:
         """End the threads and close the browsers. May be called again."""

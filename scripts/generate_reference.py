@@ -122,7 +122,7 @@ def options() -> Iterator[str]:
         rows.append([f"{flag}`{option.ini}`", shown(default), f"{what[0].upper()}{what[1:]}. *{why}*"])
     yield from table(["option, ini value", "default", "what it does, *and why that default*"], rows)
     yield "Values that no option changes:\n"
-    told = {option.field for option in plugin.OPTIONS} | {"rootdir", "db", "custom"}
+    told = {option.field for option in plugin.OPTIONS} | {"rootdir", "db", "custom", "own_runtime"}
     fixed = [name for name in fields if name not in told]
     rows = [[f"`{name}`", shown(default_of(fields[name])), docs[name]] for name in fixed]
     yield from table(["setting", "value", "why"], rows)

@@ -10,7 +10,7 @@ from typing import Any
 
 import anyio
 
-from pytest_browserpool.artefacts import pins
+from pytest_browserpool.artefacts import pins, runtime
 from pytest_browserpool.artefacts.cache import Cache
 from pytest_browserpool.browsers.catalogue import InstalledBrowser
 from pytest_browserpool.browsers.instance import BrowserInstance
@@ -31,11 +31,11 @@ DRIVERS = ("/usr/share/vulkan/icd.d", "/etc/vulkan/icd.d", "/usr/local/nvidia/sh
 """Where Vulkan drivers are registered: a driver installed later changes what the same browser can do."""
 
 
-def fingerprint(installed: InstalledBrowser) -> str:
-    """What an answer of the probe depends on: executable, its switches, the runtime, the machine's GPU drivers."""
+def fingerprint(installed: InstalledBrowser, settings: Settings) -> str:
+    """What an answer of the probe depends on: executable, its switches, onnxruntime-web, the machine's GPU drivers."""
     parts: dict[str, Any] = {
         "probe": VERSION,
-        "runtime": pins.RUNTIME.version,
+        "runtime": runtime.fingerprint_of(settings),
         "flags": list(installed.flags),
         "prefs": dict(installed.prefs),
         "environment": dict(installed.environment),
@@ -66,11 +66,11 @@ def _stamp(path: str) -> list[Any]:
     return [str(real), status.st_size, status.st_mtime_ns]
 
 
-def known(installed: InstalledBrowser, cache: Cache) -> BrowserCapabilities | None:
+def known(installed: InstalledBrowser, settings: Settings, cache: Cache) -> BrowserCapabilities | None:
     """The kept answer, or None. A browser behind an endpoint is asked every time: it may be another one by now."""
     if installed.endpoint:
         return None
-    plain = cache.read_json("probes", fingerprint(installed))
+    plain = cache.read_json("probes", fingerprint(installed, settings))
     return BrowserCapabilities.from_plain(plain) if plain else None
 
 
@@ -80,7 +80,7 @@ def probe_all(browsers: Iterable[InstalledBrowser], settings: Settings) -> list[
     Processes of one machine ask each browser once: they wait for each other's answer.
     """
     cache = pins.default_cache()
-    return [known(b, cache) or _probe_locked(b, settings, cache) for b in browsers]
+    return [known(b, settings, cache) or _probe_locked(b, settings, cache) for b in browsers]
 
 
 def probe_installed(installed: InstalledBrowser, settings: Settings) -> BrowserCapabilities:
@@ -89,9 +89,9 @@ def probe_installed(installed: InstalledBrowser, settings: Settings) -> BrowserC
 
 
 def _probe_locked(installed: InstalledBrowser, settings: Settings, cache: Cache) -> BrowserCapabilities:
-    name = fingerprint(installed)
+    name = fingerprint(installed, settings)
     with cache.lock(f"probe-{name}", timeout=PROBE_SECONDS * 2):
-        found = known(installed, cache)
+        found = known(installed, settings, cache)
         if found is not None:
             return found
         try:
@@ -118,7 +118,7 @@ async def _probe(installed: InstalledBrowser, settings: Settings) -> BrowserCapa
     pool = Pool(
         settings,
         (installed,),
-        pins.runtime_dir(),
+        runtime.directory_of(settings),
         workdir,
         threads=1,
         memory_limit=1 << 40,

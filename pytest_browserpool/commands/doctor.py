@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.metadata
 import json
 import platform
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pytest_browserpool.artefacts import charts, fetch, pins
+from pytest_browserpool.artefacts import charts, fetch, pins, runtime
 from pytest_browserpool.browsers import catalogue
 from pytest_browserpool.commands import find_rootdir, readable_size, settings_of
 from pytest_browserpool.config import Settings
@@ -31,7 +32,14 @@ PACKAGES = ("pytest-browserpool", "pytest", "pytest-xdist", "playwright", "duckd
 @click.command
 @click.option("--json", "as_json", is_flag=True, help="Print everything as one JSON object.")
 @click.option("--verify", is_flag=True, help="Hash every file of the cache again (reads all of it).")
-def doctor(as_json: bool, verify: bool) -> None:
+@click.option(
+    "--runtime",
+    "build",
+    metavar="DIR",
+    type=click.Path(path_type=Path),
+    help="Ask with this build of onnxruntime-web, as --browserpool-runtime=DIR would use it.",
+)
+def doctor(as_json: bool, verify: bool, build: Path | None) -> None:
     """Say which browsers and backends this machine really has: each browser is started and asked.
 
     Exit status: 0 at least one browser gives at least one backend, 1 none does.
@@ -40,8 +48,12 @@ def doctor(as_json: bool, verify: bool) -> None:
     Examples:
       browserpool doctor
       browserpool doctor --json | python -m json.tool
+      browserpool doctor --runtime onnxruntime-web-1.29.0/dist
     """
-    findings = examine(settings_of(find_rootdir()), verify=verify)
+    settings = settings_of(find_rootdir())
+    if build is not None:
+        settings = dataclasses.replace(settings, own_runtime=runtime.examine(build.absolute(), "--runtime"))
+    findings = examine(settings, verify=verify)
     if as_json:
         click.echo(json.dumps(findings, indent=2))
     else:
@@ -68,7 +80,7 @@ def examine(settings: Settings, *, verify: bool = False) -> dict[str, Any]:
             {"name": b.name, "family": b.family, "reason": b.reason, "remedy": b.remedy}
             for b in found.missing
         ],
-        "runtime": _runtime(),
+        "runtime": _runtime(settings),
         "charts": {
             "names": [f"{pin.name} {pin.version}" for pin in charts.SCRIPTS],
             "remedy": None if charts.held() else "browserpool install",
@@ -105,14 +117,14 @@ def _backend(support: BackendSupport) -> dict[str, Any]:
     }
 
 
-def _runtime() -> dict[str, Any]:
-    directory = pins.held(pins.RUNTIME)
-    remedy = None if directory else "browserpool install"
+def _runtime(settings: Settings) -> dict[str, Any]:
+    own = settings.own_runtime
+    directory = own.directory if own is not None else pins.held(pins.RUNTIME)
     return {
         "name": pins.RUNTIME.name,
-        "version": pins.RUNTIME.version,
+        "version": runtime.label_of(settings),
         "path": str(directory) if directory else None,
-        "remedy": remedy,
+        "remedy": None if directory else "browserpool install",
     }
 
 
@@ -194,10 +206,10 @@ def _table_of_missing(missing: list[dict[str, Any]]) -> Any:
 def _table_of_facts(findings: dict[str, Any]) -> Any:
     from rich.table import Table
 
-    runtime, programs, cache = findings["runtime"], findings["programs"], findings["cache"]
+    ort, programs, cache = findings["runtime"], findings["programs"], findings["cache"]
     table = Table(show_header=False, box=None)
-    place = runtime["path"] or f"[yellow]not fetched yet[/]: run  {runtime['remedy']}"
-    table.add_row(f"{runtime['name']} {runtime['version']}", place)
+    place = _plain(ort["path"]) if ort["path"] else f"[yellow]not fetched yet[/]: run  {ort['remedy']}"
+    table.add_row(f"{ort['name']} {ort['version']}", place)
     drawn = findings["charts"]
     missing = f"[yellow]reports have no charts[/]: run  {drawn['remedy']}"
     table.add_row("charts", missing if drawn["remedy"] else ", ".join(drawn["names"]))

@@ -17,16 +17,19 @@ import queue
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pytest_browserpool import errors
-from pytest_browserpool.artefacts import pins
+from pytest_browserpool.artefacts import pins, runtime
 from pytest_browserpool.artefacts.cache import Cache, Stored
 from pytest_browserpool.artefacts.pins import default_cache
 from pytest_browserpool.errors import BrowserPoolError, DeadlineExceeded, SourceError
 from pytest_browserpool.models.lock import LockFile
 from pytest_browserpool.models.references import describe, parse
 from pytest_browserpool.models.sources import ModelFile, identity, remembered_hash, resolve, resolve_file
+
+if TYPE_CHECKING:
+    from pytest_browserpool.config import OwnRuntime
 
 Message = dict[str, Any]
 Send = Callable[[Message], object]
@@ -50,8 +53,8 @@ ANSWER_SECONDS = 660.0
 class Depot:
     """What nodes may ask the controller for. ``hear`` returns at once; threads of its own do the work."""
 
-    def __init__(self, rootdir: Path) -> None:
-        self._rootdir = rootdir
+    def __init__(self, rootdir: Path, own_runtime: OwnRuntime | None = None) -> None:
+        self._rootdir, self._own_runtime = rootdir, own_runtime
         self._offered: dict[str, Path] = {}
         """By hash: only what a source led to is ever sent."""
         self._acknowledged: dict[tuple[str, int], threading.Semaphore] = {}
@@ -95,8 +98,9 @@ class Depot:
         """Label, and of each file its name, hash, size, place; a model comes first, its data by name."""
         what, lock = message["what"], LockFile.of(self._rootdir)
         if what == "runtime":
-            directory = pins.runtime_dir()
-            return "onnxruntime-web", [_described(p.name, p) for p in sorted(directory.iterdir())]
+            own = self._own_runtime
+            directory = Path(own.directory) if own is not None else pins.runtime_dir()
+            return "onnxruntime-web", [_described(p.name, p) for p in runtime.files(directory)]
         if what == "file":
             stored = resolve_file(message["source"], lock=lock, here=True)
             return message["source"], [("", stored.sha256, stored.size, stored.path)]
@@ -178,14 +182,25 @@ class Supplier:
         ((_, sha256, size),) = self._ask("file", source, None)["files"]
         return self._held(sha256, size)
 
-    def runtime(self) -> Path:
-        """onnxruntime-web as the controller has it, where this host has none."""
-        held = pins.held(pins.RUNTIME, self._cache)
+    def runtime(self, own: OwnRuntime | None = None) -> Path:
+        """onnxruntime-web as the controller has it, in this host's cache: the pinned one, or the run's own build.
+
+        Raises:
+            SourceError: the controller's files are no longer those that the run began with, or cannot be sent.
+        """
+        pin = runtime.pin_of(own)
+        held = pins.held(pin, self._cache)
         if held is not None:
             return held
         files = self._ask("runtime", "", None)["files"]
+        if own is not None and runtime.identity((name, sha256) for name, sha256, _ in files) != own.sha256:
+            raise SourceError(
+                f"onnxruntime-web {own.label} has changed since the run began",
+                where=f"{own.directory} (on the controller)",
+                remedy="build into another directory while a run is on, and run again",
+            )
         pieces = {name: (sha256, functools.partial(self._pieces, sha256)) for name, sha256, _ in files}
-        return pins.adopt(pins.RUNTIME, pieces, self._cache)
+        return pins.adopt(pin, pieces, self._cache)
 
     def _ask_for(self, source: str | os.PathLike[str], test_file: Path | None) -> Message:
         written = os.fspath(source)

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
-from pytest_browserpool.artefacts import pins
+from pytest_browserpool.artefacts import pins, runtime
 from pytest_browserpool.browsers import catalogue, choice, gpu, probe
 from pytest_browserpool.browsers.choice import Candidate
 from pytest_browserpool.browsers.pool import ModelContent, Pool
@@ -155,7 +155,7 @@ class Node:
         self._pool = Pool(
             self.settings,
             self.installed,
-            pins.runtime_dir(),
+            runtime.directory_of(self.settings),
             self._workdir,
             threads=threads.of_whole(self.cores),
             memory_limit=int(capabilities.memory_gib * (1 << 30)),
