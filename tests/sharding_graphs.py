@@ -97,6 +97,7 @@ hosts = st.builds(
     speed=st.sampled_from((0.5, 1.0, 2.0)),
     memory=st.sampled_from((None, None, None, 15_000, 6_000)),
     unsupported=st.sampled_from((frozenset(), frozenset(), frozenset({"Softmax"}))),
+    refused=st.sampled_from((frozenset(), frozenset(), frozenset({0}), frozenset({1, 2, 4}))),
     bytes_per_s=st.sampled_from((1e3, 1e5)),
     latency_s=st.sampled_from((0.0, 0.01)),
 )

@@ -9,6 +9,9 @@ from random import Random
 
 from pytest_browserpool.errors import InvalidModel
 
+NAMED = 6
+"""Nodes that a message names: enough to find the place in a viewer of models, and still one line."""
+
 GIVEN = -1
 """The producer of a value that the caller gives (a graph input)."""
 
@@ -131,6 +134,13 @@ class Graph:
     def total_seconds(self) -> float:
         """Compute of all nodes on a host of speed 1."""
         return sum(node.seconds for node in self.nodes)
+
+    def names_of(self, indices: Iterable[int]) -> str:
+        """Nodes (``Node.index``) for people: name and operator, the first few of many."""
+        wanted = set(indices)
+        told = [f"{node.name or node.index} ({node.op})" for node in self.nodes if node.index in wanted]
+        more = f" and {len(told) - NAMED} more" if len(told) > NAMED else ""
+        return ", ".join(told[:NAMED]) + more
 
     def barriers(self) -> list[tuple[str, ...]]:
         """For each place ``p`` between nodes ``p - 1`` and ``p`` (0 … n) the values that forbid a cut

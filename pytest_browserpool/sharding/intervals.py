@@ -163,6 +163,8 @@ class _Search:
         self.last_read: dict[str, int] = {}
         self.last_parameter: dict[str, int] = {}
         self.barred = [0] * len(kinds.hosts)
+        self.until = [0] * len(kinds.hosts)
+        """For each kind the first start from which a stage that ends here would have only nodes that it refused."""
         self.best = {state: np.full(count, np.inf) for state in kinds.states}
         self.best[kinds.states[0]][0] = 0.0
         self.span = dict.fromkeys(kinds.states, (count, 0))
@@ -219,6 +221,8 @@ class _Search:
         for kind, host in enumerate(self.kinds.hosts):
             if node.ops & host.unsupported:
                 self.barred[kind] = self.at_least[position + 1]
+            if node.index not in host.refused:
+                self.until[kind] = high
 
     def _close(self, place: int, compute: float) -> None:
         """End intervals at ``place``: extend each state by one stage on each kind of host."""
@@ -247,7 +251,7 @@ class _Search:
             if (room == 0.0) != at_end or (not at_end and left > room * self.ceiling * SLACK):
                 continue
             first, last = self.span[state]
-            first, last = max(first, self.low, self.barred[kind]), min(last, place)
+            first, last = max(first, self.low, self.barred[kind]), min(last, place, self.until[kind])
             if first < last:
                 steps.append((first, last, state, kind, following))
         return steps

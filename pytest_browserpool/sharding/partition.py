@@ -338,7 +338,16 @@ def _why_not(
         return ShardingError(
             reason + (f"; {stuck.name!r} is {stuck.barrier} and cannot pass" if stuck else "")
         )
-    roomy = [dataclasses.replace(host, memory=None) for host in hosts]
+    willing = [dataclasses.replace(host, refused=frozenset()) for host in hosts]
+    if any(host.refused for host in hosts) and intervals.best_stages(graph, willing, shards, places):
+        told = "; ".join(
+            f"{host.name} refused {graph.names_of(host.refused)}" for host in hosts if host.refused
+        )
+        return ShardingError(
+            f"no cut is left that gives each browser a node that its backend runs: {told}",
+            remedy="allow another browser or backend",
+        )
+    roomy = [dataclasses.replace(host, memory=None) for host in willing]
     if intervals.best_stages(graph, roomy, shards, places) is not None:
         largest = max(host.memory or 0 for host in hosts)
         least = min(load_of(graph, [p]).memory for p in range(len(graph.nodes)))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from pytest_browserpool.errors import ShardingError
@@ -28,6 +28,9 @@ class Host(Plain):
     """Bytes that a shard may use in it; None sets no limit."""
     unsupported: frozenset[str] = frozenset()
     """Operators that its backend lacks."""
+    refused: frozenset[int] = frozenset()
+    """Nodes (``Node.index``) of segments of which its backend was seen to run nothing. A segment that consists of such
+    nodes alone is barred from it: providers take nodes one by one, so another choice among them gets none either."""
     bytes_per_s: float = 200e6
     """Tensor transfer between node process and page; 100 – 360 MB/s were measured over one WebSocket."""
     latency_s: float = 0.0005
@@ -36,7 +39,11 @@ class Host(Plain):
     @property
     def kind(self) -> tuple[object, ...]:
         """What makes two hosts interchangeable."""
-        return (self.speed, self.memory, self.unsupported, self.bytes_per_s, self.latency_s)
+        return (self.speed, self.memory, self.unsupported, self.refused, self.bytes_per_s, self.latency_s)
+
+    def bars(self, nodes: Iterable[int]) -> bool:
+        """Whether a segment of these nodes (``Node.index``) would leave its backend without any."""
+        return bool(self.refused) and self.refused.issuperset(nodes)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,7 +135,7 @@ def make_plan(
     """Evaluate ``groups``, pairs of shard and node positions in order of execution, on ``hosts[shard]``.
 
     Raises ``ShardingError`` where a group reads a value of a later one, a value that cannot pass crosses, a
-    host lacks an operator, or a shard does not fit into its host's memory.
+    host lacks an operator or refused all nodes of a group, or a shard does not fit into its host's memory.
     """
     home = {position: number for number, (_, positions) in enumerate(groups) for position in positions}
     segments = []
@@ -185,6 +192,8 @@ class Load:
     parameters: int
     largest: int
     ops: frozenset[str]
+    nodes: tuple[int, ...]
+    """As ``Node.index``."""
 
     @property
     def memory(self) -> int:
@@ -192,8 +201,10 @@ class Load:
         return int(PARAMETER_COPIES * self.parameters) + self.largest + self.bytes_in + self.bytes_out
 
     def time_on(self, host: Host) -> float:
-        """Seconds of one request on ``host``; infinite where the host lacks an operator or the memory."""
+        """Seconds of one request on ``host``; infinite where it lacks an operator or the memory, or refused the nodes."""
         if self.ops & host.unsupported or (host.memory is not None and self.memory > host.memory):
+            return float("inf")
+        if host.bars(self.nodes):
             return float("inf")
         return time_of(self.seconds / host.speed, self.bytes_in + self.bytes_out, host)
 
@@ -213,6 +224,7 @@ def load_of(graph: Graph, positions: Sequence[int]) -> Load:
             (sum(graph.values[n].size for n in {*node.inputs, *node.outputs}) for node in nodes), default=0
         ),
         ops=frozenset().union(*(node.ops for node in nodes)),
+        nodes=tuple(node.index for node in nodes),
     )
 
 
@@ -236,10 +248,15 @@ def _segment(
             f" which host {host.name!r} lacks",
             remedy="allow a browser or backend that has the operator",
         )
+    if host.bars(load.nodes):
+        raise ShardingError(
+            f"segment {number} has only nodes that host {host.name!r} refused: {graph.names_of(load.nodes)}",
+            remedy="allow another browser or backend, or ask for fewer shards",
+        )
     return Segment(
         index=number,
         shard=shard,
-        nodes=tuple(graph.nodes[p].index for p in positions),
+        nodes=load.nodes,
         inputs=load.reads,
         outputs=load.sends,
         seconds=load.seconds / host.speed,
