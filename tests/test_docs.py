@@ -78,7 +78,7 @@ class TestReference:
     @pytest.mark.parametrize("setting", [f.name for f in dataclasses.fields(config.Settings)])
     def test_every_setting_is_an_option_or_a_value_with_its_reason(self, setting: str) -> None:
         by_option = {option.field for option in plugin.OPTIONS}
-        assert setting in by_option | {"rootdir", "custom"} or f"| `{setting}` |" in REFERENCE
+        assert setting in by_option | {"rootdir", "custom", "own_runtime"} or f"| `{setting}` |" in REFERENCE
 
     @pytest.mark.parametrize("keyword", keywords.KEYWORDS)
     def test_every_marker_keyword_says_what_it_takes_and_means(self, keyword: str) -> None:
