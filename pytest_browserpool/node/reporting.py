@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pytest_browserpool import records
@@ -15,6 +13,7 @@ from pytest_browserpool.browsers.choice import Candidate, Weight
 from pytest_browserpool.browsers.pool import Loaded, ModelContent
 from pytest_browserpool.errors import BrowserPoolError, Fault
 from pytest_browserpool.node.journal import Journal, Operation
+from pytest_browserpool.node.outbox import Outbox
 from pytest_browserpool.node.use import Held, ModelUse, RunningTest
 from pytest_browserpool.values import ModelNeeds, Plain, sharded_key
 
@@ -22,21 +21,15 @@ if TYPE_CHECKING:
     from pytest_browserpool.node.resident import Reply
     from pytest_browserpool.sharding.execute import LaneTimes
 
-BATCH = 256
-"""Rows held back at most: a message per call would cost each warm call a tenth of a millisecond."""
-
 
 class Reporter:
     """Thread-safe. ``run_id`` is left to the controller, which knows it."""
 
     def __init__(self, node: str, emit: Callable[[dict[str, Any]], None]) -> None:
         self._node = node
-        self._send = emit
-        self._together: list[dict[str, Any]] | None = None
-        """Messages that go as one, while a test ends."""
+        self._outbox = Outbox(emit)
+        self._emit = self._outbox.emit
         self._doing = False
-        self._rows: list[tuple[str, Plain]] = []
-        self._lock = threading.Lock()
         self._known_models: set[str] = set()
         self._keys: dict[str, str] = {}
         self._instances: dict[str, str] = {}
@@ -45,47 +38,13 @@ class Reporter:
         self._sampled: dict[str, tuple[float, float]] = {}
         """Instance → when it was sampled last, and its busy seconds then."""
 
-    def _emit(self, message: dict[str, Any]) -> None:
-        with self._lock:
-            if self._together is not None:
-                self._together.append(message)
-                return
-        self._send(message)
-
-    @contextmanager
-    def together(self) -> Iterator[None]:
-        """What is sent meanwhile goes as one message: each costs both ends a tenth of a millisecond and more."""
-        with self._lock:
-            self._together = []
-        try:
-            yield
-        finally:
-            with self._lock:
-                messages, self._together = self._together or [], None
-            self._send_all(messages)
-
     def row(self, table: str, record: Plain) -> None:
-        """Queues a row; sent in batches, and made plain only then: a warm call must not pay for it."""
-        with self._lock:
-            self._rows.append((table, record))
-            full = len(self._rows) >= BATCH
-        if full:
-            self.flush()
+        """Queues a row of the history."""
+        self._outbox.row(table, record)
 
     def flush(self) -> None:
-        """Sends what is queued."""
-        with self._lock:
-            rows, self._rows = self._rows, []
-        messages = [{"kind": "record", "table": table, "row": record.to_plain()} for table, record in rows]
-        with self._lock:
-            if self._together is not None:
-                self._together += messages
-                return
-        self._send_all(messages)
-
-    def _send_all(self, messages: list[dict[str, Any]]) -> None:
-        if messages:
-            self._send({"kind": "several", "messages": messages} if len(messages) > 1 else messages[0])
+        """Sends the rows that are queued."""
+        self._outbox.flush()
 
     def event(self, name: str, **fields: Any) -> None:
         """An event of ``placement.events``; the controller adds its own time."""
@@ -409,7 +368,7 @@ class Reporter:
     def test_ended(self, test: RunningTest) -> None:
         """What the scheduler learns from a test: the cost of loading (compiling included) and the rest of it; and what
         waited to be sent."""
-        with self.together():
+        with self._outbox.together():
             self._tell_costs(test)
             self.journal.settle()
             self.doing("")
