@@ -266,8 +266,9 @@ class ShardedModel(Model):
 
     @property
     def plan(self) -> str:
-        """How the model was cut, in words."""
-        return self._resident.made.sharded.plan.describe()
+        """How the model was cut, in words; where a backend ran nothing of its part, that it was cut anew for it."""
+        again = [f"  cut anew: {refusal}" for refusal in self._resident.refusals]
+        return "\n".join([self._resident.made.sharded.plan.describe(), *again])
 
 
 class BrowserPool:

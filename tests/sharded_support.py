@@ -10,6 +10,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import onnx
+
 from pytest_browserpool.browsers.page import Session, SessionKey
 from pytest_browserpool.browsers.pool import Loaded, ModelContent
 from pytest_browserpool.browsers.protocol import Packed, StateUse, pack
@@ -29,6 +31,7 @@ class NativePage:
     """What ``RuntimePage`` is to those who run sessions, with the page's rules for states."""
 
     lost: Fault | None = None
+    threads: int = 1
     sessions: dict[SessionKey, Session] = field(default_factory=dict)
     paths: dict[SessionKey, Path] = field(default_factory=dict)
     states: dict[str, tuple[int, dict[str, Packed]]] = field(default_factory=dict)
@@ -66,9 +69,16 @@ class NativePage:
 
 class NativePool:
     """One page for each browser. A run with a number in ``before`` meets a browser that has died; one in ``after`` is done
-    in a browser that dies before its answer is there."""
+    in a browser that dies before its answer is there. A browser's backend gets no node of a segment whose operators are
+    all among those that it ``lacks``."""
 
-    def __init__(self, before: Collection[int] = (), after: Collection[int] = ()) -> None:
+    def __init__(
+        self,
+        before: Collection[int] = (),
+        after: Collection[int] = (),
+        lacks: Mapping[str, Collection[str]] | None = None,
+    ) -> None:
+        self.lacks, self.loads = lacks or {}, 0
         self.settings = SimpleNamespace(launch_timeout=10.0)
         self.before, self.after = set(before), set(after)
         self.runs = 0
@@ -95,9 +105,12 @@ class NativePool:
         if not warm:
             if model.path not in _sessions:
                 _sessions[model.path] = open_session(model.path)
+            self.loads += 1
             page.paths[key] = model.path
+            ops = {node.op_type for node in onnx.load(model.path, load_external_data=False).graph.node}
+            placement = {"other" if ops <= set(self.lacks.get(browser, ())) else "wasm": len(ops)}
             page.sessions[key] = Session(
-                key, key.sha256, model.label, {"wasm": 1}, (), load_ms=0, fetch_ms=0, bytes=0
+                key, key.sha256, model.label, placement, (), load_ms=0, fetch_ms=0, bytes=0
             )
         return Loaded(instance, page, page.sessions[key], warm=warm, launch_ms=0, load_ms=0)
 

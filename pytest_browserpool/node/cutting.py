@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING
 from pytest_browserpool.browsers import choice
 from pytest_browserpool.browsers.page import PageKind
 from pytest_browserpool.browsers.pool import ModelContent
-from pytest_browserpool.errors import CapabilityError, ConfigurationError, ShardingError
+from pytest_browserpool.errors import BackendRefused, CapabilityError, ConfigurationError, ShardingError
 from pytest_browserpool.values import BrowserCapabilities, ModelNeeds
 
 if TYPE_CHECKING:
@@ -56,6 +57,8 @@ class Cut:
     """Of each shard's browser, as the cut was made for."""
     threads: int
     """Of WebAssembly, that each shard's page has: its part of the node's cores."""
+    model: str = ""
+    """SHA-256 of the model and its external data, in hex."""
 
     def speed_seen(self, shard: int, compute_ms: float) -> float:
         """The browser's speed on this shard, from the milliseconds that one request computed there."""
@@ -122,14 +125,16 @@ def cut(
     most: int,
     threads: int,
     folder: Path,
+    refused: Callable[[Seat], frozenset[int]] = lambda seat: frozenset(),
 ) -> Cut:
     """Cuts the model for ``places`` and checks the pieces natively; the same cut is found on disk later.
 
     ``speed`` may launch a browser to measure it, so it is asked only once the model is known to be cuttable. ``threads``:
-    of each shard's page.
+    of each shard's page. ``refused``: nodes (by index) of which no backend of a seat runs any.
 
     Raises:
         ShardingError, InvalidModel, UnsupportedOperator, ConfigurationError: as ``sharding.prepare``.
+        BackendRefused: it could be cut so, but what was refused leaves no cut.
         CapabilityError: the node may not run so many browsers (``most``); said after what no node could do.
     """
     from pytest_browserpool.sharding.partition import partition
@@ -140,9 +145,14 @@ def cut(
     source = _source(content.path, content.external, _frozen(needs), folder)
     limit = min(WASM_MEMORY, memory // shards)
     hosts = [Host(name=seat.name, memory=limit) for seat in places]
-    partition(
-        source.graph, hosts, shards, needs.sharding
-    )  # what cannot be is said before anything is launched
+    # what cannot be is said before anything is launched
+    partition(source.graph, hosts, shards, needs.sharding)
+    hosts = [replace(host, refused=refused(seat)) for host, seat in zip(hosts, places, strict=True)]
+    if any(host.refused for host in hosts):
+        try:
+            partition(source.graph, hosts, shards, needs.sharding)
+        except ShardingError as error:
+            raise BackendRefused(error.what, where=content.label, remedy=error.remedy) from error
     if shards > most:
         raise CapabilityError(
             f"shards={shards} needs {shards} browsers at once, and this node may run {most}",
@@ -150,12 +160,13 @@ def cut(
             remedy=f"--browserpool-max-browsers={shards}, or fewer shards",
         )
     by_name = {seat.name: seat for seat in places}
-    hosts = [Host(name=seat.name, memory=limit, speed=speed(seat)) for seat in places]
+    hosts = [replace(host, speed=speed(seat)) for host, seat in zip(hosts, places, strict=True)]
     sharded = prepare(source, shards=shards, hosts=hosts, folder=folder, strategy=needs.sharding)
     taken = tuple(by_name[shard.host] for shard in sharded.plan.shards)
     spare = tuple(seat for seat in places if seat not in taken)
     by_host = {host.name: host.speed for host in hosts}
-    return Cut(source, sharded, taken, spare, tuple(by_host[seat.name] for seat in taken), threads)
+    speeds = tuple(by_host[seat.name] for seat in taken)
+    return Cut(source, sharded, taken, spare, speeds, threads, content.sha256)
 
 
 Shapes = tuple[tuple[str, tuple[int, ...]], ...]
@@ -175,10 +186,11 @@ def _source(path: Path, external: tuple[tuple[str, Path], ...], shapes: Shapes, 
 def contents(made: Cut, label: str) -> list[ModelContent]:
     """The segments as the pool takes them, in order of execution."""
     found = []
-    for file in made.sharded.files:
+    for file, segment in zip(made.sharded.files, made.sharded.plan.segments, strict=True):
         path = Path(file.path)
-        # the folder is named after the model's and the cut's content, so this names the segment's
-        identity = hashlib.sha256(f"{path.parent.name}/{path.name}".encode()).hexdigest()
+        # what a segment computes, whatever cut it is of: after another cut the sessions of those that stayed are warm
+        told = json.dumps([made.model, segment.nodes, file.inputs, file.outputs])
+        identity = hashlib.sha256(told.encode()).hexdigest()
         external = ((Path(file.data).name, Path(file.data)),) if file.data else ()
         found.append(ModelContent(identity, path, f"{label}, segment {file.index}", file.bytes, external))
     return found

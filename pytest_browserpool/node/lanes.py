@@ -23,6 +23,7 @@ from pytest_browserpool.errors import (
     UnsupportedOperator,
 )
 from pytest_browserpool.node.cutting import Cut, Seat, Shapes, contents, fixed_shapes, page_for
+from pytest_browserpool.node.refusals import Refusal, SegmentsRefused
 from pytest_browserpool.node.use import ModelUse
 from pytest_browserpool.values import ModelNeeds
 
@@ -106,6 +107,8 @@ class Lanes:
         """Shapes of the model's inputs that the sessions were made for, where one of them is on WebNN."""
         self._spare = list(made.spare)
         self._pinned: list[Loaded] = []
+        self._opened: list[tuple[Seat, Loaded]] = []
+        """Every session that was found or made, where."""
         self._let_go = False
         self._rebuilding: asyncio.Task[None] | None = None
         self.tell_load: TellLoad = lambda content, loaded, started: None
@@ -117,14 +120,20 @@ class Lanes:
         """All shards loaded, each in its browser; what infrastructure fails is tried again.
 
         Raises:
+            SegmentsRefused: backends got no node of their segments: all of those, when every shard has been tried.
             BackendRefused: no backend of a shard's browser runs one of its segments. Fault: recovery did not help.
         """
         results = await asyncio.gather(
             *(self._place(number) for number in range(len(self.all))), return_exceptions=True
         )
+        refusals: list[Refusal] = []
         for error in results:
-            if isinstance(error, BaseException):
+            if isinstance(error, SegmentsRefused):
+                refusals += error.refusals
+            elif isinstance(error, BaseException):
                 raise error
+        if refusals:
+            raise SegmentsRefused.of(refusals, self._label)
         if self._needs.fault_tolerance == "high":
             await self._copy()
 
@@ -145,14 +154,22 @@ class Lanes:
 
     async def _sessions(self, lane: Lane, seat: Seat) -> dict[int, Loaded]:
         found: dict[int, Loaded] = {}
+        refusals: list[Refusal] = []
         for index in lane.stages:
             started = time.time()
-            loaded = found[index] = await self._session(index, seat)
+            try:
+                loaded = found[index] = await self._session(index, seat)
+            except SegmentsRefused as error:  # the others are tried too: each refusal spares a cut
+                refusals += error.refusals
+                continue
+            self._opened.append((seat, loaded))
             self.tell_load(self._contents[index], loaded, started)
             lane.load_ms += loaded.load_ms
             self._use.launch_ms += loaded.launch_ms
             self._use.load_ms += loaded.load_ms
             self._use.warm = self._use.warm and loaded.warm
+        if refusals:
+            raise SegmentsRefused.of(refusals, self._label)
         return found
 
     async def _session(self, index: int, seat: Seat) -> Loaded:
@@ -164,6 +181,9 @@ class Lanes:
                 tried.append((backend, error))
         if len(tried) == 1:
             raise tried[0][1]
+        refusals = [r for _, error in tried if isinstance(error, SegmentsRefused) for r in error.refusals]
+        if len(refusals) == len(tried):
+            raise SegmentsRefused.of(refusals, self._label)
         lines = "\n    ".join(f"{backend}: {error.what}" for backend, error in tried)
         raise BackendRefused(
             f"no backend of {seat.name} runs {self._contents[index].label}:\n    {lines}",
@@ -187,16 +207,26 @@ class Lanes:
         placement = loaded.session.placement
         if not placement.get("webnn" if backend.startswith("webnn") else backend):
             await self._pool.release(loaded)
-            raise BackendRefused(
-                f"{backend} in {seat.name} got no node of {content.label}: onnxruntime placed {placement or 'nothing'}",
-                remedy="another backend, or fewer shards",
-            )
+            raise SegmentsRefused.of([self._refusal(backend, index, seat, placement)], content.label)
         return loaded
+
+    def _refusal(self, backend: str, index: int, seat: Seat, placed: Mapping[str, int]) -> Refusal:
+        nodes = self._made.sharded.plan.segments[index].nodes
+        names = self._made.source.graph.names_of(nodes)
+        return Refusal(browser=seat.browser, backend=backend, nodes=nodes, names=names, placed=dict(placed))
 
     async def _copy(self) -> None:
         """Level high: each shard a second time, in the browser of the next one. No further browser is needed."""
         for number, lane in enumerate(self.all):
-            lane.copies = await self._sessions(lane, self.all[(number + 1) % len(self.all)].seat)
+            seat = self.all[(number + 1) % len(self.all)].seat
+            try:
+                lane.copies = await self._sessions(lane, seat)
+            except SegmentsRefused as error:  # another cut would not change whose copy goes where
+                raise BackendRefused(
+                    f"the copy of shard {number}, which runs on {lane.backend}, does not run in {seat.name}: {error.what}",
+                    where=self._label,
+                    remedy="fault_tolerance='medium', or browsers that all run every part",
+                ) from error
         self._repin()
 
     def _describe(self) -> None:
@@ -225,6 +255,22 @@ class Lanes:
         """The test does not hold the model any more."""
         self._let_go = True
         self._repin()
+
+    async def hand_over(self, to: Lanes) -> None:
+        """What ``to``, of another cut, has no use for ends; the rest is kept until ``let_go``, for it to find."""
+        wanted = {(lane.seat, to._contents[index].sha256) for lane in to.all for index in lane.stages}
+        for lane in self.all:
+            lane.sessions = {
+                i: each
+                for i, each in lane.sessions.items()
+                if (lane.seat, self._contents[i].sha256) in wanted
+            }
+            lane.copies = {}
+        self._repin()
+        for seat, loaded in self._opened:
+            gone = loaded.page.lost is not None or loaded.session.key not in loaded.page.sessions
+            if not gone and not loaded.session.holders and (seat, loaded.session.key.sha256) not in wanted:
+                await self._pool.release(loaded)
 
     async def release(self) -> None:
         """Ends all sessions."""
@@ -286,6 +332,9 @@ class Lanes:
             except Fault as error:
                 last = error
                 step |= {"seconds": time.monotonic() - started, "outcome": error.kind}
+                continue
+            except SegmentsRefused as error:  # the next browser may run it
+                step |= {"seconds": time.monotonic() - started, "outcome": "refused", "detail": error.what}
                 continue
             step |= {"seconds": time.monotonic() - started, "outcome": "recovered"}
             if seat in self._spare:

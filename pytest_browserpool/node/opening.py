@@ -24,7 +24,18 @@ from pytest_browserpool.errors import (
     UnsupportedOperator,
 )
 from pytest_browserpool.models.sources import describe
-from pytest_browserpool.node.cutting import MEASURED_RUNS, Seat, cut, page_for, seats, speed_of, yardstick
+from pytest_browserpool.node.cutting import (
+    MEASURED_RUNS,
+    Cut,
+    Seat,
+    cut,
+    page_for,
+    seats,
+    speed_of,
+    yardstick,
+)
+from pytest_browserpool.node.recutting import place
+from pytest_browserpool.node.refusals import Refusals
 from pytest_browserpool.node.resident import Reply
 from pytest_browserpool.node.sharded import Arrays, ShardedResident
 from pytest_browserpool.node.use import ModelUse
@@ -41,8 +52,11 @@ MEASURE_SECONDS = 60.0
 def open_sharded(node: Node, needs: ModelNeeds, source: Any, test_file: Path | None) -> ShardedResident:
     """A model cut, checked natively and loaded over ``needs.shards`` browsers.
 
+    Where a shard's backend turns out to run nothing of its part it is cut anew (``recutting``).
+
     Raises:
         UsageError, CapabilityError: before any browser is launched for it. Fault: the infrastructure failed.
+        BackendRefused: what a backend refused leaves no cut.
     """
     content, info = node.resolve(source, test_file)
     options = needs.session_options or {}
@@ -57,23 +71,32 @@ def open_sharded(node: Node, needs: ModelNeeds, source: Any, test_file: Path | N
     memory = int(capabilities.memory_gib * (1 << 30))
     folder = pins.default_cache().root / "shards"
     threads = of_shard(node.cores, needs.shards or 1)
-    try:
-        made = cut(
-            needs,
-            content,
-            places,
-            lambda seat: speed(node, seat, content.sha256, threads),
-            memory=memory,
-            most=node.settings.max_browsers,
-            threads=threads,
-            folder=folder,
-        )
-    except BrowserPoolError as error:
-        place = f"{content.label}, {error.where}" if error.where else content.label
-        error.where = (
-            error.where if content.label in (error.where or "") else place
-        )  # which model, of a test's several
-        raise
+    known = Refusals(node, needs, content.sha256)
+
+    def cut_now() -> Cut:
+        try:
+            return cut(
+                needs,
+                content,
+                places,
+                lambda seat: speed(node, seat, content.sha256, threads),
+                memory=memory,
+                most=node.settings.max_browsers,
+                threads=threads,
+                folder=folder,
+                refused=known.nodes,
+            )
+        except BackendRefused as error:
+            lines = "\n    ".join(map(str, known.of(places)))
+            raise BackendRefused(
+                f"{error.what}\n    {lines}", where=content.label, remedy=error.remedy
+            ) from error
+        except BrowserPoolError as error:
+            if content.label not in (error.where or ""):  # which model, of a test's several
+                error.where = f"{content.label}, {error.where}" if error.where else content.label
+            raise
+
+    made = cut_now()
     use = ModelUse(key=needs.model_key or describe(source), label=content.label, sha256=content.sha256)
     use.shards = needs.shards or 1
 
@@ -112,7 +135,7 @@ def open_sharded(node: Node, needs: ModelNeeds, source: Any, test_file: Path | N
         lambda segment, loaded, started: node.report.segment_load(node.test, segment, loaded, started)
     )
     node.hold(resident)
-    node.ensure(resident)
+    place(node, resident, known, cut_now)
     return resident
 
 

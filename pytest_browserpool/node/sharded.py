@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
@@ -14,8 +14,9 @@ from pytest_browserpool.browsers.pool import Loaded, ModelContent, Pool
 from pytest_browserpool.browsers.protocol import Packed, StateUse, pack
 from pytest_browserpool.errors import DeadlineExceeded, Fault, InputError
 from pytest_browserpool.models.inspect import ModelInfo
-from pytest_browserpool.node.cutting import Cut, Seat
+from pytest_browserpool.node.cutting import Cut, Seat, contents
 from pytest_browserpool.node.lanes import Lane, Lanes, Static, TellLoad
+from pytest_browserpool.node.refusals import Refusal
 from pytest_browserpool.node.resident import Reply
 from pytest_browserpool.node.use import ModelUse
 from pytest_browserpool.sharding.execute import Answer, LaneTimes, Pipeline, Stage
@@ -49,7 +50,7 @@ class ShardedResident:
         recovered: Callable[..., None],
         learned: Callable[[Seat, str, float], None],
     ) -> None:
-        self.needs, self.content, self.info, self.use, self.made = needs, content, info, use, made
+        self.needs, self.content, self.info, self.use = needs, content, info, use
         self.pool = pool
         self.states: list[ShardedState] = []
         """Of the sessions with state that the test has open."""
@@ -60,9 +61,18 @@ class ShardedResident:
         ) -> None:
             recovered(self, fault, steps, outcome, ms, where)
 
-        self._lanes = Lanes(pool, needs, content.label, made, use, static, told)
+        self._static, self._told = static, told
+        self.refusals: tuple[Refusal, ...] = ()
+        """For which it was cut again."""
+        self._cut(made)
+
+    def _cut(self, made: Cut) -> None:
+        self.made = made
+        self._lanes = Lanes(
+            self.pool, self.needs, self.content.label, made, self.use, self._static, self._told
+        )
         stages = [Stage(f.index, f.shard, f.inputs, f.outputs) for f in made.sharded.files]
-        self.pipeline = Pipeline(stages, made.sharded.outputs, self, tolerance=needs.fault_tolerance)
+        self.pipeline = Pipeline(stages, made.sharded.outputs, self, tolerance=self.needs.fault_tolerance)
 
     def tell_loads(self, tell: TellLoad) -> None:
         """From now on ``tell`` hears of each session of a segment, found or made."""
@@ -79,6 +89,11 @@ class ShardedResident:
     def copying(self) -> bool:
         """Whether copies of lost shards are being made again (level high)."""
         return self._lanes.copying
+
+    def segment_of(self, nodes: tuple[int, ...]) -> ModelContent:
+        """The segment of the cut as it is now that has these nodes."""
+        segments = self.made.sharded.plan.segments
+        return contents(self.made, self.content.label)[next(s.index for s in segments if s.nodes == nodes)]
 
     @property
     def loaded(self) -> Loaded | None:
@@ -98,6 +113,17 @@ class ShardedResident:
     async def place(self) -> None:
         """All shards loaded; see ``Lanes.place``."""
         await self._lanes.place()
+
+    async def place_again(self, made: Cut, refusals: Sequence[Refusal]) -> None:
+        """All shards loaded as another cut has them; sessions that fit it stay. ``refusals``: why. Raises as ``place``."""
+        before, self.refusals = self._lanes, (*self.refusals, *refusals)
+        self._cut(made)
+        self._lanes.tell_load = before.tell_load
+        try:
+            await before.hand_over(self._lanes)
+            await self._lanes.place()
+        finally:
+            before.let_go()
 
     def pin(self, loaded: None) -> None:
         """Lets the model go; what it took is recorded."""
