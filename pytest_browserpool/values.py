@@ -173,6 +173,8 @@ class NodeCapabilities(Plain):
 
     node: str
     host: str = ""
+    machine: str = ""
+    """What the nodes that share its cores have in common; empty: the host's name."""
     cores: int = 1
     memory_gib: float = 0.0
     """Memory that this node may use for browsers, in GiB."""

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_browserpool import hooked, markers
+from pytest_browserpool import hooked, machine, markers
 from pytest_browserpool.errors import BrowserPoolError, ConfigurationError, NoBrowser, NoNode
 from pytest_browserpool.link import HEARTBEAT, INPUT, Message, cut
 from pytest_browserpool.report.junit import test_properties
@@ -125,7 +125,12 @@ class NodeSide:
                 return self.node.capabilities()
             except (NoBrowser, ConfigurationError) as error:
                 self.trouble = str(error)
-        return NodeCapabilities(node=self.node_id, host=socket.gethostname(), cores=os.cpu_count() or 1)
+        return NodeCapabilities(
+            node=self.node_id,
+            host=socket.gethostname(),
+            machine=machine.identity(),
+            cores=os.cpu_count() or 1,
+        )
 
     def find_runtime(self) -> None:
         """Ask this node's own hook for onnxruntime-web, when the controller asked its own: before any conftest.py of a

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
+from pytest_browserpool import machine
 from pytest_browserpool.artefacts import pins, runtime
 from pytest_browserpool.browsers import catalogue, choice, gpu, probe
 from pytest_browserpool.browsers.choice import Candidate
@@ -122,6 +123,7 @@ class Node:
                 self._capabilities = NodeCapabilities(
                     node=self.node_id,
                     host=socket.gethostname(),
+                    machine=machine.identity(),
                     cores=os.cpu_count() or 1,
                     memory_gib=psutil.virtual_memory().total
                     / (1 << 30)

@@ -66,7 +66,9 @@ class Book:
         self, capabilities: NodeCapabilities, now: float, lacks: frozenset[str] = frozenset()
     ) -> NodePlan:
         profile = self._profile(capabilities, lacks)
-        self.costs.hosts[capabilities.node] = capabilities.host
+        machine = capabilities.machine or capabilities.host
+        self.costs.machines[capabilities.node] = machine
+        self.costs.hosts[capabilities.node] = self.costs.hosts[machine] = capabilities.host
         node = NodePlan(capabilities, profile, self.estimates)
         node.busy_until = now
         node.recount()

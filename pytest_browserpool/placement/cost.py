@@ -57,13 +57,15 @@ class CostModel:
         """Machine → how much faster than others it ran, loaded and launched."""
         self._log_speeds: dict[str, float] = {}
         self.hosts: dict[str, str] = {}
+        """Node or machine → its host's name, which earlier runs knew it by."""
+        self.machines: dict[str, str] = {}
         """Node → its machine."""
         self.version = 0
 
     def machine(self, node: str) -> str:
         """Where ``node`` is. Nodes of one machine are equally fast: what one of them measured slower, the others were
         in its way."""
-        return self.hosts.get(node) or node
+        return self.machines.get(node) or node
 
     def run(self, session: Session, kind: str) -> float:
         """Seconds of an average warm test of ``session`` on a node of speed 1."""
@@ -81,7 +83,7 @@ class CostModel:
         above, k = self.known_launches.get(("", browser), prior)
         general = _shrunk(self.launches.get(("", browser)), above, k)
         machine = self.machine(node)
-        for place in (node, machine):
+        for place in (node, self.hosts.get(node, "")):
             known = self.known_launches.get((place, browser))
             if place and known is not None:
                 return math.exp(_shrunk(self.launches.get((machine, browser)), *known))
@@ -96,7 +98,7 @@ class CostModel:
         machine = self.machine(node)
         found = self._log_speeds.get(machine)
         if found is None:
-            known = self.known_speeds.get(node) or self.known_speeds.get(machine)
+            known = self.known_speeds.get(node) or self.known_speeds.get(self.hosts.get(node, ""))
             total, weights = 0.0, 1.0 / VAR_SPEED
             if known:
                 mean, count = remembered(known)

@@ -165,7 +165,7 @@ class Packing:
                 bins[share.node.id].put(share.session, share.work)
         hosts: dict[str, list[Bin]] = {}
         for one in bins.values():
-            hosts.setdefault(one.node.host or one.node.id, []).append(one)
+            hosts.setdefault(one.node.machine or one.node.id, []).append(one)
         return self.now + max(
             together([b.finish - self.now for b in here], here[0].node.capabilities.cores)
             for here in hosts.values()

@@ -103,7 +103,7 @@ class Search:
         if a is b:
             return session != batch.session and self.transfer(a, b, batch, list(batch.tests), session, end)
         draw = self.rng.random()
-        often = BROWSER_SHARE[a.host in self.prices.shared and a.host == b.host]
+        often = BROWSER_SHARE[a.machine in self.prices.shared and a.machine == b.machine]
         if draw < often and batch.session[0] and len(a.batches) + len(b.batches) <= BROWSER_BATCHES:
             return self.browsers(a, b, batch.session[0], end)
         if draw < 0.15 and a.used[batch.session] > len(batch.tests):

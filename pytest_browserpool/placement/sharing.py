@@ -63,18 +63,18 @@ class Prices:
 
     def __init__(self, nodes: Sequence[NodePlan]) -> None:
         self.apart = work_price(len(nodes))
-        hosts = Counter(n.host for n in nodes if n.host)
+        hosts = Counter(n.machine for n in nodes if n.machine)
         self.shared: dict[str, float] = {}
         """Machine whose nodes fill its cores → the price between them."""
         for node in nodes:
-            if hosts[node.host] > 1 and node.host not in self.shared:
-                price = crowded_price(hosts[node.host], node.capabilities.cores)
+            if hosts[node.machine] > 1 and node.machine not in self.shared:
+                price = crowded_price(hosts[node.machine], node.capabilities.cores)
                 if price > self.apart:
-                    self.shared[node.host] = price
+                    self.shared[node.machine] = price
 
     def between(self, a: NodePlan, b: NodePlan) -> float:
         """Seconds by which the end must come sooner for a second of set-up that moving work from ``a`` to ``b``
         adds."""
-        if self.shared and a.host == b.host and a is not b:
-            return self.shared.get(a.host, self.apart)
+        if self.shared and a.machine == b.machine and a is not b:
+            return self.shared.get(a.machine, self.apart)
         return self.apart

@@ -136,7 +136,7 @@ class NodePlan:
     def __init__(self, capabilities: NodeCapabilities, profile: int, estimates: Estimates) -> None:
         self.id = capabilities.node
         self.capabilities = capabilities
-        self.host = capabilities.host
+        self.machine = capabilities.machine or capabilities.host
         self.profile = profile
         self.estimates = estimates
         self.slowness = 1.0

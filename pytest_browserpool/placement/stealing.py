@@ -148,7 +148,7 @@ def more_urgent(
     best: tuple[int, float, NodePlan, Batch, Test, Session] | None = None
     for other in others:
         if other is node or (
-            priority > LEAST_URGENT and other.host in prices.shared and other.host == node.host
+            priority > LEAST_URGENT and other.machine in prices.shared and other.machine == node.machine
         ):
             continue
         wait = max(other.busy_until, now) - now

@@ -32,6 +32,7 @@ from pytest_browserpool.placement.events import (
     Run,
     RunObserved,
     SessionGone,
+    SessionMade,
     Shutdown,
     StealAnswered,
     TestFinished,
@@ -179,13 +180,13 @@ class Machine(RuleBasedStateMachine):
         self.tell(TestsCollected(at=self.later(), tests=tests))
 
     @precondition(lambda self: len(self.up) < 5)
-    @rule(browsers=BROWSERS, memory=st.sampled_from([1.0, 4.0, 8.0]))
-    def node_up(self, browsers: dict[str, set[str]], memory: float) -> None:
+    @rule(browsers=BROWSERS, memory=st.sampled_from([1.0, 4.0, 8.0]), machine=st.sampled_from(["", "shared"]))
+    def node_up(self, browsers: dict[str, set[str]], memory: float, machine: str) -> None:
         self.serial += 1
-        self.join(f"n{self.serial}", browsers, memory)
+        self.join(f"n{self.serial}", browsers, memory, machine)
 
-    def join(self, name: str, browsers: dict[str, set[str]], memory: float) -> None:
-        self.up[name] = node(name, browsers, memory)
+    def join(self, name: str, browsers: dict[str, set[str]], memory: float, machine: str = "") -> None:
+        self.up[name] = node(name, browsers, memory, machine)
         self.tell(NodeUp(at=self.later(), capabilities=self.up[name]))
 
     @precondition(lambda self: self.up)
@@ -228,6 +229,17 @@ class Machine(RuleBasedStateMachine):
             self.tell(LoadObserved(**place, backend=backend, model=model, seconds=seconds))  # type: ignore[arg-type]
         else:
             self.tell(RunObserved(**place, backend=backend, model=model, seconds=seconds, test=run.test))  # type: ignore[arg-type]
+
+    @precondition(lambda self: self.up)
+    @rule(
+        data=st.data(),
+        browser=st.sampled_from(sorted(FAMILIES)),
+        backend=st.sampled_from(["webgpu", "wasm"]),
+        model=st.sampled_from("abc"),
+    )
+    def session_made(self, data: st.DataObject, browser: str, backend: str, model: str) -> None:
+        name = data.draw(st.sampled_from(sorted(self.up)))
+        self.tell(SessionMade(at=self.later(), node=name, browser=browser, backend=backend, model=model))
 
     @rule(data=st.data(), whole=st.booleans())
     def session_gone(self, data: st.DataObject, whole: bool) -> None:
@@ -275,10 +287,14 @@ class Machine(RuleBasedStateMachine):
             load = plan.load
             warm = {s for b in plan.batches.values() if (s := b.session)[0]}
             fresh = sum(b.work * plan.unit(b.session) for b in plan.batches.values())
-            fresh += sum(plan.estimates.of_load(s) * plan.slowness for s in warm if s not in plan.warm)
+            cold = warm - plan.warm
+            fresh += sum(plan.estimates.of_load(s) * plan.slowness for s in cold - plan.made)
+            fresh += sum(plan.estimates.of_first_run(s) * plan.slowness for s in cold & plan.made)
             launched = {s[0] for s in warm} - plan.browsers
             fresh += sum(plan.estimates.of_launch(b, plan.id) * plan.slowness for b in launched)
             assert load == pytest.approx(fresh, abs=1e-6, rel=1e-6)
+            assert not plan.made & plan.warm
+            assert {s[0] for s in plan.made} <= plan.browsers
             assert plan.used == Counter({s: n for s, n in _counts(plan).items() if n})
 
     @invariant()
@@ -316,9 +332,11 @@ def _counts(plan: object) -> Counter[tuple[str, str, str]]:
     return counts
 
 
-def node(name: str, browsers: dict[str, set[str]], memory: float) -> NodeCapabilities:
+def node(name: str, browsers: dict[str, set[str]], memory: float, machine: str) -> NodeCapabilities:
     return NodeCapabilities(
         node=name,
+        machine=machine,
+        cores=2,
         memory_gib=memory,
         browsers=tuple(
             BrowserCapabilities(

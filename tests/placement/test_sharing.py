@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
@@ -9,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from placement_support import collect, engine, node, runs, wanting
 
+from pytest_browserpool import machine
 from pytest_browserpool.placement.engine import PlacementEngine
 from pytest_browserpool.placement.events import LaunchObserved, LoadObserved
 from pytest_browserpool.placement.history import History, Sample
@@ -67,7 +70,7 @@ def test_where_cores_are_enough_nothing_changes() -> None:
 
 
 def shared(name: str, cores: int) -> NodeCapabilities:
-    return replace(node(name, *BROWSERS), host="machine", cores=cores)
+    return replace(node(name, *BROWSERS), machine="the machine", cores=cores)
 
 
 def placed(cores: int) -> PlacementEngine:
@@ -124,3 +127,19 @@ def test_a_second_launch_is_not_paid_to_take_over_a_little_work() -> None:
     crowded = engine(shared("n1", 2), shared("n2", 2), history=history)
     tests = [wanting(f"a{i}", "a", browsers=("chromium",)) for i in range(5)]
     assert len(runs(collect(crowded, *tests))) == 1
+
+
+def test_machines_of_one_name_are_two() -> None:
+    """Images come with a host name of their own; the kernel's boot id tells their copies apart."""
+    pair = [replace(shared(name, 2), host="localhost", machine=name) for name in ("n1", "n2")]
+    assert not engine(*pair).book.prices.shared
+    together_ = [replace(shared(name, 2), host=name) for name in ("n1", "n2")]
+    assert engine(*together_).book.prices.shared
+
+
+def test_processes_of_this_machine_agree_on_which_it_is() -> None:
+    code = "from pytest_browserpool import machine; print(machine.identity())"
+    other = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert other.stdout.strip() == machine.identity() != ""
