@@ -356,14 +356,16 @@ def _applied(db: Path, given: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.hookimpl
-def pytest_report_header(config: pytest.Config) -> str | None:
-    """One line where ``browserpool apply`` has set something for this run."""
+def pytest_report_header(config: pytest.Config) -> list[str] | None:
+    """A line for each thing about this run that its command does not say."""
     hub = config.pluginmanager.getplugin("browserpool-controller")
-    if hub is None or not hub.settings.applied:
+    if hub is None:
         return None
     from pytest_browserpool.applied import header
 
-    return header(hub.settings)
+    own = hub.settings.own_runtime
+    lines = [header(hub.settings)] if hub.settings.applied else []
+    return lines + ([f"browserpool: onnxruntime-web {own.label} from {own.directory}"] if own else [])
 
 
 def _converted(option: Option, value: Any) -> Any:

@@ -12,9 +12,24 @@ from pathlib import Path
 
 import pytest
 
+from pytest_browserpool.artefacts import pins
 from pytest_browserpool.artefacts.cache import ENVIRONMENT_VARIABLE, Cache
 
 Answer = Callable[[http.server.BaseHTTPRequestHandler], None]
+
+OTHER_RUNTIME = pins.Pin(
+    name="onnxruntime-web",
+    version="1.29.0",
+    sha256="7a934b7811c3b050ecfb7619722e2b4de771ce6da20520e17a2018a440316ef3",
+    sha512="2ee425a57e8c14b259bbbe7a7abc1479bd6635fa0919bb359330f02463657f94"
+    "6f7d831daa1718def3690cf2b8d02515d87a164e4223fae4b4a37e861478de63",
+)
+"""The release before the pinned one."""
+
+
+def other_runtime() -> Path:
+    """Another onnxruntime-web, as npm has it, in this machine's cache."""
+    return pins.unpacked(pins.default_cache(), OTHER_RUNTIME, pins._unpack_runtime)
 
 
 @dataclass

@@ -10,11 +10,13 @@ from pathlib import Path
 
 import onnx
 import pytest
+from artefact_support import other_runtime
 from model_support import SILERO, example, scaling
 from remote_support import Network, Run
 from test_nodes import outcomes
 
-from pytest_browserpool.artefacts.cache import cache_root
+from pytest_browserpool.artefacts import pins, runtime
+from pytest_browserpool.artefacts.cache import Cache, cache_root
 
 pytestmark = pytest.mark.browser
 
@@ -88,6 +90,41 @@ def test_models_and_runtime_reach_hosts_that_have_nothing(
         assert (host.cache / "models" / sent).read_bytes() == (models / "scale.onnx").read_bytes()
         assert not (host.suite / "models").exists()
     assert len(list((hosts.hosts["alpha"].cache / "models").iterdir())) == 2
+
+
+OWN = """
+import numpy as np
+import pytest
+from pytest_browserpool.worker import node_for
+
+@pytest.mark.model("models/scale.onnx", backends=["wasm"])
+def test_on_it(model, request):
+    assert model({"x": np.array([[1, 2, 3]], np.float32)})["y"].tolist() == [[3, 6, 9]]
+    node = node_for(request.node)
+    assert [p.runtime for i in node.pool.instances for p in i.pages.values()] == ["onnxruntime-web 1.29.0 (all)"]
+"""
+HOOK = """
+import pathlib
+
+def pytest_browserpool_runtime(settings):
+    return "ort" if (pathlib.Path(settings.rootdir) / "ort").exists() else None
+"""
+
+
+def test_a_build_of_ones_own_reaches_hosts_that_have_nothing(
+    hosts: Network, run: Run, suite: Callable[..., None]
+) -> None:
+    suite(test_own=OWN, conftest=HOOK)
+    (run.directory / "models").mkdir()
+    onnx.save(scaling(3.0), str(run.directory / "models" / "scale.onnx"))
+    (run.directory / "ort").symlink_to(other_runtime())
+    found = runtime.examine(other_runtime(), "")
+    run.start(hosts.tx("alpha", "browsers=chromium"), "test_own.py", environment=hosts.own_cache)
+    assert run.end() == 0, run.output
+    assert outcomes(run) == {"passed": 1}, run.output
+    arrived = pins.directory_of(runtime.pin_of(found), Cache(hosts.hosts["alpha"].cache))
+    assert runtime.examine(arrived, "").sha256 == found.sha256
+    assert not (hosts.hosts["alpha"].suite / "ort").exists()
 
 
 KEYED = """

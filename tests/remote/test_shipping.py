@@ -236,3 +236,33 @@ def test_onnxruntime_web_arrives_as_it_is_on_the_controller(
     assert wire.depot.sent_bytes == 2 * sent
     wire.supplier.runtime()
     assert wire.depot.sent_bytes == 2 * sent
+
+
+def test_a_build_of_the_users_is_kept_by_its_hash_and_the_pinned_one_stays(
+    wire: Wire, tmp_path: Path
+) -> None:
+    from pytest_browserpool.artefacts import runtime
+
+    build = tmp_path / "here" / "build"
+    build.mkdir()
+    for name in (*runtime.BUNDLES, "ort-wasm.wasm"):
+        (build / name).write_text(f"/* ONNX Runtime Web v1.29.0 */ {name}")
+    (build / "notes.txt").write_text("not for pages")
+    first = runtime.examine(build, "")
+    wire.depot = Depot(tmp_path / "here", first)
+    (build / "ort-wasm.wasm").write_text("built again meanwhile")
+    with pytest.raises(SourceError, match="has changed since the run began"):
+        wire.supplier.runtime(first)
+    (build / "ort-wasm.wasm").write_text("/* ONNX Runtime Web v1.29.0 */ ort-wasm.wasm")
+    there = wire.supplier.runtime(first)
+    assert there.is_relative_to(tmp_path / "node-cache")
+    assert sorted(p.name for p in there.iterdir()) == sorted((*runtime.BUNDLES, "ort-wasm.wasm"))
+    assert runtime.examine(there, "").sha256 == first.sha256
+    sent = wire.depot.sent_bytes
+    assert wire.supplier.runtime(first) == there
+    assert wire.depot.sent_bytes == sent > 0
+    (build / "ort-wasm.wasm").write_text("another")
+    second = runtime.examine(build, "")
+    wire.depot = Depot(tmp_path / "here", second)
+    assert wire.supplier.runtime(second) != there, "both builds of one version are kept"
+    assert wire.supplier.runtime(first) == there
