@@ -42,7 +42,7 @@ PACKAGES = ("pytest-browserpool", "pytest", "pytest-xdist", "playwright", "duckd
 def doctor(as_json: bool, verify: bool, build: Path | None) -> None:
     """Say which browsers and backends this machine really has: each browser is started and asked.
 
-    Exit status: 0 at least one browser gives at least one backend, 1 none does.
+    Exit status: 0 at least one browser gives at least one backend, 1 none does, 2 --runtime is no build.
 
     \b
     Examples:

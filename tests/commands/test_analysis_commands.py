@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import random
 import re
@@ -11,7 +12,11 @@ import history_seed
 import pytest
 from click.testing import CliRunner, Result
 
+from pytest_browserpool import findings
 from pytest_browserpool.cli import cli
+from pytest_browserpool.records import RunRecord
+from pytest_browserpool.store import measured
+from pytest_browserpool.store.connect import reading
 
 WAYS = {"chromium/wasm": 60.0, "firefox/wasm": 20.0}
 
@@ -81,6 +86,29 @@ def test_no_history_and_no_such_run_are_errors(tmp_path: Path) -> None:
     unknown = browserpool("analyze", "--db", history(tmp_path), "--against", "nowhere")
     assert unknown.exit_code == 1
     assert "browserpool history lists them" in unknown.output
+
+
+@pytest.mark.parametrize(
+    ("against", "before"),
+    [
+        ("1.30.0", ["seed-000"]),
+        ("1.30", ["seed-000", "seed-001"]),
+        ("bbbbbbbb", ["seed-001"]),
+        ("1.29.0", ["seed-002", "seed-003"]),
+        ("1.29.0 (own, dddddddd)", ["seed-003"]),
+    ],
+)
+def test_builds_of_onnxruntime_web_are_told_apart(tmp_path: Path, against: str, before: list[str]) -> None:
+    labels = ("1.30.0", "1.30.0 (own, bbbbbbbb)", "1.29.0 (own, cccccccc)", "1.29.0 (own, dddddddd)")
+    path, seeded = tmp_path / "history.duckdb", []
+    for number, label in enumerate(labels):
+        run, *rest = history_seed.run_rows(number, WAYS, chance=random.Random(number))
+        assert isinstance(run, RunRecord)
+        seeded.append([dataclasses.replace(run, runtime=label), *rest])
+    history_seed.seed(path, seeded)
+    with reading(path) as con:
+        runs = [findings.run_info(row) for row in measured.runs_of(con)]
+        assert list(findings.chosen(con, runs, None, against, 0.0).before) == before
 
 
 def test_apply_writes_what_is_recommended_and_undo_takes_it_back(tmp_path: Path) -> None:

@@ -320,3 +320,10 @@ def test_doctor_measures_the_browsers_of_this_machine(project: Path) -> None:
     shown = browserpool("doctor").output
     assert all(browser["name"] in shown for browser in (*found["browsers"], *found["missing"]))
     assert str(found["runtime"]["version"]) in shown
+
+
+def test_doctor_refuses_a_build_that_pages_cannot_load_before_it_starts_a_browser(project: Path) -> None:
+    done = browserpool("doctor", "--runtime", "absent")
+    assert done.exit_code == 2
+    assert f"{project / 'absent'} is not there\n  where: --runtime\n" in done.output
+    assert "Browsers here" not in done.output
