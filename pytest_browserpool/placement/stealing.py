@@ -15,6 +15,7 @@ from pytest_browserpool.placement.policy import SPLIT_EPSILON_S
 from pytest_browserpool.placement.search import Search, pick
 from pytest_browserpool.placement.sharing import Prices
 from pytest_browserpool.placement.state import Batch, Kind, NodePlan, Test
+from pytest_browserpool.values import ModelNeeds
 
 VICTIMS = 6
 """Nodes that a dry node looks at: those that end last. More adds cost to each event and rarely finds more."""
@@ -24,8 +25,8 @@ each: bounds, so that a round costs the same in any run."""
 URGENT_PRICE = 2.0
 """A more urgent test is drawn to an idle node if it ends sooner there by more than this many times the set-up
 that nobody would have had to pay otherwise."""
-LEAST_URGENT = 5
-"""Of all priorities."""
+LEAST_URGENT, USUAL_PRIORITY = 5, ModelNeeds().priority
+"""The last of all priorities, and that of a test whose marker names none."""
 LOOKS = 12
 """Batches looked at per victim."""
 
@@ -142,18 +143,19 @@ def more_urgent(
 ) -> tuple[NodePlan, Batch, Test, Session] | None:
     """A test more urgent than ``priority`` that waits elsewhere and would end sooner on the idle ``node``.
 
-    Of the most urgent such tests, the one that gains most. A node without work of its own takes any test so, but not
-    from a neighbour on the same machine, whose cores it would take with it: what that is worth ``steal_for`` has said.
+    Of the most urgent such tests, the one that gains most. A node without work of its own takes any test so, but from a
+    neighbour on the same machine, whose cores it would take with it, only those more urgent than usual: what the others
+    are worth there ``steal_for`` has said.
     """
     best: tuple[int, float, NodePlan, Batch, Test, Session] | None = None
     for other in others:
-        if other is node or (
-            priority > LEAST_URGENT and other.machine in prices.shared and other.machine == node.machine
-        ):
+        if other is node:
             continue
+        near = other.machine == node.machine and other.machine in prices.shared
+        bound = min(priority, USUAL_PRIORITY) if near else priority
         wait = max(other.busy_until, now) - now
         for batch in reversed(other.ordered()):
-            if batch.kind.priority >= priority or (best is not None and batch.kind.priority > best[0]):
+            if batch.kind.priority >= bound or (best is not None and batch.kind.priority > best[0]):
                 break
             test = batch.tests[0]
             there_unit = other.unit(batch.session)

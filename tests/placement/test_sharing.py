@@ -13,7 +13,7 @@ from placement_support import collect, engine, node, runs, wanting
 
 from pytest_browserpool import machine
 from pytest_browserpool.placement.engine import PlacementEngine
-from pytest_browserpool.placement.events import LaunchObserved, LoadObserved
+from pytest_browserpool.placement.events import LaunchObserved, LoadObserved, NodeUp, RunObserved
 from pytest_browserpool.placement.history import History, Sample
 from pytest_browserpool.placement.sharing import (
     BUSY_CORES,
@@ -143,3 +143,29 @@ def test_processes_of_this_machine_agree_on_which_it_is() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
     )
     assert other.stdout.strip() == machine.identity() != ""
+
+
+@pytest.mark.parametrize(("priority", "drawn"), [(1, True), (2, True), (3, False), (5, False)])
+def test_only_an_urgent_test_is_worth_a_launch_beside_a_long_one(priority: int, drawn: bool) -> None:
+    """It waits behind a test of half a minute, and the other node of the machine has nothing to do."""
+    history = History(
+        runs={("chromium", "wasm", m): sure(s) for m, s in (("long", 30.0), ("short", 1.0))},
+        loads={("chromium", "wasm", m): sure(0.1) for m in ("long", "short")},
+        launches={"chromium": sure(3.0)},
+    )
+    made = engine(shared("n1", 2), history=history, prewarm=False)
+    (run,) = runs(
+        collect(
+            made,
+            wanting("long", "long", priority=1, browsers=("chromium",)),
+            wanting("short", "short", priority=priority, browsers=("chromium",)),
+        )
+    )
+    assert run.test == "long"
+    made.handle(
+        RunObserved(
+            at=5.0, node="n1", browser="chromium", backend="wasm", model="long", seconds=30.0, test=""
+        )
+    )
+    moved = runs(made.handle(NodeUp(at=6.0, capabilities=shared("n2", 2))))
+    assert [r.test for r in moved] == (["short"] if drawn else [])
