@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -46,6 +47,13 @@ LONGEST_FIRST = (
     "chaos/test_own_strategy.py",
 )
 """Files of tests with browsers by how long they take: a long one that begins last would keep all other cores waiting."""
+
+
+def pytest_configure() -> None:
+    """Interrupts work, for what the tests start too: a script that runs pytest in the background lets it inherit that they
+    are ignored, and neither Ctrl-C nor execnet could end a run then."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
