@@ -52,7 +52,8 @@ class Levels(threading.Thread):
 
     def run(self) -> None:
         while not self.enough.wait(LEVEL_SECONDS):
-            pids = measure.tree(os.getpid())
+            # ended browsers that nobody has waited for yet are ours to reap when the run is over
+            pids = [pid for pid in measure.tree(os.getpid()) if _state(pid) not in "ZX"]
             self.readings.append(
                 {
                     "at": time.monotonic() - self.began,
@@ -66,6 +67,15 @@ class Levels(threading.Thread):
         self.enough.set()
         self.join()
         return self.readings
+
+
+def _state(pid: int) -> str:
+    """The letter of ``ps``: Z has ended; X is gone."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return "X"
+    return stat[stat.rindex(")") + 2]
 
 
 def _handles(pid: int) -> int:
