@@ -210,6 +210,11 @@ class Machine:
             return True
         if self.state in TERMINAL:
             return event.attempt == self.attempt
+        if self.state is State.STOPPING and any(
+            c.part == event.part and c.key != c.origin for c in self._choices
+        ):
+            # nothing was begun yet in the seat that the part goes to: it is of the one that it leaves
+            return True
         known = self._now.lost.get(event.part)
         # while waiting, a worse sign of the same cause is answered anew: a lost socket that was a dead
         # browser

@@ -383,6 +383,21 @@ def test_a_milder_sign_while_the_parts_stop_does_not_bring_a_dead_browser_back()
     assert isinstance(restore.by, s.RestartBrowser)
 
 
+def test_a_second_sign_while_the_others_stop_is_not_of_the_seat_to_come() -> None:
+    """The part is to go to Firefox, where nothing was begun: that no page is there must not cost Firefox a step."""
+    m = machine(CHROMIUM, FIREFOX, strategy=COORDINATED)
+    gone = s.Faulted(at=1.0, fault=errors.LaunchFailed, blocked=frozenset({"chromium"}))
+    *_, stop = m.handle(gone)
+    assert isinstance(stop, s.StopAll)
+    assert list(m.seats.values()) == ["firefox"]
+    for sign in (errors.PageCrashed, errors.BrowserCrashed):
+        assert m.handle(s.Faulted(at=1.1, fault=sign)) == []
+    (restore,) = m.handle(s.Stopped(at=1.2, step=0))
+    assert isinstance(restore, s.Restore)
+    assert isinstance(restore.by, s.Migrate)
+    assert restore.by.key == "firefox"
+
+
 def test_coordinated_prefers_a_redundant_copy_and_never_the_cpu() -> None:
     m = shards(fallback="cpu", backend="webgpu")
     m.handle(s.Faulted(at=1.0, fault=errors.PageHung, part="middle"))
