@@ -70,9 +70,11 @@ class Post:
         self._land(False)
 
     def _land(self, ok: bool) -> None:
-        if self.landed is not None:
-            self.landed(ok)
-        self._landing.release()
+        try:
+            if self.landed is not None:
+                self.landed(ok)
+        finally:  # whatever becomes of that, the thread must not wait for its deadline
+            self._landing.release()
 
     def result(self, timeout: float) -> Reply:
         """Waits for the answer, at most ``timeout`` seconds.
