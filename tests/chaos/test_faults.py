@@ -189,6 +189,7 @@ def test_while_idle(
     source, inputs = (dense(), {"x": X}) if injury.webgpu else (spin(), turns(5))
     model = bench.load(source, kind, "webgpu" if injury.webgpu else "wasm", **injury.needs)
     undisturbed = model(inputs)["y"]
+    before = model._resident.loaded.instance
     started = time.monotonic()
     injury.inject(bench, model, kind)
     time.sleep(0.2)  # what is set for soon has happened by then; what is seen late is seen by the call
@@ -198,6 +199,8 @@ def test_while_idle(
         np.testing.assert_allclose(answer, undisturbed, rtol=1e-5, atol=1e-6)
     else:
         assert answer.tobytes() == undisturbed.tobytes()
+    if injury.name == "browser SIGKILL":
+        assert model._resident.loaded.instance is not before
     fault = check(bench, model, injury, request.node.nodeid, 2)
     ledger.add(f"{injury.name}, idle", kind, fault["outcome"], seconds)
 
