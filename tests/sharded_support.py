@@ -7,7 +7,7 @@ import itertools
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import SimpleNamespace
+from types import MappingProxyType, SimpleNamespace
 from typing import Any
 
 import onnx
@@ -17,7 +17,7 @@ from pytest_browserpool.browsers.pool import Loaded, ModelContent
 from pytest_browserpool.browsers.protocol import Packed, StateUse, pack
 from pytest_browserpool.errors import BrowserCrashed, Fault
 from pytest_browserpool.models.inspect import inspect
-from pytest_browserpool.node.cutting import Seat, cut
+from pytest_browserpool.node.cutting import Cut, Seat, cut
 from pytest_browserpool.node.sharded import ShardedResident
 from pytest_browserpool.node.use import ModelUse
 from pytest_browserpool.sharding.native import open_session
@@ -150,16 +150,20 @@ class Sharded:
         self.content = ModelContent("0" * 64, path, path.name, path.stat().st_size)
         self.info = inspect(path)
         self.needs = ModelNeeds(**{"shards": 3, "backends": ("wasm",), "timeout": 5.0, **needs})
-        places = [Seat(name, 0, ("wasm",)) for name in ("one", "two", "three")]
-        self.made = cut(
+        self.made = self.cut(folder)
+
+    def cut(self, folder: Path, refused: Mapping[str, frozenset[int]] = MappingProxyType({})) -> Cut:
+        """Over three equal browsers, none of which gets what it ``refused``."""
+        return cut(
             self.needs,
             self.content,
-            places,
+            [Seat(name, 0, ("wasm",)) for name in ("one", "two", "three")],
             lambda seat: 1.0,
             memory=8 << 30,
             most=3,
             threads=1,
             folder=folder,
+            refused=lambda seat: refused.get(seat.browser, frozenset()),
         )
 
     def resident(

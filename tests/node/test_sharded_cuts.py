@@ -14,11 +14,9 @@ from sharded_support import NativePool, Sharded
 from sharding_graphs import model, tensor, weights
 
 from pytest_browserpool.errors import BackendRefused
-from pytest_browserpool.node.cutting import Cut, Seat, cut
 from pytest_browserpool.node.refusals import SegmentsRefused
 from pytest_browserpool.sharding.native import NativeWhole
 
-SEATS = [Seat(name, 0, ("wasm",)) for name in ("one", "two", "three")]
 X = {"x": np.linspace(-1, 1, 64 * 64, dtype=np.float32).reshape(64, 64)}
 
 
@@ -42,20 +40,6 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def sharded(path: Path, tmp_path_factory: pytest.TempPathFactory) -> Sharded:
     return Sharded(path, tmp_path_factory.mktemp("shards"))
-
-
-def again(sharded: Sharded, folder: Path, refused: dict[str, frozenset[int]]) -> Cut:
-    return cut(
-        sharded.needs,
-        sharded.content,
-        SEATS,
-        lambda seat: 1.0,
-        memory=8 << 30,
-        most=3,
-        threads=1,
-        folder=folder,
-        refused=lambda seat: refused.get(seat.browser, frozenset()),
-    )
 
 
 def held(resident: Any) -> dict[tuple[str, tuple[int, ...]], Any]:
@@ -85,7 +69,7 @@ def test_shards_that_fit_stay_and_the_others_end(sharded, path, tmp_path, refusi
         before, loads = held(resident), pool.loads
         assert len(before) == 2
         pool.lacks = {}
-        await resident.place_again(again(sharded, tmp_path, {browser: nodes}), refusals)
+        await resident.place_again(sharded.cut(tmp_path, {browser: nodes}), refusals)
         after = held(resident)
         stayed = before.keys() & after.keys()
         assert stayed
@@ -130,4 +114,4 @@ def test_a_copy_that_is_refused_is_no_reason_to_cut_anew(sharded):
 def test_what_was_refused_may_leave_no_cut(sharded, tmp_path):
     everything = dict.fromkeys(("one", "two"), frozenset(range(12)))
     with pytest.raises(BackendRefused, match=r"no cut is left.*one refused(.|\n)*two refused"):
-        again(sharded, tmp_path, everything)
+        sharded.cut(tmp_path, everything)
