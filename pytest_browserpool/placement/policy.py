@@ -24,8 +24,8 @@ LOAD_PRIOR_S: Mapping[str, float] = {
 
 FIRST_RUN_SHARE: Mapping[str, float] = {"webgpu": 0.9}
 """Of the seconds of a load with its first run, what a session that was made ahead has still before it: shaders compile when
-they first run (four models on software adapters: 0.2 – 0.35 s to make, 1.7 – 4.4 s to run
-first, 0.4 where Mesa had kept them)."""
+they first run (four models on software adapters: 0.2 – 0.35 s to make, 1.7 – 4.4 s to run first, 0.4 where Mesa had
+kept them)."""
 FIRST_RUN_SHARE_OTHER = 0.2
 """WebAssembly and WebNN do their work when the session is made (16 sessions: 0.39 s to make, 0.07 s to run first)."""
 
