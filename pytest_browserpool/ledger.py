@@ -30,7 +30,8 @@ from pytest_browserpool.records import (
     RunRecord,
     TestRecord,
 )
-from pytest_browserpool.recovery.state import State, StateError
+from pytest_browserpool.recovery.rows import StateError
+from pytest_browserpool.recovery.state import State
 from pytest_browserpool.recovery.telling import under_way
 from pytest_browserpool.report.details import Pictures, details_of, tail
 from pytest_browserpool.store.writer import HistoryWriter

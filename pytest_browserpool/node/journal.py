@@ -12,7 +12,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from pytest_browserpool.recovery.state import State, Transaction
+from pytest_browserpool.recovery.state import State
+from pytest_browserpool.recovery.transaction import Transaction
 
 ENDED_ROWS = 64
 """Ended rows kept before they are forgotten: each is in the journal already, and forgetting costs an entry."""

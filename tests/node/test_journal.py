@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from pytest_browserpool.node.journal import ENDED_ROWS, Journal, Operation
-from pytest_browserpool.recovery.state import State, StateError
+from pytest_browserpool.recovery.rows import StateError
+from pytest_browserpool.recovery.state import State
 from pytest_browserpool.recovery.telling import lines, under_way
 
 

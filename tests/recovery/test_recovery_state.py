@@ -11,7 +11,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from pytest_browserpool.recovery.state import MOVES, State, StateError, Totals, Transaction
+from pytest_browserpool.recovery.rows import MOVES, StateError, Totals
+from pytest_browserpool.recovery.state import State
+from pytest_browserpool.recovery.transaction import Transaction
 
 
 def with_a_browser() -> State:
