@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pytest_browserpool.commands.history import db_option, json_option
+from pytest_browserpool.commands.asking import db_option, json_option
 
 if TYPE_CHECKING:
     from pytest_browserpool.analysis import Analysis

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pytest_browserpool.commands.history import db_option, json_option
+from pytest_browserpool.commands.asking import db_option, json_option
 from pytest_browserpool.errors import HistoryError
 
 if TYPE_CHECKING:

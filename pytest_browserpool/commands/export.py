@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from pytest_browserpool.commands.history import db_option, json_option
+from pytest_browserpool.commands.asking import db_option, json_option
 
 
 @click.command

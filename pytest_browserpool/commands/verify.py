@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from pytest_browserpool.commands.history import db_option, json_option
+from pytest_browserpool.commands.asking import db_option, json_option
 from pytest_browserpool.errors import HistoryError
 
 
