@@ -7,7 +7,7 @@ from enum import StrEnum
 
 from pytest_browserpool import errors
 from pytest_browserpool.errors import Fault
-from pytest_browserpool.recovery.signals import Step
+from pytest_browserpool.recovery.signals import DropPage, Instruction, RetireBrowser, Step
 
 
 class Lost(StrEnum):
@@ -58,6 +58,18 @@ _UNKNOWN = Aftermath(Lost.BROWSER, _IN_BROWSER, "a fault of an unknown kind: not
 def aftermath(fault: type[Fault]) -> Aftermath:
     """What ``fault`` leaves behind. A subclass counts as its nearest known parent."""
     return next((AFTERMATHS[kind] for kind in fault.__mro__ if kind in AFTERMATHS), _UNKNOWN)
+
+
+def dropped(key: str, fault: type[Fault]) -> list[Instruction]:
+    """The instructions that rid seat ``key`` of what ``fault`` made unusable there."""
+    after = aftermath(fault)
+    match after.lost:
+        case Lost.BROWSER:
+            return [RetireBrowser(key=key, reason=f"{fault.kind}: {after.why}")]
+        case Lost.PAGE:
+            return [DropPage(key=key, reason=f"{fault.kind}: {after.why}")]
+        case Lost.NOTHING:
+            return []
 
 
 def markdown() -> str:

@@ -14,6 +14,7 @@ from pytest_browserpool.recovery import signals as s
 from pytest_browserpool.recovery.breaker import Breakers
 from pytest_browserpool.recovery.choice import Plan
 from pytest_browserpool.recovery.machine import Machine
+from pytest_browserpool.recovery.story import in_words
 
 T = TypeVar("T")
 
@@ -201,7 +202,7 @@ class _Recovery(Generic[T]):
         assert last is not None
         if self._machine.recoveries == 0:
             return last
-        tried = "\n    ".join(_line(a) for a in step.history)
+        tried = "\n    ".join(in_words(a) for a in step.history)
         text = f"{last.what}\n  tried, until {step.reason}:\n    {tried}"
         return type(last)(text, where=last.where, remedy=last.remedy)
 
@@ -210,8 +211,3 @@ class _Recovery(Generic[T]):
         seconds = self._clock() - self._started
         outcome = machine.outcome or "cancelled"
         self._told(Story(outcome, machine.story, seconds, machine.recoveries, machine.degraded, error))
-
-
-def _line(attempt: s.Attempt) -> str:
-    detail = f" ({attempt.detail.splitlines()[0]})" if attempt.detail else ""
-    return f"{attempt.number}. {attempt.action} in {attempt.key}: {attempt.outcome or 'under way'}{detail}"

@@ -9,10 +9,11 @@ from collections.abc import Mapping
 from pytest_browserpool.browsers.failures import severity
 from pytest_browserpool.errors import Fault, PageHung
 from pytest_browserpool.recovery import signals as s
-from pytest_browserpool.recovery.aftermath import Lost, aftermath
+from pytest_browserpool.recovery.aftermath import Lost, aftermath, dropped
 from pytest_browserpool.recovery.choice import Choice, Plan, Progress, Setting, choose, excluded
 from pytest_browserpool.recovery.limits import Spent
 from pytest_browserpool.recovery.signals import Attempt, Step
+from pytest_browserpool.recovery.story import closed, echo, reseated
 from pytest_browserpool.recovery.table import TABLE, TERMINAL, Signal, State
 
 _ORDERS: Mapping[Step, type[s.Order]] = {
@@ -172,12 +173,7 @@ class Machine:
             self._now,
             seats={**self._now.seats, choice.part: key},
             taken={**taken, (key, choice.step): 1},
-            story=tuple(
-                dataclasses.replace(a, key=key, browser=browser)
-                if a.number == self.attempt and a.ended_at is None
-                else a
-                for a in self.story
-            ),
+            story=reseated(self.story, self.attempt, key, browser),
         )
 
     def _faulted(self, event: s.Faulted) -> list[s.Instruction]:
@@ -196,7 +192,7 @@ class Machine:
         first = event.at if self._now.first_fault_at is None else self._now.first_fault_at
         lost = {**self._now.lost, event.part: fault}
         self._now = dataclasses.replace(self._now, lost=lost, first_fault_at=first)
-        return [*self._drop(self._now.seats[event.part], event.fault), *self._decide(event, event.blocked)]
+        return [*dropped(self._now.seats[event.part], event.fault), *self._decide(event, event.blocked)]
 
     def _gravest(self, event: s.Faulted) -> type[Fault]:
         """While the sound parts stop nothing is done for a lost one yet: a milder sign does not bring it back."""
@@ -327,16 +323,6 @@ class Machine:
         choice = next(c for c in self._choices if c.part == part)
         return s.Restore(part=part, step=self._step, by=self._instruction(choice, event.at))
 
-    def _drop(self, key: str, fault: type[Fault]) -> list[s.Instruction]:
-        after = aftermath(fault)
-        match after.lost:
-            case Lost.BROWSER:
-                return [s.RetireBrowser(key=key, reason=f"{fault.kind}: {after.why}")]
-            case Lost.PAGE:
-                return [s.DropPage(key=key, reason=f"{fault.kind}: {after.why}")]
-            case Lost.NOTHING:
-                return []
-
     # -- ends and the story --
 
     def _give_up(self, event: s.Event, reason: str) -> list[s.Instruction]:
@@ -380,28 +366,15 @@ class Machine:
 
     def _close(self, outcome: str, detail: str = "", part: str | None = None) -> bool:
         """End the open lines of ``part`` (None: of all parts); whether there was one."""
-        mine = [a.ended_at is None and part in (None, a.part) for a in self.story]
-        story = tuple(
-            dataclasses.replace(a, ended_at=self._now.at, outcome=outcome, detail=detail) if mine_ else a
-            for a, mine_ in zip(self.story, mine, strict=True)
-        )
-        self._now = dataclasses.replace(self._now, story=story)
-        return any(mine)
+        before = self.story
+        after = closed(before, self._now.at, outcome, detail, part)
+        self._now = dataclasses.replace(self._now, story=after)
+        return after != before
 
     def _note(self, event: s.Faulted) -> None:
         """A line for a sign of a fault that no open line is about."""
         key = self._now.seats[event.part]
-        line = Attempt(
-            number=self.attempt if event.attempt is None else event.attempt,
-            action="echo",
-            key=key,
-            browser=self._plan.candidate(key).browser,
-            began_at=event.at,
-            ended_at=event.at,
-            part=event.part,
-            outcome=event.fault.kind,
-            detail=event.detail,
-        )
+        line = echo(event, self.attempt, key, self._plan.candidate(key).browser)
         self._now = dataclasses.replace(self._now, story=(*self.story, line))
 
     # -- guards --
