@@ -6,45 +6,37 @@ from another thread.
 
 from __future__ import annotations
 
-import asyncio
 import base64
-import concurrent.futures
 import contextlib
 import os
 import socket
 import threading
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from anyio.from_thread import BlockingPortal, start_blocking_portal
-
 from pytest_browserpool import machine
 from pytest_browserpool.artefacts import pins, runtime
-from pytest_browserpool.browsers import catalogue, choice, gpu, probe
+from pytest_browserpool.browsers import catalogue, gpu, probe
 from pytest_browserpool.browsers.choice import Candidate
 from pytest_browserpool.browsers.pool import ModelContent, Pool
 from pytest_browserpool.browsers.processes import Workdir, sweep
 from pytest_browserpool.config import Settings
-from pytest_browserpool.errors import (
-    BrowserPoolError,
-    CapabilityError,
-    DeadlineExceeded,
-    hide_from_traceback,
-)
+from pytest_browserpool.errors import BrowserPoolError, DeadlineExceeded, hide_from_traceback
 from pytest_browserpool.models.inspect import ModelInfo, inspect, with_static_shapes
 from pytest_browserpool.models.lock import LockFile
 from pytest_browserpool.models.sources import ModelFile, describe, resolve
 from pytest_browserpool.node import warm
 from pytest_browserpool.node.journal import Operation
+from pytest_browserpool.node.loop import NodeLoop
 from pytest_browserpool.node.recovering import Recovery
 from pytest_browserpool.node.reporting import Reporter
 from pytest_browserpool.node.resident import Refusals, Reply, Resident
 from pytest_browserpool.node.session import close_all
 from pytest_browserpool.node.sharded import ShardedResident
 from pytest_browserpool.node.use import ModelUse, RunningTest, TestUse
-from pytest_browserpool.preferences import prefer_of, preferred
+from pytest_browserpool.node.ways import Hint, ways
 from pytest_browserpool.recovery.strategies import STRATEGIES, Strategy
 from pytest_browserpool.sharding import threads
 from pytest_browserpool.values import ModelNeeds, NodeCapabilities
@@ -55,10 +47,6 @@ if TYPE_CHECKING:
 Emit = Callable[[dict[str, Any]], None]
 __tracebackhide__ = hide_from_traceback
 
-GRACE = 20.0
-"""Seconds beyond an operation's own deadlines before the caller gives up on the loop itself: they add up (a hung page
-is closed, its browser asked, perhaps killed), and a hang must still end."""
-
 RECOVERY_SECONDS = 60.0
 """The longest recovery (priorities 3 to 5); an attempt that needs more gets more (recovery.limits.default_limit)."""
 
@@ -66,7 +54,7 @@ SETTLE_SECONDS = 5.0
 """Between checks of memory: each reads a file per process of every browser."""
 
 
-class Node:
+class Node(NodeLoop):
     """See the module. ``emit`` takes messages for the controller, from any thread."""
 
     def __init__(
@@ -78,17 +66,14 @@ class Node:
         strategies: Mapping[str, Strategy] = STRATEGIES,
     ) -> None:
         """``neighbours``: nodes on this machine, which share its memory and cores; all of the run if not given."""
+        super().__init__(node_id)
         self.settings = settings
-        self.node_id = node_id
         self.report = Reporter(node_id, emit)
         self.test: RunningTest | None = None
         self._workers = neighbours or max(1, int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")))
         self.cores = threads.cores_of(os.cpu_count() or 1, self._workers)
         self._lock = threading.RLock()
         self._stack = contextlib.ExitStack()
-        self._portal: BlockingPortal | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self.loop_thread = 0
         self._pool: Pool | None = None
         self._workdir: Workdir | None = None
         self._capabilities: NodeCapabilities | None = None
@@ -152,8 +137,7 @@ class Node:
         sweep()
         self._workdir = Workdir()
         self._stack.callback(self._workdir.close)
-        self._portal = self._stack.enter_context(start_blocking_portal(name=f"browserpool-{self.node_id}"))
-        self._loop, self.loop_thread = self._portal.call(_whereabouts)
+        portal = self._begin_loop(self._stack)
         self._pool = Pool(
             self.settings,
             self.installed,
@@ -163,47 +147,7 @@ class Node:
             memory_limit=int(capabilities.memory_gib * (1 << 30)),
             emit=self.report.pool_event,
         )
-        self._portal.call(self._pool.start)
-
-    def call(self, function: Callable[[], Awaitable[Any]], timeout: float) -> Any:
-        """Runs ``function`` in the loop; at most ``timeout`` seconds and ``GRACE``.
-
-        Raises:
-            DeadlineExceeded: the loop did not come back: it is given up, and so is what it was at.
-        """
-        return self.finish(self.start(function), timeout)
-
-    def start(self, function: Callable[[], Awaitable[Any]]) -> concurrent.futures.Future[Any]:
-        """Begins ``function`` in the loop; ``finish`` waits for it."""
-        assert self._loop is not None
-        # asyncio's own way in: half the time of the portal's, which every warm call would pay
-        return asyncio.run_coroutine_threadsafe(_awaited(function), self._loop)
-
-    def soon(self, function: Callable[..., None], *arguments: Any) -> None:
-        """``function(*arguments)`` in the next turn of the loop; it must not raise."""
-        assert self._loop is not None
-        self._loop.call_soon_threadsafe(function, *arguments)
-
-    def finish(self, future: concurrent.futures.Future[Any], timeout: float) -> Any:
-        """What ``start`` began; ends like ``call``."""
-        try:
-            return future.result(timeout + GRACE)
-        except (concurrent.futures.TimeoutError, TimeoutError):
-            if future.done():
-                raise
-            future.cancel()
-            raise DeadlineExceeded(
-                f"the browser pool did not come back within {timeout + GRACE:g} s",
-                where=f"node {self.node_id}",
-                remedy="report this with the console output: an inner deadline should have come first",
-            ) from None
-        except BrowserPoolError as error:
-            raise error.with_traceback(
-                None
-            ) from error.__cause__  # the loop's frames say nothing to a test's author
-        except BaseException:  # Ctrl-C while waiting: the operation must not go on alone
-            future.cancel()
-            raise
+        portal.call(self._pool.start)
 
     # -- tests ------------------------------------------------------------------------------------------------------
 
@@ -285,33 +229,12 @@ class Node:
         content: ModelContent,
         info: ModelInfo,
         use: ModelUse,
-        hint: tuple[str, str | None] | None,
+        hint: Hint | None,
     ) -> Resident:
         pool = self.pool
-        browsers = self.capabilities().browsers
-        wanted = None
-        if hint is not None:
-            backend = hint[1] or next(iter(needs.backends), "wasm")
-            wanted = Candidate(hint[0], backend)
-        warm = {
-            Candidate(i.name, s.key.backend)
-            for i in pool.instances
-            for s in i.sessions()
-            if s.key.sha256 == content.sha256
-        }
-        running = {i.name for i in pool.instances if i.usable}
-        own = preferred(prefer_of(self.settings.applied), needs)
-        set_way = Candidate(*own.way) if own and any(own.fits(b) for b in browsers) else None
-        weighed = choice.weighed(needs, browsers, hint=wanted, preferred=set_way, warm=warm, running=running)
-        found = [candidate for _, candidate in weighed]
-        if found and hint is None:
+        weighed = ways(pool, self.capabilities(), self.settings, needs, content, hint)
+        if hint is None:
             self.report.decision(self.test, weighed)  # nobody chose before: this is where the reasons are
-        if not found:
-            raise CapabilityError(
-                f"nothing on node {self.node_id} can run {content.label}:\n    "
-                + "\n    ".join(choice.reasons(needs, browsers)),
-                remedy="`browserpool doctor` shows what each browser gives; change browsers= or backends=",
-            )
 
         def refused(candidate: Candidate, error: BrowserPoolError) -> None:
             self.report.refused(candidate.browser, candidate.backend, use.key, error)
@@ -321,7 +244,7 @@ class Node:
             needs,
             content,
             info,
-            found,
+            [candidate for _, candidate in weighed],
             use,
             self._refusals,
             self.static,
@@ -436,11 +359,3 @@ class Node:
             finally:
                 self._stack.close()
             self.report.flush()
-
-
-async def _awaited(function: Callable[[], Awaitable[Any]]) -> Any:
-    return await function()
-
-
-async def _whereabouts() -> tuple[asyncio.AbstractEventLoop, int]:
-    return asyncio.get_running_loop(), threading.get_ident()
