@@ -18,6 +18,7 @@ from pytest_browserpool import __version__, link, outcomes
 from pytest_browserpool.advice import PoolAdviser
 from pytest_browserpool.config import did_you_mean
 from pytest_browserpool.fleet import Fleet
+from pytest_browserpool.hearing import Hearing
 from pytest_browserpool.ledger import Ledger
 from pytest_browserpool.link import Message
 from pytest_browserpool.models import shipping
@@ -27,9 +28,8 @@ from pytest_browserpool.preferences import browser_nodes_of, prefer_of
 from pytest_browserpool.remote import Paths, is_elsewhere, machine_of
 from pytest_browserpool.report.crashed import close_crashed_row
 from pytest_browserpool.report.live import LiveView
-from pytest_browserpool.scheduler import placement_event
 from pytest_browserpool.unrunnable import in_a_line, in_full, no_node
-from pytest_browserpool.values import ModelNeeds, NodeCapabilities
+from pytest_browserpool.values import ModelNeeds
 
 if TYPE_CHECKING:
     from pytest_browserpool.config import Settings
@@ -83,6 +83,7 @@ class Controller:
         self.config, self.settings, self.words, self.distributed = config, settings, words, distributed
         self.run_id = f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{uuid.uuid4().hex[:8]}"
         self.ledger = Ledger(settings, self.run_id)
+        self.hearing = Hearing(self.ledger)
         self.scheduler: BrowserPoolScheduling | None = None
         self.engine: PlacementEngine | None = None
         self._observer: Observer | None = None
@@ -91,8 +92,6 @@ class Controller:
         self._heard: dict[Any, float] = {}
         """Node → when it last said anything, by the monotonic clock. Written by receiver threads."""
         self._down: dict[str, str] = {}
-        self._troubles: dict[str, str] = {}
-        """Node → why it has no browser at all."""
         self._iterations = 100
         """Of the search, in the next tick; adapted to ``IMPROVE_SECONDS``."""
         self._stop = threading.Event()
@@ -127,7 +126,7 @@ class Controller:
         if not self.distributed:
             self.ledger.only_node(self.settings.memory_share)
             return
-        self.dsession.worker_browserpool = self._on_message
+        self.dsession.worker_browserpool = self.hearing.from_node
         self.dsession.worker_browserpool_tick = self._on_tick
         self._timer = threading.Thread(target=self._tick, name="browserpool-timer", daemon=True)
         self._timer.start()
@@ -177,6 +176,7 @@ class Controller:
             say=self._say,
             warn=self._warn,
             given_up=self._given_up,
+            proven=self.hearing.proven,
         )
         self._fleet.begin(specs)
 
@@ -235,7 +235,7 @@ class Controller:
     def _ended_early(self, node: Any, error: object) -> None:
         """A node that ended by itself before it had collected (a wrong argument, no suite there) is waited for no
         more; xdist replaces only those that were lost."""
-        if error or self._fleet is None or node in self._fleet.proven or self.stopping():
+        if error or self._fleet is None or node in self.hearing.proven or self.stopping():
             return
         status = getattr(node, "workeroutput", {}).get("exitstatus", "?")
         self._fleet.give_up(
@@ -281,6 +281,7 @@ class Controller:
         self.scheduler = BrowserPoolScheduling(
             config, nodes=expected, handle=self._observer.handle, sink=self
         )
+        self.hearing.attach(self.scheduler, self._observer)
         self._install_gate()
         return self.scheduler
 
@@ -302,55 +303,9 @@ class Controller:
         if not self.schedules:
             close_crashed_row(report)
 
-    # -- messages --------------------------------------------------------------------------------------------
-
     def on_local_message(self, message: Message) -> None:
         """From the node's side in this same process, on any thread."""
-        for one in link.each_of(message):
-            self._note("main", one)
-
-    def _note(self, name: str, message: Message) -> bool:
-        """Puts on record what is for the record only; whether it was."""
-        kind = message["kind"]
-        if kind == "record":
-            self.ledger.row(message["table"], message["row"])
-        elif kind == "beat":
-            self.ledger.beat(name, message)
-        elif kind == "journal":
-            self.ledger.journal(name, message["entry"])
-        else:
-            return False
-        return True
-
-    def _on_message(self, node: Any, message: Message) -> None:
-        """From a node, on the main thread, between xdist's own events."""
-        for one in link.each_of(message):
-            self._hear(node, one)
-
-    def _hear(self, node: Any, message: Message) -> None:
-        kind, name = message["kind"], node.gateway.id
-        if self._note(name, message):
-            return
-        if kind == "capabilities":
-            capabilities = NodeCapabilities.from_plain(message["value"])
-            if self._fleet is not None:
-                self._fleet.proven.add(node)
-            self.ledger.node_up(name, python=message["python"], capabilities=capabilities)
-            self._troubles[name] = message["trouble"]
-            if self.scheduler is not None:
-                self.scheduler.capabilities(node, capabilities)
-        elif self.scheduler is None:
-            return
-        elif kind == "needs":
-            needs = [ModelNeeds.from_plain(plain) for plain in message["needs"]]
-            self.scheduler.needs(node, {index: needs[number] for index, number in message["of_item"].items()})
-        elif kind == "doing":
-            if self._observer is not None:
-                self._observer.hears(name, message)
-        elif kind == "started":
-            self.scheduler.started(node, message["index"])
-        elif kind == "event":
-            self.scheduler.hear(placement_event(message["event"], message["fields"], node=name))
+        self.hearing.from_here(message)
 
     # -- time ------------------------------------------------------------------------------------------------
 
@@ -405,7 +360,7 @@ class Controller:
         return True if limit is None or dsession._failed_nodes_count + 1 <= limit else None
 
     def unrunnable(self, test: str, needs: ModelNeeds | None, reasons: Sequence[str]) -> None:
-        troubles = dict.fromkeys(trouble for trouble in self._troubles.values() if trouble)
+        troubles = dict.fromkeys(trouble for trouble in self.hearing.troubles.values() if trouble)
         error = no_node(reasons, troubles)
         skip = self.settings.missing == "skip" or (needs is not None and needs.on == "each")
         self.publish(

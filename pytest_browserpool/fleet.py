@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import queue
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -34,15 +34,17 @@ class Fleet:
         say: Callable[[str], None],
         warn: Callable[[str], None],
         given_up: Callable[[str], None],
+        proven: Collection[Any],
     ) -> None:
+        """``proven``: nodes that told what they have, and grows: their set-up is right, so that a lost one is worth
+        dialling again."""
         self._dsession, self._paths, self._timeout = dsession, paths, timeout
         self._say, self._warn, self._given_up = say, warn, given_up
         self._ready: dict[str, Connection] = {}
         self._pending: dict[str, Connection] = {}
         self._connected: queue.SimpleQueue[str] = queue.SimpleQueue()
         """Ids of pending connections that ended, good or bad."""
-        self.proven: set[Any] = set()
-        """Nodes that told what they have: their set-up is right, so that a lost one is worth dialling again."""
+        self._proven = proven
         self._rsyncs = False
 
     # -- the beginning ---------------------------------------------------------------------------------------
@@ -155,7 +157,7 @@ class Fleet:
     def _replace(self, node: WorkerController) -> None:
         spec = node.gateway.spec
         lost = str(node.gateway.id)
-        if node not in self.proven:
+        if node not in self._proven:
             self.give_up(lost, f"{place_of(spec)}: {lost} ended before it had collected its tests")
         else:
             spec.id = None
