@@ -93,4 +93,18 @@ def answer(
 
     with reading(db) as con:
         rows = question(con)
+    tell_what_waits(db)
     printed(rows, as_json=as_json, columns=columns)
+
+
+def tell_what_waits(db: Path) -> None:
+    """Say on standard error that an answer may lack the latest rows: those that lie in spool files."""
+    from pytest_browserpool.store import spool
+
+    if count := len(spool.pending(db)):
+        files = "a spool file" if count == 1 else f"{count} spool files"
+        click.echo(
+            f"the latest rows of a run that goes on, or was killed, lie in {files}: they come into the history soon, "
+            "or with browserpool verify --repair",
+            err=True,
+        )

@@ -7,7 +7,13 @@ from pathlib import Path
 
 import click
 
-from pytest_browserpool.commands.asking import db_option, json_option, known_runs, run_argument
+from pytest_browserpool.commands.asking import (
+    db_option,
+    json_option,
+    known_runs,
+    run_argument,
+    tell_what_waits,
+)
 
 
 @click.command
@@ -50,6 +56,7 @@ def report(run: str | None, other: str | None, output: Path | None, db: Path, as
     with reading(db) as con:
         runs = [queries.find_run(con, wanted) for wanted in ([run, other] if other else [run])]
         views = [build_view(queries.rows_of_run(con, run_id)) for run_id in runs]
+    tell_what_waits(db)
     _bring_charts()
     html = render.comparison(compare(*views)) if other else render.page(views[0])
     output = output or Path(f"browserpool-{'-'.join(runs)}.html")

@@ -1,4 +1,4 @@
-"""Records as numpy columns, the shape that DuckDB inserts fastest, and as JSON for the spool. Pure."""
+"""Records as columns, the shape that DuckDB inserts fastest, and as JSON for the spool. Pure."""
 
 from __future__ import annotations
 
@@ -97,6 +97,16 @@ def arrays(table: str, rows: Sequence[Plain]) -> dict[str, Any]:
             out[column.name] = np.ma.masked_array(filled, mask)
         else:
             out[column.name] = np.array(values, dtype=dtypes[column.type])
+    return out
+
+
+def lists(table: str, rows: Sequence[Plain]) -> dict[str, list[Any]]:
+    """One list for each column, None where a value is None; text as ``arrays`` has it."""
+    out: dict[str, list[Any]] = {}
+    described = columns_of(table)
+    fields = operator.attrgetter(*(column.name for column in described))
+    for column, values in zip(described, zip(*map(fields, rows), strict=True), strict=True):
+        out[column.name] = list(_texts(values) if column.type is str else values)
     return out
 
 

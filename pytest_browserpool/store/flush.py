@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,12 +17,17 @@ import duckdb
 from pytest_browserpool.errors import HistoryError
 from pytest_browserpool.records import KEYS
 from pytest_browserpool.store import columns, integrity, migrate, retention, spool
-from pytest_browserpool.store.connect import Trouble, foreign, not_ours, open_file, trouble, writers_turn
+from pytest_browserpool.store.connect import Opener, Trouble, foreign, not_ours, trouble, writers_turn
 from pytest_browserpool.store.spool import Batch
 from pytest_browserpool.values import Plain
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
+
+
+MANY = 2_000
+"""Rows of one table from which numpy is faster, and worth its import: of 700 rows all tables took 20 ms as lists; numpy took
+40 ms and 60 to be imported. 20,000 operations took 180 and 83 ms."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,33 +54,40 @@ def flush(
     copies: Sequence[Path] = (),
     forget_before: float | None = None,
     deadline: float = 10.0,
+    opener: Opener | None = None,
 ) -> Flushed:
     """Write ``batches`` and every spooled one, forget runs that began before ``forget_before`` (seconds since the
     epoch), then renew ``copies``.
 
-    ``unsecured`` are batches written earlier that no copy has yet: they are written again if the file had
-    to be
-    replaced by a copy. A batch that the file has already is left out, so all of this can be repeated.
-    ``deadline`` is in seconds, for the turn and for the file each.
+    ``unsecured`` are batches written earlier that no copy has yet: they are written again if the file had to be
+    replaced by a copy. A batch that the file has already is left out, so all of this can be repeated; where one of
+    ``batches`` has a spool file, that goes when the batch is in the history.
+    ``deadline`` is in seconds, for the turn and for the file each. ``opener`` saves those who flush often time.
 
     Raises:
         filelock.Timeout, duckdb.Error, OSError, HistoryError: nothing was written; ``connect.trouble``
         says why.
     """
     db.parent.mkdir(parents=True, exist_ok=True)
-    with writers_turn(db, deadline):
-        try:
-            return _flush(db, batches, copies, deadline, forget_before)
-        except duckdb.Error as error:
-            if not integrity.is_damaged(error):
-                raise
-            repaired = integrity.repair(db, str(error).strip().splitlines()[0])
-        # once: a file that is damaged again right after its repair is beyond this
-        again = _flush(db, [*unsecured, *batches], copies, deadline, forget_before)
-        return dataclasses.replace(again, notes=(*repaired, *again.notes))
+    ours = opener or Opener()
+    try:
+        with writers_turn(db, deadline):
+            try:
+                return _flush(ours, db, batches, copies, deadline, forget_before)
+            except duckdb.Error as error:
+                if not integrity.is_damaged(error):
+                    raise
+                repaired = integrity.repair(db, str(error).strip().splitlines()[0])
+            # once: a file that is damaged again right after its repair is beyond this
+            again = _flush(ours, db, [*unsecured, *batches], copies, deadline, forget_before)
+            return dataclasses.replace(again, notes=(*repaired, *again.notes))
+    finally:
+        if opener is None:
+            ours.close()
 
 
 def _flush(
+    opener: Opener,
     db: Path,
     batches: Sequence[Batch],
     copies: Sequence[Path],
@@ -86,23 +98,25 @@ def _flush(
     if not db.exists() and integrity.existing_copies(db):
         notes += integrity.repair(db, "missing")
     if not db.exists():
-        _create(db)
+        _create(opener, db)
     elif foreign(db) and not integrity.existing_copies(db):
         raise not_ours(db)
-    con = open_file(db, read_only=False, deadline=deadline)
+    con = opener.open(db, deadline)
     try:
         if not migrate.is_current(con):
-            con = _migrate(con, db, notes, deadline)
-        spooled, damaged = spool.collect(db)
+            con = _migrate(opener, con, db, notes, deadline)
+        spooled, damaged = spool.collect(db, but=[batch.name for batch in batches])
         notes += damaged
         merged = _merge(con, spooled, notes)
         rows = _write(con, batches)
+        spool.remove(spool.place_of(db, batch.name) for batch in batches)
         forgotten = retention.forget(con, forget_before) if forget_before is not None else 0
         copied = _renew(con, copies, notes)
-    finally:
-        # an error that close() reports (a checkpoint that fails) must not hide the one that is under way
-        with suppress(duckdb.Error):
-            con.close()
+    except BaseException:
+        opener.close()
+        raise
+    with suppress(duckdb.Error):  # a checkpoint that fails: the rows are in the log
+        opener.release()
     return Flushed(rows=rows, merged=merged, forgotten=forgotten, copied=copied, notes=tuple(notes))
 
 
@@ -140,16 +154,15 @@ def _renew(con: DuckDBPyConnection, copies: Sequence[Path], notes: list[str]) ->
     return bool(copies)
 
 
-def _create(db: Path) -> None:
+def _create(opener: Opener, db: Path) -> None:
     """A new, complete history: made under another name, so that a kill leaves no half-made file in its
     place.
     """
     partial = db.with_name(db.name + ".new")
     for leftover in (partial, partial.with_name(partial.name + ".wal")):
         leftover.unlink(missing_ok=True)
-    with open_file(partial, read_only=False, deadline=1.0) as con:
-        migrate.apply(con)
-        con.execute("CHECKPOINT")
+    migrate.apply(opener.open(partial, 1.0))
+    opener.release()  # which writes the log back
     # a log that belonged to a file which is gone must not be replayed into the new one
     wal = db.with_name(db.name + ".wal")
     if wal.exists():
@@ -157,16 +170,17 @@ def _create(db: Path) -> None:
     partial.replace(db)
 
 
-def _migrate(con: DuckDBPyConnection, db: Path, notes: list[str], deadline: float) -> DuckDBPyConnection:
+def _migrate(
+    opener: Opener, con: DuckDBPyConnection, db: Path, notes: list[str], deadline: float
+) -> DuckDBPyConnection:
     have = migrate.level(con)
     if have:
-        con.execute("CHECKPOINT")
-        con.close()
+        opener.release()
         kept = migrate.backup(db, have)
         notes.append(
             f"the history {db} was brought up to date from schema {have}; the earlier file is kept as {kept}"
         )
-        con = open_file(db, read_only=False, deadline=deadline)
+        con = opener.open(db, deadline)
     migrate.apply(con)
     return con
 
@@ -205,6 +219,9 @@ def _runs(batches: Sequence[Batch]) -> list[str]:
 
 def _insert(con: DuckDBPyConnection, table: str, rows: list[Plain]) -> None:
     """Insert ``rows`` (one for each key), replacing earlier ones with the same key."""
+    if len(rows) < MANY:
+        _insert_few(con, table, rows)
+        return
     con.register("incoming", columns.arrays(table, rows))
     try:
         if key := KEYS[table]:
@@ -215,6 +232,27 @@ def _insert(con: DuckDBPyConnection, table: str, rows: list[Plain]) -> None:
         # in an aborted transaction this raises too, and would hide why it was aborted
         with suppress(duckdb.Error):
             con.unregister("incoming")
+
+
+def _insert_few(con: DuckDBPyConnection, table: str, rows: list[Plain]) -> None:
+    """As ``_insert``, without numpy: each column is a parameter."""
+    given = columns.lists(table, rows)
+    described = columns.columns_of(table)
+
+    def unnested(names: Collection[str]) -> str:
+        return ", ".join(
+            f'unnest(?::{columns.SQL_TYPES[column.type]}[]) AS "{column.name}"'
+            for column in described
+            if column.name in names
+        )
+
+    if key := KEYS[table]:
+        same = " AND ".join(f'old."{name}" = new."{name}"' for name in key)
+        con.execute(
+            f"DELETE FROM {table} AS old USING (SELECT {unnested(key)}) AS new WHERE {same}",
+            [values for name, values in given.items() if name in key],
+        )
+    con.execute(f"INSERT INTO {table} BY NAME SELECT {unnested(given)}", list(given.values()))
 
 
 def mend(db: Path, copies: int, deadline: float = 10.0) -> list[str]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,6 +53,11 @@ def _escape(name: str) -> str:
     return "".join(f"[{c}]" if c in "*?[" else c for c in name)
 
 
+def place_of(db: Path, name: str) -> Path:
+    """The spool file of the batch ``name``, whether it is there or not."""
+    return db.with_name(f"{db.name}.spool-{name}{SUFFIX}")
+
+
 def write(db: Path, batch: Batch) -> Path:
     """Store ``batch`` durably beside ``db``.
 
@@ -60,7 +65,7 @@ def write(db: Path, batch: Batch) -> Path:
         OSError: the directory cannot be written, the disk is full.
     """
     db.parent.mkdir(parents=True, exist_ok=True)
-    target = db.with_name(f"{db.name}.spool-{batch.name}{SUFFIX}")
+    target = place_of(db, batch.name)
     partial = target.with_name(target.name + ".partial")
     lines = [_dump({"batch": batch.name, "run_id": batch.run_id, "rows": len(batch.rows)})]
     lines += [_dump(columns.to_json(row)) for row in batch.rows]
@@ -128,12 +133,15 @@ def set_aside(path: Path) -> Path:
     return target
 
 
-def collect(db: Path) -> tuple[Sequence[tuple[Path, Batch]], list[str]]:
+def collect(db: Path, but: Collection[str] = ()) -> tuple[Sequence[tuple[Path, Batch]], list[str]]:
     """Every readable batch that waits beside ``db``, with its file, and a line for each that is damaged
-    (set aside).
+    (set aside). Batches named in ``but`` are left out: the caller has them in memory.
     """
     batches, notes = [], []
+    known = {place_of(db, name) for name in but}
     for path in pending(db):
+        if path in known:
+            continue
         try:
             batches.append((path, read(path)))
         except FileNotFoundError:

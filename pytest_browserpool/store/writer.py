@@ -16,6 +16,7 @@ from pytest_browserpool.store.rows import RunCollector
 from pytest_browserpool.values import Plain
 
 if TYPE_CHECKING:
+    from pytest_browserpool.store.connect import Opener
     from pytest_browserpool.store.flush import Flushed
     from pytest_browserpool.store.spool import Batch
 
@@ -31,6 +32,14 @@ COPY_SHARE = 50
 """A copy that took n seconds is not renewed at a commit point for 50 n: a copy reads and writes the whole
 history, which
 is seconds for a million operations, and must stay below 2 % of the run."""
+
+STORE_SHARE = 400
+"""A flush that took n seconds is not followed by another for 400 n, so that flushes take a quarter of a per cent of the
+run at most. What comes in between is as safe in a spool file, for a fiftieth of the time."""
+
+STORE_LATEST = 6
+"""Intervals between flushes, at most, however long they take: who asks the history about a run that goes on sees it as
+it was half a minute ago."""
 
 LOCK_DEADLINE = 10.0
 """Seconds that a flush waits for other writers and readers before its rows go to a spool file."""
@@ -75,11 +84,10 @@ class _Queue:
 class HistoryWriter:
     """Writes the rows of one run to the DuckDB file at ``path``.
 
-    ``add`` only appends to a list. The thread flushes every ``interval`` seconds and at ``commit()``: it
-    opens the file,
-    writes one transaction and closes it, so that other runs and a DuckDB shell get their turn. Rows that
-    cannot be
-    written go to a spool file, else stay in memory until they can; nothing here ever raises into a test.
+    ``add`` only appends to a list. Every ``interval`` seconds the thread makes what came safe: as a rule in a spool file,
+    and every ``STORE_SHARE`` times as long as that takes, at ``commit()`` and at the end in the history: it opens the
+    file, writes one transaction and closes it, so that other runs and a DuckDB shell get their turn. What the history
+    does not take stays in its spool file, else in memory until it does; nothing here ever raises into a test.
     """
 
     def __init__(
@@ -108,7 +116,11 @@ class HistoryWriter:
         self._monotonic, self._keep_s = monotonic, keep_s
         self._queue = _Queue()
         self._held: list[Batch] = []
+        self._spooled: set[str] = set()
+        """Names of held batches that are in spool files too."""
         self._unsecured: list[Batch] = []
+        self._opener: Opener | None = None
+        self._next_store = 0.0
         self._next_copy: float | None = None
         self._number = 0
         self._said: set[str] = set()
@@ -160,6 +172,8 @@ class HistoryWriter:
         try:
             self._flush_until_closed()
         finally:
+            if self._opener is not None:
+                self._opener.close()
             with self._queue.changed:
                 self._queue.ended = True
                 self._queue.changed.notify_all()
@@ -187,21 +201,39 @@ class HistoryWriter:
         copies = self._copies_due(committing=committing, closing=closing)
         if not self._held and not copies and not (closing and self._keep_s is not None):
             return True
+        if not committing and self._monotonic() < self._next_store and self._spool_held():
+            return True
         started = self._monotonic()
         try:
             return self._store(copies, forget=closing)
         except Exception as error:  # noqa: BLE001  whatever it is, the tests go on and the rows are kept
             return self._keep(error, closing=closing)
         finally:
+            took = self._monotonic() - started
             self.stats.flushes += 1
-            self.stats.seconds += self._monotonic() - started
+            self.stats.seconds += took
+            self._next_store = self._monotonic() + min(STORE_LATEST * self._interval, STORE_SHARE * took)
+
+    def _spool_held(self) -> bool:
+        """Make what waits safe without the history; whether that was possible."""
+        from pytest_browserpool.store import spool
+
+        try:
+            for batch in self._held:
+                if batch.name not in self._spooled:
+                    spool.write(self.path, batch)
+                    self._spooled.add(batch.name)
+        except (OSError, TypeError, ValueError):
+            return False  # the flush that follows finds out what is wrong, and says so
+        return True
 
     def _store(self, copies: bool, *, forget: bool) -> bool:
         from pytest_browserpool.store import integrity
-        from pytest_browserpool.store.connect import Trouble, trouble
+        from pytest_browserpool.store.connect import Opener, Trouble, trouble
         from pytest_browserpool.store.flush import flush
 
         started = self._monotonic()
+        opener = self._opener = self._opener or Opener()
         targets = integrity.copies_of(self.path, self._copies) if copies else []
         too_old = time.time() - self._keep_s if forget and self._keep_s is not None else None
 
@@ -213,6 +245,7 @@ class HistoryWriter:
                 copies=targets,
                 forget_before=too_old,
                 deadline=self._lock_deadline,
+                opener=opener,
             )
 
         try:
@@ -225,7 +258,7 @@ class HistoryWriter:
         return True
 
     def _account(self, done: Flushed, took: float) -> None:
-        self.stats.stored += done.rows
+        self.stats.stored += sum(len(batch.rows) for batch in self._held)  # another run may have merged some
         self.stats.merged += done.merged
         self.stats.forgotten += done.forgotten
         for note in done.notes:
@@ -236,6 +269,7 @@ class HistoryWriter:
         elif self._copies > 1:
             self._unsecured += self._held
         self._held = []
+        self._spooled.clear()
 
     def _keep(self, error: Exception, *, closing: bool) -> bool:
         """The history could not be written: spool the rows, or hold them, or say that they are lost."""
@@ -244,8 +278,10 @@ class HistoryWriter:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         try:
             for batch in list(self._held):
-                kept = spool.write(self.path, batch)
+                written = batch.name in self._spooled
+                kept = spool.place_of(self.path, batch.name) if written else spool.write(self.path, batch)
                 self._held.remove(batch)
+                self._spooled.discard(batch.name)
                 self.stats.spooled += len(batch.rows)
                 self._warn(
                     f"the history {self.path} cannot be written now ({reason}); rows wait in {kept.parent} "

@@ -213,3 +213,14 @@ def test_the_program_starts_without_loading_the_database() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
     )
     assert done.stdout.strip() == "[]"
+
+
+def test_rows_that_wait_in_spool_files_are_told_of_beside_the_answer(db: Path) -> None:
+    quiet = browserpool("history", "tests", "--json")
+    assert quiet.stderr == ""
+    spool.write(db, Batch(name="run-1-x", run_id="run-1", rows=()))
+    said = browserpool("history", "tests", "--json")
+    assert "lie in a spool file" in said.stderr
+    assert json.loads(said.stdout) == json.loads(quiet.stdout)
+    assert browserpool("verify", "--repair").exit_code == 0
+    assert browserpool("history", "tests").stderr == ""

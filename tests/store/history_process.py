@@ -1,11 +1,14 @@
 """A process that writes history until it is done or killed; prints each number that a commit made durable.
 
 Usage: python history_process.py DB RUN_ID BATCHES ROWS_PER_BATCH [INTERVAL]
+With -1 BATCHES it never commits: it adds ROWS_PER_BATCH numbers a second until it is killed.
 """
 
 from __future__ import annotations
 
+import itertools
 import sys
+import time
 from pathlib import Path
 
 from pytest_browserpool.records import MetricRecord, RunRecord
@@ -16,6 +19,9 @@ def main(db: str, run_id: str, batches: str, rows: str, interval: str = "5") -> 
     writer = HistoryWriter(Path(db), run_id, interval=float(interval), copy_interval=0.5)
     writer.add(RunRecord(run_id=run_id, started_at=1.0))
     writer.start()
+    for number in itertools.count() if int(batches) < 0 else ():
+        writer.add(MetricRecord(run_id=run_id, node="gw0", at=1.0, name="n", value=float(number)))
+        time.sleep(1 / int(rows))
     for batch in range(int(batches)):
         numbers = range(batch * int(rows), (batch + 1) * int(rows))
         writer.add(

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from pytest_browserpool.records import KEYS, TABLES, MetricRecord
 from pytest_browserpool.store import columns, connect, migrate, spool
+from pytest_browserpool.store import flush as flush_module
 from pytest_browserpool.store.flush import _insert, flush
 from pytest_browserpool.store.spool import Batch
 from pytest_browserpool.values import Plain
@@ -40,14 +41,21 @@ def test_the_schema_has_the_records_columns(memory: duckdb.DuckDBPyConnection, t
     assert have == [(c.name, columns.SQL_TYPES[c.type], c.optional) for c in columns.columns_of(table)]
 
 
+@pytest.mark.parametrize("many", [1, flush_module.MANY], ids=["as arrays", "as lists"])
 @pytest.mark.parametrize("table", TABLES)
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
-def test_any_record_comes_back(memory: duckdb.DuckDBPyConnection, table: str, data: st.DataObject) -> None:
+def test_any_record_comes_back(
+    memory: duckdb.DuckDBPyConnection, table: str, many: int, data: st.DataObject
+) -> None:
     rows = data.draw(st.lists(samples.records(table), min_size=1, max_size=8))
     kept = columns.by_table(rows)[table]
     memory.execute(f"DELETE FROM {table}")
-    _insert(memory, table, kept)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(flush_module, "MANY", many)
+        _insert(memory, table, kept)
+        if KEYS[table]:
+            _insert(memory, table, kept)  # in place of themselves
     assert sorted(read(memory, table), key=repr) == sorted(kept, key=repr)
 
 

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -20,8 +20,9 @@ import duckdb
 import history_samples as samples
 import pytest
 
-from pytest_browserpool.records import TestRecord
+from pytest_browserpool.records import MetricRecord, TestRecord
 from pytest_browserpool.store import connect, integrity, queries, spool
+from pytest_browserpool.store import writer as writer_module
 from pytest_browserpool.store.writer import HistoryWriter
 
 PROCESS = Path(__file__).with_name("history_process.py")
@@ -66,6 +67,90 @@ def test_rows_are_flushed_without_commit(db: Path) -> None:
         time.sleep(0.02)
     assert count(db, "runs") == 1
     writer.close()
+
+
+def until(happened: Callable[[], bool], what: str, seconds: float = 30.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not happened():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.02)
+
+
+def test_between_flushes_rows_are_safe_in_spool_files_and_then_in_the_history_once(
+    db: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writer_module, "STORE_LATEST", 1e6)
+    monkeypatch.setattr(writer_module, "STORE_SHARE", 1e6)
+    writer = HistoryWriter(db, "run-1", interval=0.05)
+    writer.start()
+    writer.add(samples.run())
+    until(lambda: writer.stats.flushes == 1, "the first flush goes to the history at once")
+    writer.add(samples.operation(0))
+    until(lambda: len(spool.pending(db)) == 1, "a spool file")
+    writer.add(samples.operation(1), samples.operation(2))
+    until(lambda: len(spool.pending(db)) == 2, "another spool file")
+    assert writer.stats.flushes == 1
+    assert (count(db, "runs"), count(db, "operations")) == (1, 0)
+    writer.add(samples.operation(3))
+    assert writer.commit()
+    assert (count(db, "runs"), count(db, "operations")) == (1, 4)
+    assert spool.pending(db) == []
+    writer.close()
+    assert (writer.stats.stored, writer.stats.spooled, writer.warnings) == (5, 0, [])
+
+
+def test_a_run_that_goes_on_is_in_the_history_after_six_intervals(
+    db: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writer_module, "STORE_SHARE", 1e6)
+    writer = HistoryWriter(db, "run-1", interval=0.2)
+    writer.start()
+    writer.add(samples.run())
+    until(lambda: writer.stats.stored == 1, "the first flush")
+    writer.add(samples.operation(1))
+    until(lambda: writer.stats.stored == 2, "the second flush, without being asked for")
+    writer.close()
+
+
+def test_a_spool_file_of_a_run_that_goes_on_may_be_merged_by_another_run(
+    db: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writer_module, "STORE_LATEST", 1e6)
+    monkeypatch.setattr(writer_module, "STORE_SHARE", 1e6)
+    writer = HistoryWriter(db, "run-1", interval=0.05)
+    writer.start()
+    writer.add(samples.run())
+    until(lambda: writer.stats.flushes == 1, "the first flush")
+    metric = MetricRecord(run_id="run-1", node="gw0", at=1.0, name="n", value=1.0)
+    writer.add(metric)  # without a key: written twice it would be there twice
+    until(lambda: len(spool.pending(db)) == 1, "a spool file")
+    other = HistoryWriter(db, "run-2")
+    other.start()
+    other.add(samples.run("run-2"))
+    other.close()
+    assert other.stats.merged == 1
+    assert spool.pending(db) == []
+    assert writer.commit()
+    writer.close()
+    assert numbers(db, "run-1") == [1.0]
+    assert (writer.stats.stored, writer.warnings) == (2, [])
+
+
+def test_what_a_killed_run_had_spooled_comes_with_the_next(db: Path) -> None:
+    process = child(db, "run-1", batches=-1, rows=20, interval=0.05)
+    until(lambda: len(spool.pending(db)) >= 3, "spool files of the child")
+    os.kill(process.pid, signal.SIGKILL)
+    out, _ = process.communicate(timeout=30)
+    safe = len(spool.pending(db))
+    before = len(numbers(db, "run-1"))
+    after = HistoryWriter(db, "run-2")
+    after.start()
+    after.add(samples.run("run-2"))
+    after.close()
+    stored = numbers(db, "run-1")
+    assert len(stored) >= before + safe
+    assert sorted(stored) == list(range(len(stored))), "each once, none left out"
+    assert (spool.pending(db), after.warnings, out) == ([], [], "")
 
 
 def test_adding_never_waits_for_the_file(db: Path) -> None:
