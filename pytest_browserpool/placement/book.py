@@ -1,5 +1,4 @@
-"""What the engine knows: nodes that are up, kinds of tests, who can run what, and what waits for a node to
-come."""
+"""What the engine knows: nodes that are up, kinds of tests, who can run what, and what waits for a node to come."""
 
 from __future__ import annotations
 
@@ -9,6 +8,7 @@ from dataclasses import replace
 
 from pytest_browserpool.placement.cost import CostModel
 from pytest_browserpool.placement.eligibility import needs_browser, sessions_on, why_not
+from pytest_browserpool.placement.events import LaunchObserved, LoadObserved, RunObserved
 from pytest_browserpool.placement.history import History, Session
 from pytest_browserpool.placement.limits import excluded
 from pytest_browserpool.placement.policy import EngineConfig
@@ -184,28 +184,32 @@ class Book:
         )
         kind = kinds.get(signature)
         if kind is None:
-            kind = Kind(
-                index=len(self.kinds),
-                needs=needs,
-                priority=plain.priority,
-                model=plain.session_key if browser else "",
-                type=(plain.type or "") if browser else "",
-                key=plain.concurrency_key,
-                absent=absent,
-                pool=self.pools.setdefault(
-                    (browser, plain.session_key, plain.browsers, plain.backends, plain.min_memory, absent),
-                    Pool(),
-                ),
-            )
-            kinds[signature] = kind
-            self.kinds.append(kind)
-            if kind.model and kind.type:
-                self.estimates.types[kind.model] = kind.type
-            if kind.key is not None:
-                name, n = kind.key
-                self.limits[name] = min(n, self.limits.get(name, n))
-            for profile in range(len(self.examples)):
-                self._set_options(kind, profile)
+            kind = kinds[signature] = self._new_kind(needs, plain, browser, absent)
+        return kind
+
+    def _new_kind(
+        self, needs: ModelNeeds | None, plain: ModelNeeds, browser: bool, absent: frozenset[int]
+    ) -> Kind:
+        kind = Kind(
+            index=len(self.kinds),
+            needs=needs,
+            priority=plain.priority,
+            model=plain.session_key if browser else "",
+            type=(plain.type or "") if browser else "",
+            key=plain.concurrency_key,
+            absent=absent,
+            pool=self.pools.setdefault(
+                (browser, plain.session_key, plain.browsers, plain.backends, plain.min_memory, absent), Pool()
+            ),
+        )
+        self.kinds.append(kind)
+        if kind.model and kind.type:
+            self.estimates.types[kind.model] = kind.type
+        if kind.key is not None:
+            name, n = kind.key
+            self.limits[name] = min(n, self.limits.get(name, n))
+        for profile in range(len(self.examples)):
+            self._set_options(kind, profile)
         return kind
 
     def _scale(self, test: Test, durations: dict[str, list[float]]) -> float:
@@ -246,6 +250,22 @@ class Book:
         return tuple(lines) or ("no node came up",)
 
     # -- estimates -------------------------------------------------------------------------------------------
+
+    def measured(self, event: RunObserved | LoadObserved | LaunchObserved) -> None:
+        """Take in what a launch, a load or a run on a node that is up took."""
+        node, costs = self.nodes[event.node], self.costs
+        if isinstance(event, LaunchObserved):
+            costs.observe_launch(event.node, event.browser, event.seconds)
+            node.warm_up(event.browser, None)
+            return
+        session = (event.browser, event.backend, event.model)
+        kind = self.estimates.types.get(event.model, "")
+        if isinstance(event, LoadObserved):
+            costs.observe_load(event.node, session, kind, event.seconds)
+            node.warm_up(event.browser, session)
+        else:
+            test = self.tests.get(event.test)
+            costs.observe_run(event.node, session, kind, test.scale if test else 1.0, event.seconds)
 
     def refresh(self) -> bool:
         """Bring every ledger up to what has been measured since; whether anything was."""

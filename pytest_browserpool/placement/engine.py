@@ -1,5 +1,4 @@
-"""The placement engine: hears events, plans, and says what to do. Pure; docs/scheduling.md has the
-reasons."""
+"""The placement engine: hears events, plans, and says what to do. Pure; docs/scheduling.md has the reasons."""
 
 from __future__ import annotations
 
@@ -18,7 +17,6 @@ from pytest_browserpool.placement.events import (
     LoadObserved,
     NodeLost,
     NodeUp,
-    Retire,
     RunObserved,
     SessionGone,
     SessionMade,
@@ -231,20 +229,8 @@ class PlacementEngine(EngineViews):
             self.sender.serve_idle()
         self.finishes.note(node)
         if self.book.unwanted and self.book.remaining:
-            self._retire()
+            self.sender.retire()
         self._shutdown_if_done()
-
-    def _retire(self) -> None:
-        """Browsers that no waiting test can use any more need not stay, once they are not in use."""
-        in_use = set()
-        for node in self.book.nodes.values():
-            for browser in self.book.unwanted & node.browsers:
-                if node.session is not None and node.session[0] == browser:
-                    in_use.add(browser)
-                    continue
-                node.cool_down(browser, None, None)
-                self.sender.out.append(Retire(node=node.id, browser=browser))
-        self.book.unwanted &= in_use
 
     def _done(self, test: Test) -> None:
         test.done = True
@@ -268,23 +254,9 @@ class PlacementEngine(EngineViews):
     # -- measurements ----------------------------------------------------------------------------------------
 
     def _observed(self, event: RunObserved | LoadObserved | LaunchObserved) -> None:
-        node = self.book.nodes.get(event.node)
-        if node is None:
-            return
-        self._begin()
-        costs = self.book.costs
-        if isinstance(event, LaunchObserved):
-            costs.observe_launch(event.node, event.browser, event.seconds)
-            node.warm_up(event.browser, None)
-            return
-        session = (event.browser, event.backend, event.model)
-        kind = self.book.estimates.types.get(event.model, "")
-        if isinstance(event, LoadObserved):
-            costs.observe_load(event.node, session, kind, event.seconds)
-            node.warm_up(event.browser, session)
-        else:
-            test = self.book.tests.get(event.test)
-            costs.observe_run(event.node, session, kind, test.scale if test else 1.0, event.seconds)
+        if event.node in self.book.nodes:
+            self._begin()
+            self.book.measured(event)
 
     def _session_made(self, event: SessionMade) -> None:
         node = self.book.nodes.get(event.node)

@@ -1,4 +1,4 @@
-"""Sending: what an idle node runs next, what it may take over from others, and what it should get ready."""
+"""Sending: what an idle node runs next, what it may take over from others, what it should get ready and what give up."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import random
 from collections.abc import Mapping
 
 from pytest_browserpool.placement.book import Book
-from pytest_browserpool.placement.events import Command, Prewarm, Run
+from pytest_browserpool.placement.events import Command, Prewarm, Retire, Run
 from pytest_browserpool.placement.explain import Explainer
 from pytest_browserpool.placement.explore import probe, pulled
 from pytest_browserpool.placement.history import Session
@@ -178,3 +178,15 @@ class Sender:
                 node.make(session)
                 return
             ahead += batch.work * node.unit(session)
+
+    def retire(self) -> None:
+        """Browsers that no waiting test can use any more need not stay, once they are not in use."""
+        in_use = set()
+        for node in self.book.nodes.values():
+            for browser in self.book.unwanted & node.browsers:
+                if node.session is not None and node.session[0] == browser:
+                    in_use.add(browser)
+                    continue
+                node.cool_down(browser, None, None)
+                self.out.append(Retire(node=node.id, browser=browser))
+        self.book.unwanted &= in_use
