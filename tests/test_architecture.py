@@ -41,6 +41,7 @@ PURE = (
     "placement.policy",
     "recovery.breaker",
     "browsers.failures",
+    "browsers.symptoms",
     "recovery.limits",
     "recovery.machine",
     "recovery.strategies",

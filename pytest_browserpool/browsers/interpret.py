@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from pytest_browserpool import errors
-from pytest_browserpool.browsers.failures import Observation, Origin, diagnose
+from pytest_browserpool.browsers.failures import diagnose
+from pytest_browserpool.browsers.symptoms import Observation, Origin
 from pytest_browserpool.errors import BrowserPoolError
 
 LONGEST = 1500

@@ -16,7 +16,8 @@ import psutil
 import pytest
 
 from pytest_browserpool import errors
-from pytest_browserpool.browsers.failures import Observation, Origin, Phase, classify, worst
+from pytest_browserpool.browsers.failures import classify, worst
+from pytest_browserpool.browsers.symptoms import Observation, Origin, Phase
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 

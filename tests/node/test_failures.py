@@ -10,17 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pytest_browserpool import errors
-from pytest_browserpool.browsers.failures import (
-    RULES,
-    SEVERITY,
-    Observation,
-    Origin,
-    Phase,
-    Rule,
-    classify,
-    diagnose,
-    worst,
-)
+from pytest_browserpool.browsers.failures import SEVERITY, classify, diagnose, worst
+from pytest_browserpool.browsers.symptoms import RULES, Observation, Origin, Phase, Rule
 from pytest_browserpool.errors import BrowserPoolError, Fault
 from pytest_browserpool.recovery.aftermath import AFTERMATHS, Lost, aftermath
 from pytest_browserpool.recovery.signals import Step
