@@ -9,10 +9,7 @@ import argparse
 import ast
 import configparser
 import dataclasses
-import functools
-import importlib
 import inspect
-import itertools
 import sys
 import textwrap
 from collections.abc import Iterator
@@ -21,6 +18,18 @@ from types import ModuleType
 from typing import Any
 
 import click
+from environment_variables import ENVIRONMENT
+from from_code import (
+    default_of,
+    docstring,
+    field_docs,
+    members,
+    prose,
+    prose_of_help,
+    shown,
+    signature,
+    table,
+)
 
 import pytest_browserpool
 from pytest_browserpool import cli, config, errors, fixtures, hookspecs, keywords, plugin, values
@@ -36,74 +45,6 @@ HEAD = """# Reference
 
 Made from the code by `scripts/generate_reference.py`; a test compares them.
 """
-
-ENVIRONMENT = {
-    "BROWSERPOOL_CACHE": "The cache directory, in place of the platform's (`~/.cache/browserpool` on Linux).",
-    "HF_ENDPOINT": "Where `hf:` sources come from: a mirror in place of `https://huggingface.co`.",
-    "HF_TOKEN": "Opens private repositories of `hf:` sources; it is never sent on to where the hub redirects.",
-    "PLAYWRIGHT_BROWSERS_PATH": "Playwright's own variable: where its downloaded browsers are looked for.",
-    "PYTEST_XDIST_WORKER_COUNT": "Set by pytest-xdist; the nodes of one machine share its memory and cores by it.",
-    "BROWSERPOOL_FIREFOX": "Set by us for the script that starts Firefox: which executable it is. Do not set it.",
-    "BROWSERPOOL_INSTANCE": "Set by us in every browser that we start: by it leftovers are found and ended. "
-    "Do not set it.",
-    "GITHUB_STEP_SUMMARY": "Set by GitHub Actions: the file that the run's summary is appended to.",
-    "CI": "Where it is set, as in CI, there is a plain line now and then in place of the live view.",
-    "TERM": "The terminal's kind; `dumb` has no live view.",
-    "TMPDIR": "Where temporary profiles are made. Each browser gets one below, which is removed at the end.",
-}
-"""What each variable that the package reads or sets is for; a test compares the names with the code."""
-
-
-# -- reading the code --------------------------------------------------------------------------------------------
-
-
-def field_docs(cls: type) -> dict[str, str]:
-    """Field → the string that stands below it in the class body, on one line."""
-    tree = ast.parse(textwrap.dedent(inspect.getsource(cls)))
-    body = next(node for node in tree.body if isinstance(node, ast.ClassDef)).body
-    docs: dict[str, str] = {}
-    for node, below in itertools.pairwise(body):
-        if not isinstance(node, ast.AnnAssign) or not isinstance(node.target, ast.Name):
-            continue
-        if isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant):
-            docs[node.target.id] = prose(str(below.value.value))
-    return docs
-
-
-def prose(text: str | None) -> str:
-    """A docstring as Markdown on one line: reStructuredText's double backticks become single ones."""
-    text = " ".join((text or "").split()).replace("``", "`")
-    for role in (":class:", ":func:", ":meth:"):
-        text = text.replace(role, "")
-    return text
-
-
-def cell(text: str) -> str:
-    return text.replace("|", "\\|")
-
-
-def table(heads: list[str], rows: list[list[str]]) -> Iterator[str]:
-    yield "| " + " | ".join(heads) + " |"
-    yield "|" + "---|" * len(heads)
-    for row in rows:
-        yield "| " + " | ".join(cell(text) for text in row) + " |"
-    yield ""
-
-
-def shown(value: Any) -> str:
-    """A default as a reader would write it."""
-    if value is True or value is False:
-        return "on" if value else "off"
-    if value is None or value in ((), ""):
-        return "–"
-    return f"`{value:g}`" if isinstance(value, float) else f"`{value}`"
-
-
-def default_of(field: dataclasses.Field[Any]) -> Any:
-    return None if field.default is dataclasses.MISSING else field.default
-
-
-# -- the chapters ------------------------------------------------------------------------------------------------
 
 
 def options() -> Iterator[str]:
@@ -179,25 +120,6 @@ def custom_browsers() -> Iterator[str]:
     yield f"Built-in names: {names}.\n"
 
 
-def members(cls: type) -> Iterator[tuple[str, str]]:
-    """(how it is written, its first paragraph) of each public attribute and method, as in the source."""
-    for name, value in vars(cls).items():
-        if name.startswith("_") and name != "__call__":
-            continue
-        if isinstance(value, property):
-            yield name, prose(inspect.getdoc(value))
-        elif inspect.isfunction(value):
-            written = signature(value)
-            yield (written if name == "__call__" else f"{name}{written}"), prose(inspect.getdoc(value))
-
-
-def signature(function: Any) -> str:
-    """Parameters without annotations and ``self``: the docstring says what they are."""
-    found = inspect.signature(function)
-    plain = [p.replace(annotation=p.empty) for name, p in found.parameters.items() if name != "self"]
-    return str(found.replace(parameters=plain, return_annotation=found.empty))
-
-
 def fixture_chapter() -> Iterator[str]:
     yield "## Fixtures\n"
     for name, cls in (("model", fixtures.Model), ("browser_pool", fixtures.BrowserPool)):
@@ -255,30 +177,6 @@ def functions() -> Iterator[str]:
     yield "How tolerances come about: [comparing with a reference](comparing.md).\n"
 
 
-def docstring(value: Any) -> str:
-    """A docstring of several paragraphs as Markdown, its sections (Raises, Args …) as lists."""
-    out = []
-    for block in (inspect.getdoc(value) or "").split("\n\n"):
-        head, _, rest = block.partition("\n")
-        if head in ("Raises:", "Args:", "Returns:"):
-            items = [" ".join(item.split()) for item in entries(rest)]
-            out.append(f"{head}\n\n" + "\n".join(f"- {prose(item)}" for item in items))
-        else:
-            out.append(prose(block))
-    return "\n\n".join(out)
-
-
-def entries(text: str) -> list[str]:
-    """The entries of a docstring's section; a deeper line continues the one above."""
-    found: list[str] = []
-    for line in textwrap.dedent(text).splitlines():
-        if line.startswith(" ") and found:
-            found[-1] += " " + line
-        else:
-            found.append(line)
-    return found
-
-
 def hooks() -> Iterator[str]:
     yield "## Hooks\n"
     yield "In a `conftest.py` of the root directory or in a plugin.\n"
@@ -322,18 +220,6 @@ def command_chapter(path: str, command: click.Command, level: int) -> Iterator[s
         yield from command_chapter(f"{path} {name}", subcommand, level + 1)
 
 
-def prose_of_help(command: click.Command) -> str:
-    r"""A command's help: paragraphs as prose, what follows ``\b`` (examples) as code."""
-    out = []
-    for block in inspect.cleandoc(command.help or "").split("\n\n"):
-        if block.startswith("\b\n"):
-            title, _, lines = block.removeprefix("\b\n").partition("\n")
-            out.append(f"{title}\n\n```\n{textwrap.dedent(lines)}\n```")
-        else:
-            out.append(prose(block))
-    return "\n\n".join(out) + "\n"
-
-
 def error_tree() -> Iterator[str]:
     yield "## Errors\n"
     yield (
@@ -368,34 +254,6 @@ def environment() -> Iterator[str]:
         "`pip`, `npm` and Playwright are called as they are: what their own variables and files say about indexes, "
         "registries and proxies holds.\n"
     )
-
-
-LOOKS_UP = tuple(f"environ{call}.{method}" for call in ("", "()") for method in ("get", "pop", "setdefault"))
-
-
-def variables_in_code() -> set[str]:
-    """Every name that the package looks up in ``os.environ`` or in another process's environment."""
-    found: set[str] = set()
-    for path in (ROOT / "pytest_browserpool").rglob("*.py"):
-        text = path.read_text(encoding="utf-8")
-        if "environ" in text:
-            module = importlib.import_module(".".join(path.relative_to(ROOT).with_suffix("").parts))
-            found |= {resolved(node, module) for node in looked_up(ast.parse(text))}
-    return found
-
-
-def looked_up(tree: ast.AST) -> Iterator[ast.expr]:
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Subscript) and "environ" in ast.unparse(node.value):
-            yield node.slice
-        elif isinstance(node, ast.Call) and node.args and ast.unparse(node.func).endswith(LOOKS_UP):
-            yield node.args[0]
-
-
-def resolved(node: ast.expr, module: ModuleType) -> str:
-    if isinstance(node, ast.Constant):
-        return str(node.value)
-    return str(functools.reduce(getattr, ast.unparse(node).split("."), module))
 
 
 CHAPTERS = (

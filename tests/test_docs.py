@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import dataclasses
-import importlib.util
+import importlib
 import re
 import shutil
 import subprocess
@@ -36,15 +36,10 @@ def blocks(path: Path, language: str) -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def generator() -> ModuleType:
-    spec = importlib.util.spec_from_file_location(
-        "generate_reference", ROOT / "scripts" / "generate_reference.py"
-    )
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def generator() -> Iterator[ModuleType]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(ROOT / "scripts")
+        yield importlib.import_module("generate_reference")
 
 
 class TestReference:
@@ -154,7 +149,8 @@ class TestReference:
         assert drawn == {name for name, _ in defined} - {"BrowserPoolError"}
 
     def test_every_environment_variable_that_is_looked_up_is_described(self, generator: ModuleType) -> None:
-        assert generator.variables_in_code() == set(generator.ENVIRONMENT)
+        variables = importlib.import_module("environment_variables")
+        assert variables.variables_in_code() == set(variables.ENVIRONMENT)
 
 
 def walk(path: str, command: click.Command) -> Iterator[tuple[str, click.Command]]:
