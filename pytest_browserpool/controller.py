@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_browserpool import __version__, link, outcomes
+from pytest_browserpool import __version__, alone, link, outcomes, worker
 from pytest_browserpool.advice import PoolAdviser
 from pytest_browserpool.config import did_you_mean
 from pytest_browserpool.fleet import Fleet
@@ -125,11 +125,19 @@ class Controller:
             )
         if not self.distributed:
             self.ledger.only_node(self.settings.memory_share)
+            self._watch_alone()
             return
         self.dsession.worker_browserpool = self.hearing.from_node
         self.dsession.worker_browserpool_tick = self._on_tick
         self._timer = threading.Thread(target=self._tick, name="browserpool-timer", daemon=True)
         self._timer.start()
+
+    def _watch_alone(self) -> None:
+        if self.config.option.collectonly:
+            return
+        view = alone.AloneView(self.config, self.ledger, worker.side_of(self.config).where)
+        self.config.pluginmanager.register(view, alone.PLUGIN)
+        self.hearing.show(view)
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtestloop(self) -> Generator[None, object, object]:

@@ -10,6 +10,7 @@ from pytest_browserpool.scheduler import placement_event
 from pytest_browserpool.values import ModelNeeds, NodeCapabilities
 
 if TYPE_CHECKING:
+    from pytest_browserpool.alone import AloneView
     from pytest_browserpool.ledger import Ledger
     from pytest_browserpool.observer import Observer
     from pytest_browserpool.scheduler import BrowserPoolScheduling
@@ -22,6 +23,7 @@ class Hearing:
         self._ledger = ledger
         self._scheduler: BrowserPoolScheduling | None = None
         self._observer: Observer | None = None
+        self._alone: AloneView | None = None
         self.proven: set[Any] = set()
         """Nodes that told what they have."""
         self.troubles: dict[str, str] = {}
@@ -31,10 +33,15 @@ class Hearing:
         """Our scheduler is in charge of the run: it and the live view hear what concerns them from now on."""
         self._scheduler, self._observer = scheduler, observer
 
+    def show(self, view: AloneView) -> None:
+        """This process runs the tests itself: what it begins to do is shown there."""
+        self._alone = view
+
     def from_here(self, message: Message) -> None:
         """From the node's side in this same process."""
         for one in link.each_of(message):
-            self._note("main", one)
+            if not self._note("main", one) and one["kind"] == "doing" and self._alone is not None:
+                self._alone.hears(one)
 
     def from_node(self, node: Any, message: Message) -> None:
         """From one of xdist's nodes."""

@@ -118,6 +118,13 @@ class NodeSide:
             self._begun = item.nodeid
         return node
 
+    def where(self) -> str:
+        """browser/backend of the model that the running test loaded last, for who watches; empty before. From any
+        thread."""
+        test = self._node.test if self._node is not None else None
+        found = [use for use in (test.models if test is not None else ()) if use.browser]
+        return f"{found[-1].browser}/{found[-1].backend}" if found else ""
+
     def capabilities(self, *, probe: bool) -> NodeCapabilities:
         """What this node has. Without ``probe`` no browser is looked for: no test needs one."""
         if probe:

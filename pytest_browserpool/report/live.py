@@ -2,15 +2,20 @@
 
 The lines stand below the cursor: each write of pytest's takes them away, writes, and puts them back, all in one piece.
 So pytest's half-written lines of dots stay whole. rich lays the lines out.
+
+Under xdist the thread that writes pytest's lines draws. Where pytest runs the tests itself that thread is busy with them, so
+another draws, to a handle of its own: pytest takes the usual one away from a test, for what the test prints.
 """
 
 from __future__ import annotations
 
 import io
 import os
+import re
+import threading
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from pytest_browserpool.report.progress import NodeNow, Progress, plain_line, totals
 from pytest_browserpool.report.words import duration
@@ -27,31 +32,44 @@ LINE_EVERY = 30.0
 LEAST_COLUMNS = 40
 """Of a terminal in which lines can be read; one that does not know its size says 0."""
 
+STYLE = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
+"""What colours a text, and takes no room."""
+
 MAX_NODES = 12
 """Nodes shown one by one; also at most a third of the terminal's height."""
 
 
 class Below:
-    """A text file that keeps lines below what is written to it. ``column`` says where pytest's cursor is."""
+    """A text file that keeps lines below what is written to it. ``column`` is where the cursor is now. Thread-safe."""
 
-    def __init__(self, file: Any, column: Callable[[], int]) -> None:
-        self._file, self._column = file, column
+    def __init__(self, file: Any, column: int = 0) -> None:
+        self._file = file
+        self._line = " " * column
+        """What is written of the line in which the cursor is."""
         self._shown = ""
         self._at = 0
+        self._lock = threading.RLock()
 
     def write(self, text: str) -> int:
         """As the file's; the lines below stay below."""
-        if not self._shown:
-            return int(self._file.write(text))
-        self._file.write(self._erasing() + text + self._drawing(self._shown))
+        with self._lock:
+            erasing = self._erasing()
+            self._line = re.split(r"[\r\n]", self._line + text)[-1]
+            self._file.write(erasing + text + self._drawing(self._shown))
         return len(text)
 
     def show(self, lines: list[str]) -> None:
         """Put ``lines`` in place of those shown; none takes them away."""
-        shown = "\r\n".join(lines)
-        self._file.write(self._erasing() + self._drawing(shown))
-        self._shown = shown
-        self._file.flush()
+        with self._lock:
+            shown = "\r\n".join(lines)
+            self._file.write(self._erasing() + self._drawing(shown))
+            self._shown = shown
+            self._file.flush()
+
+    def _column(self) -> int:
+        from rich.cells import cell_len
+
+        return cell_len(STYLE.sub("", self._line))
 
     def _erasing(self) -> str:
         return f"\r\n\x1b[J\x1b[A\x1b[{self._at + 1}G" if self._shown else ""
@@ -67,27 +85,48 @@ class Below:
 
 
 class LiveView:
-    """Shows the run as it goes. ``tick`` is to be called about once a second on the main thread, ``end`` once."""
+    """Shows the run as it goes. ``tick`` is to be called about once a second, ``end`` once: on the main thread, or with
+    ``aside`` on any other while tests run on the main thread."""
 
-    def __init__(self, config: pytest.Config, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, config: pytest.Config, *, aside: bool = False, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._clock = clock
         self._began = self._told = clock()
         self._terminal: Any = config.pluginmanager.getplugin("terminalreporter")
         self._quiet = self._terminal is None or config.get_verbosity() < 0
         self._below: Below | None = None
-        if not self._quiet and is_interactive(self._terminal._tw._file):
-            writer = self._terminal._tw
-            self._below = writer._file = Below(writer._file, lambda: writer.width_of_current_line)
+        self._usual: Any = None
+        """The file that pytest wrote to."""
+        self._own: TextIO | None = None
+        self._paused = False
+        if self._quiet or not is_interactive(self._terminal._tw._file):
+            return
+        if aside and config.getoption("capture") not in ("fd", "sys"):
+            self._quiet = (
+                True  # what tests print goes between our lines, and who lets them print wants to read it
+            )
+            return
+        writer = self._terminal._tw
+        self._usual = writer._file
+        if aside:
+            self._own = _handle_of_our_own(self._usual)
+        self._below = writer._file = Below(self._own or self._usual, writer.width_of_current_line)
+
+    @property
+    def interactive(self) -> bool:
+        """Whether lines are drawn on a terminal, rather than written to a log."""
+        return self._below is not None
 
     def tick(self, progress: Progress) -> None:
         """Show ``progress``, if it is time."""
         now = self._clock()
-        if self._quiet or not progress.tests or now - self._began < SHOWN_AFTER:
+        if self._quiet or self._paused or not progress.tests or now - self._began < SHOWN_AFTER:
             return
-        if self._below is not None:
-            size = os.get_terminal_size(self._below.fileno())
+        if (below := self._below) is not None:
+            size = os.get_terminal_size(below.fileno())
             if size.columns >= LEAST_COLUMNS:
-                self._below.show(lines(progress, size.columns, size.lines))
+                below.show(lines(progress, size.columns, size.lines))
         elif now - self._told >= LINE_EVERY:
             self._told = now
             self._terminal.ensure_newline()
@@ -97,13 +136,32 @@ class LiveView:
                 self._terminal.write_line("")
             self._terminal.write_line(f"browserpool: {plain_line(progress)}")
 
-    def end(self) -> None:
-        """Take the view away for good."""
+    def pause(self) -> None:
+        """Leave the terminal to somebody who types there, until ``resume``."""
+        self._paused = True
         if self._below is not None:
             self._below.show([])
-            self._terminal._tw._file = self._below._file
-            self._below = None
+
+    def resume(self) -> None:
+        """Show again."""
+        self._paused = False
+
+    def end(self) -> None:
+        """Take the view away for good."""
         self._quiet = True
+        if self._below is not None:
+            self._below.show([])
+            self._terminal._tw._file = self._usual
+            self._below = None
+        if self._own is not None:
+            self._own.close()
+            self._own = None
+
+
+def _handle_of_our_own(file: Any) -> TextIO:
+    """The terminal behind ``file``, whatever becomes of the file's descriptor."""
+    file.flush()
+    return os.fdopen(os.dup(file.fileno()), "w", encoding=file.encoding, errors=file.errors, newline="")
 
 
 def is_interactive(file: Any) -> bool:

@@ -26,7 +26,7 @@ import time, pytest
 @pytest.mark.parametrize("i", range(8))
 def test_sleeps(i): time.sleep(0.8)
 """
-COMMAND = [sys.executable, "-m", "pytest", "--browserpool", "-p", "no:cacheprovider", "-n", "2"]
+COMMAND = [sys.executable, "-m", "pytest", "--browserpool", "-p", "no:cacheprovider"]
 
 
 @pytest.fixture(autouse=True)
@@ -65,8 +65,8 @@ def on_a_terminal(*arguments: str) -> str:
 
 def test_a_terminal_has_lines_below_that_are_gone_at_the_end() -> None:
     with ThreadPoolExecutor() as at_once:  # the suite mostly waits
-        quietly = at_once.submit(on_a_terminal, "-q")
-        written = on_a_terminal()
+        quietly = at_once.submit(on_a_terminal, "-n2", "-q")
+        written = on_a_terminal("-n2")
         quiet = quietly.result()
     drawn = written.count("\x1b[J")
     assert drawn > 3
@@ -90,8 +90,8 @@ def in_a_log(*arguments: str) -> str:
 
 def test_a_log_has_a_line_now_and_then() -> None:
     with ThreadPoolExecutor() as at_once:
-        quietly = at_once.submit(in_a_log, "-q")
-        output = in_a_log()
+        quietly = at_once.submit(in_a_log, "-n2", "-q")
+        output = in_a_log("-n2")
         quiet = quietly.result()
     told = [line for line in output.splitlines() if line.startswith("browserpool: ")]
     assert told
@@ -99,3 +99,41 @@ def test_a_log_has_a_line_now_and_then() -> None:
     assert "\x1b" not in output
     assert "browserpool:" not in quiet
     assert "8 passed" in quiet
+
+
+SPOKEN = """
+import sys, time
+def test_speaks():
+    print("said in the test")
+    time.sleep(3.0)
+    print("and said later", file=sys.stderr)
+    sys.stdout.flush()
+def test_tells(capfd):
+    print("for capfd")
+    time.sleep(1.5)
+    assert capfd.readouterr().out == "for capfd\\n"
+"""
+
+
+def test_without_n_a_terminal_has_the_lines_too_and_the_tests_output_is_theirs(
+    pytester: pytest.Pytester,
+) -> None:
+    (pytester.path / pytester.makepyfile(SPOKEN)).rename(pytester.path / "test_spoken.py")
+    with ThreadPoolExecutor() as at_once:
+        quietly = at_once.submit(on_a_terminal, "-q")
+        log = at_once.submit(in_a_log)
+        openly = at_once.submit(on_a_terminal, "-s")
+        written = on_a_terminal("-rP")
+        quiet, told, spoken = quietly.result(), log.result(), openly.result()
+    assert written.count("\x1b[J") > 3
+    assert re.search(r"main.*test_speaks", written)
+    assert re.search(r"\d of \d+ tests", written)
+    after = written[written.rindex("\x1b[J") :]
+    assert "passed" in after
+    sections = re.findall(r"Captured std(?:out|err) call -+[^\n]*\n([^\n]*)\r\n([-=_])", after)
+    assert [text.strip() for text, _ in sections] == ["said in the test", "and said later"]
+
+    assert "\x1b[J" not in quiet
+    assert "\x1b[J" not in spoken, "with -s the terminal is the tests'"
+    assert "\x1b" not in told
+    assert re.search(r"^browserpool: \d of \d+ tests .*of 1 node busy$", told, re.MULTILINE)

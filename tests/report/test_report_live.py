@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import threading
 
 import pytest
 
@@ -134,23 +135,16 @@ class Screen:
 
 def test_pytests_output_stays_whole_above_the_lines() -> None:
     """On a screen that interprets the sequences; the test with a real terminal is in the acceptance tests."""
-    file, column = io.StringIO(), [0]
-    below = Below(file, lambda: column[0])
-
-    def write(text: str) -> None:
-        column[0] = len(text) if "\n" not in text else len(text.rpartition("\n")[2])
-        below.write(text)
-
-    write("test_x.py ")
+    file = io.StringIO("so far ")
+    file.seek(7)
+    below = Below(file, 7)
+    below.write("\rtest_x.py ")
     below.show(["node one", "total 1"])
-    column[0] = 11
     below.write(".")
-    column[0] = 12
     below.write("F")
     below.show(["node one again", "total 2"])
-    column[0] = 0
     below.write("\r\n")
-    write("next line")
+    below.write("next line")
     screen = Screen()
     screen.feed(file.getvalue())
     assert screen.rows == ["test_x.py .F", "next line", "node one again", "total 2"]
@@ -159,3 +153,25 @@ def test_pytests_output_stays_whole_above_the_lines() -> None:
     screen = Screen()
     screen.feed(file.getvalue())
     assert [row for row in screen.rows if row] == ["test_x.py .F", "next line"]
+
+
+def test_colours_take_no_room_and_wide_characters_take_two() -> None:
+    file = io.StringIO()
+    below = Below(file)
+    below.write("\x1b[32m試す\x1b[0m.")
+    below.show(["total"])
+    assert file.getvalue().endswith("\x1b[6G")
+
+
+def test_two_threads_write_whole_pieces() -> None:
+    file = io.StringIO()
+    below = Below(file)
+    lines_shown = [[f"node {n}", "total"] for n in range(200)]
+    drawer = threading.Thread(target=lambda: [below.show(shown) for shown in lines_shown])
+    drawer.start()
+    for _ in range(200):
+        below.write(".")
+    drawer.join(30)
+    screen = Screen(width=400)
+    screen.feed(file.getvalue())
+    assert screen.rows == ["." * 200, "node 199", "total"]
