@@ -18,6 +18,7 @@ from pytest_browserpool.errors import BackendRefused, CapabilityError, Configura
 from pytest_browserpool.values import BrowserCapabilities, ModelNeeds
 
 if TYPE_CHECKING:
+    from pytest_browserpool.sharding.plan import Host
     from pytest_browserpool.sharding.prepare import Sharded
     from pytest_browserpool.sharding.read import Source
 
@@ -137,22 +138,12 @@ def cut(
         BackendRefused: it could be cut so, but what was refused leaves no cut.
         CapabilityError: the node may not run so many browsers (``most``); said after what no node could do.
     """
-    from pytest_browserpool.sharding.partition import partition
-    from pytest_browserpool.sharding.plan import Host
     from pytest_browserpool.sharding.prepare import prepare
 
     shards = needs.shards or 1
     source = _source(content.path, content.external, _frozen(needs), folder)
     limit = min(WASM_MEMORY, memory // shards)
-    hosts = [Host(name=seat.name, memory=limit) for seat in places]
-    # what cannot be is said before anything is launched
-    partition(source.graph, hosts, shards, needs.sharding)
-    hosts = [replace(host, refused=refused(seat)) for host, seat in zip(hosts, places, strict=True)]
-    if any(host.refused for host in hosts):
-        try:
-            partition(source.graph, hosts, shards, needs.sharding)
-        except ShardingError as error:
-            raise BackendRefused(error.what, where=content.label, remedy=error.remedy) from error
+    hosts = _cuttable(source, places, needs, content.label, limit, refused)
     if shards > most:
         raise CapabilityError(
             f"shards={shards} needs {shards} browsers at once, and this node may run {most}",
@@ -167,6 +158,29 @@ def cut(
     by_host = {host.name: host.speed for host in hosts}
     speeds = tuple(by_host[seat.name] for seat in taken)
     return Cut(source, sharded, taken, spare, speeds, threads, content.sha256)
+
+
+def _cuttable(
+    source: Source,
+    places: Sequence[Seat],
+    needs: ModelNeeds,
+    where: str,
+    memory: int,
+    refused: Callable[[Seat], frozenset[int]],
+) -> list[Host]:
+    """The places as hosts of yet unknown speed. What cannot be is said before anything is launched."""
+    from pytest_browserpool.sharding.partition import partition
+    from pytest_browserpool.sharding.plan import Host
+
+    hosts = [Host(name=seat.name, memory=memory) for seat in places]
+    partition(source.graph, hosts, needs.shards or 1, needs.sharding)
+    hosts = [replace(host, refused=refused(seat)) for host, seat in zip(hosts, places, strict=True)]
+    if any(host.refused for host in hosts):
+        try:
+            partition(source.graph, hosts, needs.shards or 1, needs.sharding)
+        except ShardingError as error:
+            raise BackendRefused(error.what, where=where, remedy=error.remedy) from error
+    return hosts
 
 
 Shapes = tuple[tuple[str, tuple[int, ...]], ...]

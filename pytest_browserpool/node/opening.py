@@ -7,33 +7,17 @@ import functools
 import json
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_browserpool.artefacts import pins
 from pytest_browserpool.browsers.choice import Candidate
-from pytest_browserpool.browsers.page import SessionKey
 from pytest_browserpool.browsers.pool import ModelContent
-from pytest_browserpool.errors import (
-    BackendRefused,
-    BrowserPoolError,
-    Fault,
-    RunFailed,
-    ShardingError,
-    UnsupportedOperator,
-)
+from pytest_browserpool.errors import BackendRefused, BrowserPoolError, Fault, ShardingError
 from pytest_browserpool.models.sources import describe
-from pytest_browserpool.node.cutting import (
-    MEASURED_RUNS,
-    Cut,
-    Seat,
-    cut,
-    page_for,
-    seats,
-    speed_of,
-    yardstick,
-)
+from pytest_browserpool.node import speeds
+from pytest_browserpool.node.cutting import Cut, Seat, cut, seats
 from pytest_browserpool.node.recutting import place
 from pytest_browserpool.node.refusals import Refusals
 from pytest_browserpool.node.resident import Reply
@@ -44,9 +28,6 @@ from pytest_browserpool.values import ModelNeeds
 
 if TYPE_CHECKING:
     from pytest_browserpool.node.node import Node
-
-MEASURE_SECONDS = 60.0
-"""For loading and running the yardstick, which takes milliseconds but compiles for seconds on a software adapter."""
 
 
 def open_sharded(node: Node, needs: ModelNeeds, source: Any, test_file: Path | None) -> ShardedResident:
@@ -66,68 +47,24 @@ def open_sharded(node: Node, needs: ModelNeeds, source: Any, test_file: Path | N
             where=content.label,
             remedy="leave bundle out",
         )
-    capabilities = node.capabilities()
-    places = seats(needs, capabilities.browsers, where=content.label)
-    memory = int(capabilities.memory_gib * (1 << 30))
-    folder = pins.default_cache().root / "shards"
-    threads = of_shard(node.cores, needs.shards or 1)
-    known = Refusals(node, needs, content.sha256)
-
-    def cut_now() -> Cut:
-        try:
-            return cut(
-                needs,
-                content,
-                places,
-                lambda seat: speed(node, seat, content.sha256, threads),
-                memory=memory,
-                most=node.settings.max_browsers,
-                threads=threads,
-                folder=folder,
-                refused=known.nodes,
-            )
-        except BackendRefused as error:
-            lines = "\n    ".join(map(str, known.of(places)))
-            raise BackendRefused(
-                f"{error.what}\n    {lines}", where=content.label, remedy=error.remedy
-            ) from error
-        except BrowserPoolError as error:
-            if content.label not in (error.where or ""):  # which model, of a test's several
-                error.where = f"{content.label}, {error.where}" if error.where else content.label
-            raise
-
-    made = cut_now()
+    opening = _Opening(node, needs, content)
+    made = opening.cut()
     use = ModelUse(key=needs.model_key or describe(source), label=content.label, sha256=content.sha256)
     use.shards = needs.shards or 1
-
-    def recovered(
-        resident: ShardedResident,
-        fault: Fault,
-        steps: list[dict[str, Any]],
-        outcome: str,
-        recovery_ms: float | None,
-        seat: Candidate,
-    ) -> None:
-        strategy = f"shards, {needs.fault_tolerance}"
-        node.report.fault(
-            node.test,
-            resident,
-            fault,
-            strategy=strategy,
-            attempts=json.dumps(steps),
-            outcome=outcome,
-            recovery_ms=recovery_ms,
-            seat=seat,
-        )
-
-    def learned(seat: Seat, backend: str, seen: float) -> None:
-        learn(node, seat, backend, content.sha256, threads, seen)
-
     pool = node.pool
 
     async def make() -> ShardedResident:  # in the loop, where its locks belong
         return ShardedResident(
-            pool, needs, content, info, made, use, node.static, node.report, recovered, learned
+            pool,
+            needs,
+            content,
+            info,
+            made,
+            use,
+            node.static,
+            node.report,
+            opening.recovered,
+            opening.learned,
         )
 
     resident: ShardedResident = node.call(make, node.settings.launch_timeout)
@@ -135,85 +72,70 @@ def open_sharded(node: Node, needs: ModelNeeds, source: Any, test_file: Path | N
         lambda segment, loaded, started: node.report.segment_load(node.test, segment, loaded, started)
     )
     node.hold(resident)
-    place(node, resident, known, cut_now)
+    place(node, resident, opening.known, opening.cut)
     return resident
 
 
-_speeds: dict[str, float | None] = {}
-"""As this process read them: a run keeps to the cuts it began with, so that its shards stay warm."""
+class _Opening:
+    """What one model's shards were opened with, for as long as it lives: it may be cut again, and has things to tell."""
 
-MOVED = 1.4
-"""A speed seen is kept in place of a known one where they differ by this factor: less is the machine's noise."""
+    def __init__(self, node: Node, needs: ModelNeeds, content: ModelContent) -> None:
+        self._node, self._needs, self._content = node, needs, content
+        self._places = seats(needs, node.capabilities().browsers, where=content.label)
+        self._threads = of_shard(node.cores, needs.shards or 1)
+        self.known = Refusals(node, needs, content.sha256)
 
+    def cut(self) -> Cut:
+        """The cut for what is known now of the browsers' speeds and refusals.
 
-def speed(node: Node, seat: Seat, model: str, threads: int) -> float:
-    """How fast the browser is with the backend that it would use and so many threads, relative to ``costs.REFERENCE``.
-
-    On ``model`` (its hash) where earlier requests told; else on the yardstick, measured once for each version of the
-    browser on this machine.
-
-    Raises:
-        Fault: the browser failed while it was measured.
-    """
-    general, own = _names(node, seat, seat.backends[0], model, threads)
-    known = _recalled(own) or _recalled(general)
-    if known is not None:
-        return known
-    found = _measured(node, seat, threads)
-    if found is None:  # the yardstick does not run there; the model may
-        return 1.0
-    pins.default_cache().write_json("speeds", general, {"speed": found})
-    _speeds[general] = found
-    return found
-
-
-def learn(node: Node, seat: Seat, backend: str, model: str, threads: int, seen: float) -> None:
-    """Keeps a browser's speed on a model for later runs."""
-    _, own = _names(node, seat, backend, model, threads)
-    known = pins.default_cache().read_json("speeds", own).get("speed")
-    if not isinstance(known, float) or not 1 / MOVED < seen / known < MOVED:
-        pins.default_cache().write_json("speeds", own, {"speed": seen})
-
-
-def _names(node: Node, seat: Seat, backend: str, model: str, threads: int) -> tuple[str, str]:
-    browser = node.capabilities().browser(seat.browser)
-    assert browser is not None
-    general = f"{seat.browser}-{browser.version}-{backend}-{threads}t".replace("/", "_").replace(" ", "_")
-    return general, f"{general}-{model[:16]}"
-
-
-def _recalled(name: str) -> float | None:
-    if name not in _speeds:
-        known = pins.default_cache().read_json("speeds", name).get("speed")
-        _speeds[name] = known if isinstance(known, float) and known > 0 else None
-    return _speeds[name]
-
-
-def _measured(node: Node, seat: Seat, threads: int) -> float | None:
-    import numpy as np
-
-    content, _ = node.resolve(yardstick()[0], None)
-    key = SessionKey(content.sha256, seat.backends[0], page_for(seat.backends[0], threads))
-    timeout = MEASURE_SECONDS
-
-    pool = node.pool
-
-    async def measure() -> list[float]:
-        loaded = await pool.load(seat.browser, key, _labelled(content), timeout, seat.slot)
+        Raises:
+            BrowserPoolError: as ``cutting.cut``, with the model's label.
+        """
+        node, label = self._node, self._content.label
         try:
-            inputs: Mapping[str, Any] = {"x": np.ones((1, 32, 48, 48), np.float32)}
-            return await pool.benchmark(loaded, inputs, MEASURED_RUNS, timeout)
-        finally:
-            await pool.release(loaded)
+            return cut(
+                self._needs,
+                self._content,
+                self._places,
+                lambda seat: speeds.speed(node, seat, self._content.sha256, self._threads),
+                memory=int(node.capabilities().memory_gib * (1 << 30)),
+                most=node.settings.max_browsers,
+                threads=self._threads,
+                folder=pins.default_cache().root / "shards",
+                refused=self.known.nodes,
+            )
+        except BackendRefused as error:
+            lines = "\n    ".join(map(str, self.known.of(self._places)))
+            raise BackendRefused(f"{error.what}\n    {lines}", where=label, remedy=error.remedy) from error
+        except BrowserPoolError as error:
+            if label not in (error.where or ""):  # which model, of a test's several
+                error.where = f"{label}, {error.where}" if error.where else label
+            raise
 
-    try:
-        return speed_of(node.call(measure, timeout * 2))
-    except (BackendRefused, UnsupportedOperator, RunFailed):
-        return None  # what the yardstick lacks there the model may do without
+    def recovered(
+        self,
+        resident: ShardedResident,
+        fault: Fault,
+        steps: list[dict[str, Any]],
+        outcome: str,
+        recovery_ms: float | None,
+        seat: Candidate,
+    ) -> None:
+        """Puts a shard's recovery on the record."""
+        self._node.report.fault(
+            self._node.test,
+            resident,
+            fault,
+            strategy=f"shards, {self._needs.fault_tolerance}",
+            attempts=json.dumps(steps),
+            outcome=outcome,
+            recovery_ms=recovery_ms,
+            seat=seat,
+        )
 
-
-def _labelled(content: ModelContent) -> ModelContent:
-    return ModelContent(content.sha256, content.path, "the yardstick of browsers' speed", content.size)
+    def learned(self, seat: Seat, backend: str, seen: float) -> None:
+        """Keeps what a shard's runs told of its browser's speed."""
+        speeds.learn(self._node, seat, backend, self._content.sha256, self._threads, seen)
 
 
 def run_many(

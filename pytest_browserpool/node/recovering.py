@@ -80,30 +80,10 @@ class Recovery:
         """``attempt`` again, as the strategy of the test says; ``state`` is brought back before it."""
         seats = _seats(resident, same_bits=state is not None)
         here = next(iter(seats.values()))
-        strategy = self._strategy(resident.needs, state)
-        pool = self._pool()
-        plan = Plan(
-            candidates=tuple(
-                signals.Candidate(
-                    key=key,
-                    browser=seat.candidate.browser,
-                    family=pool.installed[seat.candidate.browser].family,
-                    standby=resident.standby is not None
-                    and resident.standby.hot
-                    and resident.standby.seat == seat,
-                )
-                for key, seat in seats.items()
-            ),
-            strategy=strategy,
-            priority=resident.needs.priority,
-            timeout=resident.needs.timeout,
-            fallback=resident.needs.fallback,
-            backend=here.candidate.backend,
-            costs=_costs(resident, state),
-        )
+        plan = self._plan(resident, seats, state)
         operation = resident.use.operation or Operation("run")
         instance = resident.pinned.identity if resident.pinned is not None else ""
-        carrier = _Carrier(pool, resident, seats, state, self._report.journal, operation)
+        carrier = _Carrier(self._pool(), resident, seats, state, self._report.journal, operation)
         self._report.met_fault(operation, instance)
 
         def told(story: Story) -> None:
@@ -117,7 +97,7 @@ class Recovery:
                 self._test(),
                 resident,
                 fault,
-                strategy=strategy.name,
+                strategy=plan.strategy.name,
                 attempts=attempts,
                 outcome=story.outcome,
                 recovery_ms=story.seconds * 1000 if story.outcome in ("recovered", "degraded") else None,
@@ -136,6 +116,28 @@ class Recovery:
             attempt=attempt,
             breakers=self.breakers,
             told=told,
+        )
+
+    def _plan(self, resident: Resident, seats: Mapping[str, Seat], state: PageState | None) -> Plan:
+        """Where the model may go, the first being where it is, and what limits the recovery."""
+        needs, standby = resident.needs, resident.standby
+        installed = self._pool().installed
+        return Plan(
+            candidates=tuple(
+                signals.Candidate(
+                    key=key,
+                    browser=seat.candidate.browser,
+                    family=installed[seat.candidate.browser].family,
+                    standby=standby is not None and standby.hot and standby.seat == seat,
+                )
+                for key, seat in seats.items()
+            ),
+            strategy=self._strategy(needs, state),
+            priority=needs.priority,
+            timeout=needs.timeout,
+            fallback=needs.fallback,
+            backend=next(iter(seats.values())).candidate.backend,
+            costs=_costs(resident, state),
         )
 
     def _strategy(self, needs: ModelNeeds, state: PageState | None) -> Strategy:

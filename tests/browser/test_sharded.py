@@ -17,7 +17,7 @@ from sharding_graphs import REAL, SMALL, control_flow, small_weights, two_in_thr
 from pytest_browserpool import assert_close
 from pytest_browserpool.errors import Fault, InputError
 from pytest_browserpool.fixtures import ShardedModel, _model
-from pytest_browserpool.node import opening
+from pytest_browserpool.node import speeds
 from pytest_browserpool.sharding.llm.config import LOGITS
 from pytest_browserpool.sharding.llm.generate import cache_links, empty_cache, greedy, greedy_session
 from pytest_browserpool.sharding.llm.llama import build
@@ -172,7 +172,7 @@ def asked(bench: Any, page: Any) -> int:
 def test_shards_on_a_gpu_a_neural_network_api_and_wasm(bench, monkeypatch):
     """Each on its own backend by onnxruntime's placement, and together the whole. With equal speeds, so that each part is
     worth the name: what earlier runs on this machine showed may leave WebGPU a single node (test_sharded_recut.py)."""
-    monkeypatch.setattr(opening, "speed", lambda *asked: 1.0)
+    monkeypatch.setattr(speeds, "speed", lambda *asked: 1.0)
     source, shapes = REAL["angle"]
     backends = {"chromium": ("webgpu",), "firefox": ("wasm",), "headless-shell": ("webnn",)}
     model = sharded(

@@ -17,7 +17,7 @@ from sharding_graphs import model, tensor, weights
 from pytest_browserpool.artefacts import pins
 from pytest_browserpool.errors import BackendRefused
 from pytest_browserpool.fixtures import ShardedModel, _model
-from pytest_browserpool.node import opening, refusals
+from pytest_browserpool.node import refusals, speeds
 from pytest_browserpool.values import ModelNeeds
 
 BROWSERS = ("chromium", "headless-shell")
@@ -45,7 +45,7 @@ def products(*elementwise: str) -> onnx.ModelProto:
 @pytest.fixture
 def opened(bench: Any, monkeypatch: pytest.MonkeyPatch) -> Callable[..., ShardedModel]:
     """A model over the two browsers with those speeds; nothing is known of its refusals at first."""
-    monkeypatch.setattr(opening, "speed", lambda node, seat, sha256, threads: SPEEDS[seat.browser])
+    monkeypatch.setattr(speeds, "speed", lambda node, seat, sha256, threads: SPEEDS[seat.browser])
     monkeypatch.setattr(refusals, "_known", {})
     seen: set[str] = set()
 
