@@ -80,6 +80,8 @@ class Settings(Plain):
     """Runs that are older go when a run ends. A thousand small runs are megabytes, and comparing far back is worth them."""
     runtime: str = ""
     """The pinned onnxruntime-web: the one that our browsers were measured with, and the same for everybody."""
+    code_cache: bool = True
+    """Without it each Chromium compiles the same WebAssembly again, 3 s of processor time."""
     prometheus: str = ""
     """A file for those who collect metrics; nobody else wants one."""
     otel: bool = False

@@ -97,6 +97,11 @@ OPTIONS = (
         metavar="DIR",
     ),
     Option(
+        name="code-cache",
+        help="on: Chromium finds onnxruntime-web compiled by earlier runs; off: it starts as on a user's first visit (on)",
+        kind="switch",
+    ),
+    Option(
         name="prometheus",
         help="write the run's figures to this file in Prometheus' text format (not written)",
         metavar="PATH",

@@ -61,6 +61,8 @@ class BrowserRecord(Plain):
     launch_ms: float = 0.0
     closed_at: float | None = None
     close_reason: str = ""
+    nodeid: str | None = None
+    """The test that asked for it; empty: launched ahead of its tests. None: a version that did not say recorded it."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -114,6 +114,9 @@ class NodeSide:
         node = self.node
         if self._begun != item.nodeid:
             browser, backend = self._hint or (None, None)
+            from pytest_browserpool.node.use import ASKED_BY
+
+            ASKED_BY.set(item.nodeid)
             node.begin_test(item.nodeid, browser, backend)
             self._begun = item.nodeid
         return node

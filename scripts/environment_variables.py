@@ -18,6 +18,9 @@ ENVIRONMENT = {
     "PLAYWRIGHT_BROWSERS_PATH": "Playwright's own variable: where its downloaded browsers are looked for.",
     "PYTEST_XDIST_WORKER_COUNT": "Set by pytest-xdist; the nodes of one machine share its memory and cores by it.",
     "BROWSERPOOL_FIREFOX": "Set by us for the script that starts Firefox: which executable it is. Do not set it.",
+    "BROWSERPOOL_CHROMIUM": "Set by us for the script that starts Chromium with compiled code in its profile: which "
+    "executable it is. Do not set it.",
+    "BROWSERPOOL_SEED": "Set by us for that script: what it puts into the profile. Do not set it.",
     "BROWSERPOOL_INSTANCE": "Set by us in every browser that we start: by it leftovers are found and ended. "
     "Do not set it.",
     "GITHUB_STEP_SUMMARY": "Set by GitHub Actions: the file that the run's summary is appended to.",

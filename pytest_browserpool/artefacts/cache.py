@@ -60,7 +60,8 @@ class Cache:
 
     Layout: ``models/<sha256>``, ``meta/`` (sizes), ``sources/`` (which source gave which hash), ``graphs/``
     (external data of a model),
-    ``packages/`` (archives of models), ``unpacked/`` (runtime and browser), ``locks/``, ``tmp/``.
+    ``packages/`` (archives of models), ``unpacked/`` (runtime and browser), ``compiled/`` (browsers' code), ``locks/``,
+    ``tmp/``.
     """
 
     root: Path

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from pathlib import Path
 
 import psutil
+
+from pytest_browserpool.browsers.wrapper import script
 
 EXECUTABLE = "BROWSERPOOL_FIREFOX"
 """Environment variable: what the wrapper becomes."""
@@ -19,20 +20,9 @@ exec "${EXECUTABLE}" "$@"
 
 
 def wrapper(folder: Path) -> Path | None:
-    """The script that Playwright starts in place of Firefox; it becomes Firefox, in the same process.
-
-    None where ``folder`` is on a disk from which nothing may be executed, or on Windows: there a Firefox goes with its
-    page, and is seen as a crashed browser.
-    """
-    if os.name != "posix":
-        return None
-    path = folder / "firefox"
-    if not path.exists():
-        partial = path.with_suffix(".new")
-        partial.write_text(WRAPPER)
-        partial.chmod(0o700)
-        partial.replace(path)
-    return path if os.access(path, os.X_OK) else None
+    """The script that Playwright starts in place of Firefox, or None: there a Firefox goes with its page, and is seen as a
+    crashed browser."""
+    return script(folder, "firefox", WRAPPER)
 
 
 def content_processes(main: psutil.Process | None) -> list[psutil.Process]:

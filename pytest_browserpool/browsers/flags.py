@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-FEATURE_SWITCHES = ("--enable-features", "--disable-features")
+from pytest_browserpool.browsers.code_cache import HOST
+
+LIST_SWITCHES = ("--enable-features", "--disable-features", "--host-resolver-rules")
 
 CHROMIUM_FLAGS: tuple[str, ...] = (
     "--enable-unsafe-webgpu",  # WebGPU is off by default on Linux and on software adapters
@@ -37,18 +39,24 @@ FIREFOX_PREFS: Mapping[str, Any] = {
 }
 
 
+def named_host(port: int) -> str:
+    """The switch that leads ``HOST`` to the node's own server: under an address that stays the same from run to run a browser
+    finds again what it compiled."""
+    return f"--host-resolver-rules=MAP {HOST} 127.0.0.1:{port}"
+
+
 def merge_flags(*groups: Iterable[str]) -> list[str]:
-    """All flags once, in order; feature lists are joined, because Chromium takes the last switch of a name only.
+    """All flags once, in order; lists are joined, because Chromium takes the last switch of a name only.
 
     >>> merge_flags(["--enable-features=A", "--x"], ["--enable-features=B,A"])
     ['--x', '--enable-features=A,B']
     """
     plain: dict[str, None] = {}
-    features: dict[str, dict[str, None]] = {}
+    lists: dict[str, dict[str, None]] = {}
     for flag in (f for group in groups for f in group):
         switch, _, value = flag.partition("=")
-        if switch in FEATURE_SWITCHES:
-            features.setdefault(switch, {}).update(dict.fromkeys(v for v in value.split(",") if v))
+        if switch in LIST_SWITCHES:
+            lists.setdefault(switch, {}).update(dict.fromkeys(v for v in value.split(",") if v))
         else:
             plain[flag] = None
-    return [*plain, *(f"{switch}={','.join(values)}" for switch, values in features.items())]
+    return [*plain, *(f"{switch}={','.join(values)}" for switch, values in lists.items())]

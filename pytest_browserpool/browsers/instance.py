@@ -114,7 +114,8 @@ class BrowserInstance:
         holder.append(page)
         try:
             async with asyncio.timeout(PAGE_OPEN_SECONDS):
-                page.bind(await self.process.open_model_page(self._server.page_url(identity), page.lose))
+                url = self._server.page_url(identity, self.process.host)
+                page.bind(await self.process.open_model_page(url, page.lose))
             await channel.ready(PAGE_OPEN_SECONDS)
             await page.configure(kind.threads or self._threads, PAGE_OPEN_SECONDS)
         except BaseException as error:

@@ -7,19 +7,18 @@ network domain, six to fifteen times (docs/architecture.md has the measurement).
 from __future__ import annotations
 
 import asyncio
-import base64
 import contextlib
-import json
 import os
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
 
 import psutil
-from playwright.async_api import Browser, BrowserContext, CDPSession, Page, Playwright, async_playwright
+from playwright.async_api import Browser, BrowserContext, CDPSession, Playwright, async_playwright
 
-from pytest_browserpool.browsers import firefox, processes
+from pytest_browserpool.browsers import code_cache, firefox, processes
 from pytest_browserpool.browsers.catalogue import InstalledBrowser
 from pytest_browserpool.browsers.flags import (
     CHROMIUM_FLAGS,
@@ -27,15 +26,21 @@ from pytest_browserpool.browsers.flags import (
     FIREFOX_PREFS,
     ROOT_FLAGS,
     merge_flags,
+    named_host,
 )
+from pytest_browserpool.browsers.identity import fingerprint
+from pytest_browserpool.browsers.targets import (
+    CLOSE_SECONDS,
+    AttachedPage,
+    ModelPage,
+    OnLost,
+    UnattachedTarget,
+)
+from pytest_browserpool.config import Settings
 from pytest_browserpool.errors import BrowserCrashed, Fault, LaunchFailed, PageCrashed
 
-OnLost = Callable[[Fault], None]
-
-CLOSE_SECONDS = 5.0
-"""A page closes in 20 ms, a spinning one in 0.8 s; a browser with a stopped renderer never does and is killed.
-
-What closing raises is suppressed whole: Playwright raises a bare ``Exception`` once its driver is dead."""
+Keep = Callable[[Path], None]
+"""Takes from a profile what is worth keeping; called in a thread while its browser still runs."""
 
 DRIVER_CHECK_SECONDS = 0.1
 """Between looks at the driver's process (50 µs each): less than a closed socket waits for its explanation."""
@@ -46,118 +51,17 @@ DEATH_SECONDS = 0.1
 closes its connections before it is gone."""
 
 
-class ModelPage(Protocol):
-    """A page that the node talks to over its own WebSocket."""
-
-    def explained(self, fault: Fault) -> Fault:
-        """What really happened when the connection closed, as far as the process table tells by now."""
-
-    async def close(self) -> None:
-        """Ends the page even when its main thread spins; at most ``CLOSE_SECONDS``."""
-
-    async def screenshot(self) -> bytes:
-        """A PNG."""
-
-    async def evaluate(self, script: str) -> Any:
-        """Runs a script beside the page's own; for diagnosis."""
-
-
-class AttachedPage:
-    """A page under Playwright, as in Firefox, where its protocol costs tensors nothing."""
-
-    def __init__(
-        self, context: BrowserContext, page: Page, on_lost: OnLost, explained: Callable[[Fault], Fault]
-    ) -> None:
-        self._context, self._page, self._on_lost = context, page, on_lost
-        self._explained = explained
-        self._gone = False
-        page.on("crash", lambda _: self._lost("the content process of the model page died"))
-        page.on("close", lambda _: self._lost("the model page closed"))
-
-    def _lost(self, how: str) -> None:
-        self._gone = True
-        self._on_lost(PageCrashed(how))
-
-    def explained(self, fault: Fault) -> Fault:
-        found = self._explained(fault)
-        self._gone = self._gone or found is not fault
-        return found
-
-    async def close(self) -> None:
-        if self._gone:  # closing a context whose content process died takes as long as one waits
-            return
-        with contextlib.suppress(Exception):
-            async with asyncio.timeout(CLOSE_SECONDS):
-                await self._context.close()
-
-    async def screenshot(self) -> bytes:
-        async with asyncio.timeout(CLOSE_SECONDS):
-            return await self._page.screenshot()
-
-    async def evaluate(self, script: str) -> Any:
-        async with asyncio.timeout(CLOSE_SECONDS):
-            return await self._page.evaluate(script)
-
-
-class UnattachedTarget:
-    """A Chromium page that Playwright launched but does not watch."""
-
-    def __init__(self, cdp: CDPSession, target: str) -> None:
-        self._cdp, self._target = cdp, target
-
-    def explained(self, fault: Fault) -> Fault:
-        return fault  # Chromium says by itself when a target crashed
-
-    async def close(self) -> None:
-        with contextlib.suppress(Exception):
-            async with asyncio.timeout(CLOSE_SECONDS):
-                await self._cdp.send("Target.closeTarget", {"targetId": self._target})
-
-    async def screenshot(self) -> bytes:
-        reply = await self._once("Page.captureScreenshot", {"format": "png"})
-        return base64.b64decode(reply["data"])
-
-    async def evaluate(self, script: str) -> Any:
-        reply = await self._once(
-            "Runtime.evaluate", {"expression": script, "awaitPromise": True, "returnByValue": True}
-        )
-        if "exceptionDetails" in reply:
-            raise LaunchFailed(f"evaluating {script[:80]!r}: {reply['exceptionDetails'].get('text')}")
-        return reply["result"].get("value")
-
-    async def _once(self, method: str, params: Mapping[str, Any]) -> Any:
-        """One command to the target through a session of its own, which ends with it."""
-        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-
-        def received(event: Mapping[str, Any]) -> None:
-            if event.get("targetId", self._target) != self._target or future.done():
-                return
-            message = json.loads(event["message"])
-            if message.get("id") == 1:
-                future.set_result(message)
-
-        self._cdp.on("Target.receivedMessageFromTarget", received)
-        async with asyncio.timeout(CLOSE_SECONDS):
-            session = (
-                await self._cdp.send("Target.attachToTarget", {"targetId": self._target, "flatten": False})
-            )["sessionId"]
-            try:
-                text = json.dumps({"id": 1, "method": method, "params": params})
-                await self._cdp.send("Target.sendMessageToTarget", {"sessionId": session, "message": text})
-                message = await future
-            finally:
-                self._cdp.remove_listener("Target.receivedMessageFromTarget", received)
-                await self._cdp.send("Target.detachFromTarget", {"sessionId": session})
-        if "error" in message:
-            raise LaunchFailed(f"{method} on the model page: {message['error'].get('message')}")
-        return message["result"]
-
-
 class BrowserProcess:
     """One running browser."""
 
     def __init__(
-        self, installed: InstalledBrowser, browser: Browser, token: str, launch_ms: float, on_lost: OnLost
+        self,
+        installed: InstalledBrowser,
+        browser: Browser,
+        token: str,
+        launch_ms: float,
+        on_lost: OnLost,
+        keep: Keep | None = None,
     ) -> None:
         self.installed = installed
         self.token = token
@@ -172,6 +76,7 @@ class BrowserProcess:
         self._main = processes.main_process(token)
         self.pid = self._main.pid if self._main else None
         self._on_lost = on_lost
+        self._keep = keep
         browser.on("disconnected", lambda _: self._lost("is gone"))
 
     def _lost(self, how: str) -> None:
@@ -192,6 +97,11 @@ class BrowserProcess:
         return (
             PageCrashed(f"a content process of {self.installed.name} died (pid {dead[0]})") if dead else fault
         )
+
+    @property
+    def host(self) -> str | None:
+        """The name under which its pages reach the node's server; None: by address."""
+        return code_cache.HOST if _mapped(self.installed) else None
 
     @property
     def connected(self) -> bool:
@@ -245,6 +155,8 @@ class BrowserProcess:
     async def close(self) -> None:
         """Closes it; what does not close in time is killed, and what it left running too."""
         self._closing = True
+        if self._keep is not None and (profile := self._profile()) is not None:
+            await asyncio.to_thread(self._keep, profile)
         with contextlib.suppress(Exception):
             async with asyncio.timeout(CLOSE_SECONDS):
                 if (
@@ -255,6 +167,14 @@ class BrowserProcess:
                 await self._browser.close()
         with contextlib.suppress(OSError):  # the guardian ends what cannot be ended now
             await asyncio.to_thread(processes.kill, self.token)
+
+    def _profile(self) -> Path | None:
+        """Where this Chromium keeps its profile, as its own command line says."""
+        switch = "--user-data-dir="
+        with contextlib.suppress(psutil.Error):
+            words = self._main.cmdline() if self._main is not None else ()
+            return next((Path(word.removeprefix(switch)) for word in words if word.startswith(switch)), None)
+        return None
 
     async def kill(self) -> None:
         """Ends it at once."""
@@ -269,9 +189,13 @@ class BrowserProcess:
 class Launcher:
     """Playwright's driver for one node, and the browsers that it started."""
 
-    def __init__(self, workdir: processes.Workdir, launch_timeout: float) -> None:
+    def __init__(
+        self, workdir: processes.Workdir, settings: Settings, code: code_cache.CodeCache | None
+    ) -> None:
         self._workdir = workdir
-        self._timeout = launch_timeout
+        self._settings = settings
+        self._timeout = settings.launch_timeout
+        self._code = code
         self._playwright: Playwright | None = None
         self._starting = asyncio.Lock()
         self._count = 0
@@ -311,8 +235,8 @@ class Launcher:
         for process in started:
             process.cut_off()
 
-    async def launch(self, installed: InstalledBrowser, on_lost: OnLost) -> BrowserProcess:
-        """Starts a browser.
+    async def launch(self, installed: InstalledBrowser, on_lost: OnLost, port: int) -> BrowserProcess:
+        """Starts a browser whose model pages come from the node's server at ``port``.
 
         Raises:
             LaunchFailed: it did not start within ``launch_timeout``, or is not a browser.
@@ -332,14 +256,15 @@ class Launcher:
         started = time.perf_counter()
         try:
             async with asyncio.timeout(self._timeout + 1):
-                browser = await self._start(playwright, installed, environment)
+                browser = await self._start(playwright, installed, environment, port)
         except Exception as error:
             with contextlib.suppress(OSError):  # the guardian ends what cannot be ended now
                 await asyncio.to_thread(processes.kill, token, 0.0)
             raise self._failed(installed, error) from error
         launch_ms = (time.perf_counter() - started) * 1000
         try:
-            process = BrowserProcess(installed, browser, token, launch_ms, on_lost)
+            keep = self._keeper(installed)
+            process = BrowserProcess(installed, browser, token, launch_ms, on_lost, keep)
         except OSError as error:  # the process table cannot be read: no file descriptor is left
             with contextlib.suppress(Exception):
                 async with asyncio.timeout(CLOSE_SECONDS):
@@ -348,8 +273,27 @@ class Launcher:
         self._started = [p for p in self._started if p.connected] + [process]
         return process
 
+    def _keeper(self, installed: InstalledBrowser) -> Keep | None:
+        code = self._code
+        if code is None or not _mapped(installed):
+            return None
+        name = fingerprint(installed, self._settings)
+        return lambda profile: code.keep(name, profile)
+
+    def _seeded(self, installed: InstalledBrowser, environment: dict[str, str]) -> str | None:
+        """What to execute so that a Chromium starts with compiled code in its profile."""
+        if self._code is None or not installed.executable:
+            return installed.executable
+        seed = self._code.seed(fingerprint(installed, self._settings))
+        wrapper = code_cache.wrapper(self._workdir.path) if seed is not None else None
+        if wrapper is None:
+            return installed.executable
+        environment[code_cache.SEED] = str(seed)
+        environment[code_cache.EXECUTABLE] = installed.executable
+        return str(wrapper)
+
     async def _start(
-        self, playwright: Playwright, installed: InstalledBrowser, environment: dict[str, str]
+        self, playwright: Playwright, installed: InstalledBrowser, environment: dict[str, str], port: int
     ) -> Browser:
         if installed.endpoint:
             return await playwright.chromium.connect_over_cdp(
@@ -368,7 +312,8 @@ class Launcher:
         if installed.engine == "chromium":
             root = ROOT_FLAGS if os.getuid() == 0 else ()
             extra = EXTRA_FLAGS.get(installed.name, ())
-            args = merge_flags(CHROMIUM_FLAGS, root, extra, installed.flags)
+            args = merge_flags(CHROMIUM_FLAGS, root, extra, (named_host(port),), installed.flags)
+            options["executable_path"] = self._seeded(installed, environment)
             return await playwright.chromium.launch(args=args, **options)
         if installed.engine == "firefox":
             prefs = {**FIREFOX_PREFS, **installed.prefs}
@@ -400,6 +345,11 @@ class Launcher:
                 async with asyncio.timeout(CLOSE_SECONDS):
                     await self._playwright.stop()
             self._playwright = None
+
+
+def _mapped(installed: InstalledBrowser) -> bool:
+    """Whether it is a Chromium that we start: its switches are ours."""
+    return installed.engine == "chromium" and not installed.endpoint
 
 
 def _said(error: Exception) -> str:

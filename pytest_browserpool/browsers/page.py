@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 
 from pytest_browserpool.browsers.channel import PageChannel
 from pytest_browserpool.browsers.interpret import interpret
-from pytest_browserpool.browsers.launch import ModelPage
 from pytest_browserpool.browsers.post import PageError, Post, Reply
 from pytest_browserpool.browsers.protocol import Array, Packed, StateUse
+from pytest_browserpool.browsers.targets import ModelPage
 from pytest_browserpool.errors import ConnectionLost, DeviceLost, Fault, PageHung
 
 ANCHOR = Path(__file__).parent / "page" / "anchor.onnx"

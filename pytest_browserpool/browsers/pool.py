@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from aiohttp import web
 
-from pytest_browserpool.browsers import sizing
+from pytest_browserpool.browsers import code_cache, sizing
 from pytest_browserpool.browsers.catalogue import InstalledBrowser
 from pytest_browserpool.browsers.channel import PageChannel
 from pytest_browserpool.browsers.instance import BrowserInstance
@@ -84,8 +84,9 @@ class Pool:
         self.warm_hits = 0
         self.evictions = 0
         self._channels: dict[str, PageChannel] = {}
-        self._server = Server(runtime_dir, self._on_socket)
-        self._launcher = Launcher(workdir, settings.launch_timeout)
+        code, runtime_path = code_cache.opened(settings, runtime_dir)
+        self._server = Server(runtime_dir, self._on_socket, runtime_path)
+        self._launcher = Launcher(workdir, settings, code)
         self._threads = threads
         self._memory_limit = memory_limit
         self._emit = emit
@@ -172,7 +173,7 @@ class Pool:
                 holder[0].lose(fault)
 
         self._emit("begins", {"what": "launching", "browser": name, "sha256": ""})
-        process = await self._launcher.launch(installed, on_lost)
+        process = await self._launcher.launch(installed, on_lost, self._server.port)
         instance = BrowserInstance(process, self._server, self._channels, self._threads, self._session_gone)
         holder.append(instance)
         instance.slot = slot

@@ -1,7 +1,8 @@
 """The node's own web server: model pages, onnxruntime-web, model files and one WebSocket per page.
 
-It listens on loopback only. Every path begins with a secret of this run, Host and Origin are checked (a page of another
-site that the browser shows cannot talk to it), and it serves nothing but the files it was told to, by name.
+It listens on loopback only. Every path begins with a secret (that of onnxruntime-web stays from run to run), Host and Origin
+are checked (a page of another site that the browser shows cannot talk to it), and it serves nothing but the files it was
+told to, by name.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from pathlib import Path
 
 from aiohttp import WSCloseCode, web
 
+from pytest_browserpool.browsers.code_cache import HOST
 from pytest_browserpool.browsers.protocol import MAX_MESSAGE
 
 PAGE_DIR = Path(__file__).parent / "page"
@@ -37,14 +39,18 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class Server:
-    """One per node. ``on_socket(page_id, socket)`` is awaited for each page that dials in, until it returns."""
+    """One per node. ``on_socket(page_id, socket)`` is awaited for each page that dials in, until it returns.
 
-    def __init__(self, runtime_dir: Path, on_socket: SocketHandler) -> None:
+    ``runtime_path``: a secret that onnxruntime-web is under, and that may stay the same for longer than one run.
+    """
+
+    def __init__(self, runtime_dir: Path, on_socket: SocketHandler, runtime_path: str) -> None:
         self._runtime = {p.name: p for p in runtime_dir.iterdir() if p.suffix in (".mjs", ".wasm")}
         self._page = {p.name: p for p in PAGE_DIR.iterdir() if p.suffix in (".html", ".js")}
         self._files: dict[str, Path] = {}
         self._on_socket = on_socket
         self._secret = secrets.token_urlsafe(24)
+        self._runtime_path = runtime_path
         self._runner: web.AppRunner | None = None
         self._sockets: set[web.WebSocketResponse] = set()
         self.port = 0
@@ -71,6 +77,7 @@ class Server:
 
     @property
     def origin(self) -> str:
+        """By address."""
         return f"http://127.0.0.1:{self.port}"
 
     @property
@@ -78,8 +85,10 @@ class Server:
         """The path that everything is under."""
         return f"/{self._secret}/"
 
-    def page_url(self, page_id: str) -> str:
-        return f"{self.origin}{self.base}page/index.html?page={page_id}&base={self.base}"
+    def page_url(self, page_id: str, host: str | None) -> str:
+        """``host``: the name that the browser maps to this server; None: its address."""
+        origin = f"http://{host}" if host else self.origin
+        return f"{origin}{self.base}page/index.html?page={page_id}&base={self.base}&ort=/{self._runtime_path}/ort/"
 
     def offer(self, name: str, path: Path) -> str:
         """Serves ``path`` as ``name`` (a content hash) from now on; returns its path on this server."""
@@ -88,14 +97,15 @@ class Server:
 
     @web.middleware
     async def _guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        hosts = (f"127.0.0.1:{self.port}", f"localhost:{self.port}")
+        hosts = (f"127.0.0.1:{self.port}", f"localhost:{self.port}", HOST)
         if request.headers.get("Host") not in hosts:
             raise web.HTTPMisdirectedRequest(text="unknown Host")
         origin = request.headers.get("Origin")
         if origin is not None and origin not in {f"http://{h}" for h in hosts}:
             raise web.HTTPForbidden(text="unknown Origin")
         given = request.match_info.get("secret", "")
-        if not hmac.compare_digest(given.encode(), self._secret.encode()):
+        expected = self._runtime_path if request.match_info.handler == self._serve_runtime else self._secret
+        if not hmac.compare_digest(given.encode(), expected.encode()):
             raise web.HTTPNotFound
         response = await handler(request)
         if not response.prepared:
@@ -106,7 +116,7 @@ class Server:
         return self._one_of(self._page, request, cache="no-store")
 
     async def _serve_runtime(self, request: web.Request) -> web.StreamResponse:
-        # the URL has the run's secret and the files are pinned, so a browser may keep them for its life
+        # the path stands for exactly these files, so a browser may keep them and what it compiled of them
         return self._one_of(self._runtime, request, cache="public, max-age=86400, immutable")
 
     async def _serve_file(self, request: web.Request) -> web.StreamResponse:

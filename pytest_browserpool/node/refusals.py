@@ -10,7 +10,7 @@ from functools import reduce
 from typing import TYPE_CHECKING
 
 from pytest_browserpool.artefacts import pins
-from pytest_browserpool.browsers import probe
+from pytest_browserpool.browsers import identity
 from pytest_browserpool.errors import BackendRefused
 from pytest_browserpool.values import ModelNeeds, Plain
 
@@ -122,5 +122,5 @@ class Refusals:
         installed = next(each for each in self._node.installed if each.name == browser)
         known = self._node.capabilities().browser(browser)
         version = known.version if known is not None else ""
-        made = f"{probe.fingerprint(installed, self._node.settings)}-{version}-{backend}"
+        made = f"{identity.fingerprint(installed, self._node.settings)}-{version}-{backend}"
         return f"{made}-{self._model[:16]}-{self._opened}".replace("/", "_").replace(" ", "_")

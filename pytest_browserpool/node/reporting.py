@@ -14,7 +14,7 @@ from pytest_browserpool.browsers.pool import Loaded, ModelContent
 from pytest_browserpool.errors import BrowserPoolError, Fault
 from pytest_browserpool.node.journal import Journal, Operation
 from pytest_browserpool.node.outbox import Outbox
-from pytest_browserpool.node.use import Held, ModelUse, RunningTest
+from pytest_browserpool.node.use import ASKED_BY, Held, ModelUse, RunningTest
 from pytest_browserpool.values import ModelNeeds, Plain, sharded_key
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ class Reporter:
         """What the pool emits."""
         if name == "launched":
             self.journal.launched(self._name(fields["instance"]), fields["browser"])
-            self._launched[fields["instance"]] = dict(fields)
+            self._launched[fields["instance"]] = {**fields, "nodeid": ASKED_BY.get()}
             self._browser_row(fields["instance"])
             self.event("LaunchObserved", browser=fields["browser"], seconds=fields["launch_ms"] / 1000)
         elif name == "closed":
@@ -136,6 +136,7 @@ class Reporter:
             adapter=known.get("adapter", ""),
             launched_at=known["launched_at"],
             launch_ms=known["launch_ms"],
+            nodeid=known["nodeid"],
             **more,
         )
         self.row("browsers", record)

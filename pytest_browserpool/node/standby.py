@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from pytest_browserpool.browsers.choice import Candidate
 from pytest_browserpool.browsers.pool import Loaded
 from pytest_browserpool.errors import BrowserPoolError
+from pytest_browserpool.node.use import ASKED_BY
 
 if TYPE_CHECKING:
     from pytest_browserpool.node.resident import Resident
@@ -56,6 +57,7 @@ class Standby:
         return self.hot
 
     async def _load(self) -> None:
+        ASKED_BY.set("")
         refused = []
         for seat in self._seats():
             try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Mapping
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
@@ -13,6 +14,10 @@ from pytest_browserpool.values import Plain
 if TYPE_CHECKING:
     from pytest_browserpool.browsers.pool import Loaded, ModelContent
     from pytest_browserpool.node.journal import Operation
+
+ASKED_BY: ContextVar[str] = ContextVar("browserpool_asked_by", default="")
+"""The test on whose behalf something is done; empty: for tests to come. The node's loop has it from the thread that asks,
+and work that goes on beside the test sets it to nothing."""
 
 CONSOLE_LINES = 100
 """Lines of the page's console that travel with a failed test's report."""

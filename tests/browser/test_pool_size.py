@@ -34,14 +34,15 @@ def alive(pool):
     return {browser.name for browser in pool.browsers}
 
 @wants("headless-shell", 1, 1)
-def test_first(model):
+def test_first(model, browser_pool):
     assert model(X)["y"].item(0) == 1
-    time.sleep(2.5)  # the scheduler looks once a second
+    until(lambda: browser_pool.stats()["sessions"] == 2)  # the next test's, made ahead
 
 @wants("chromium", 2, 1000)
 def test_a_long_one_needs_no_other_browser(model, browser_pool):
     assert model(X)["y"].item(0) == 1
     until(lambda: alive(browser_pool) == {"chromium"})
+    until(lambda: len(browser_pool._node.report._launched) == 1)  # the other's end is on the record, too
     assert model(X)["y"].item(0) == 1
 
 @wants("chromium", 3, 2)
@@ -53,6 +54,11 @@ def test_the_other_is_back_before_it_is_needed(model, browser_pool):
 def test_last(model):
     assert model.warm
 """
+
+
+def browserpool(*arguments: str) -> str:
+    command = [sys.executable, "-m", "pytest_browserpool.cli", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
 
 
 def test_a_pool_shrinks_and_grows_with_the_plan(tmp_path: Path) -> None:
@@ -73,35 +79,17 @@ def test_a_pool_shrinks_and_grows_with_the_plan(tmp_path: Path) -> None:
         loads = con.execute(
             "SELECT browser, nodeid FROM operations_log WHERE kind = 'load' AND NOT warm ORDER BY started_at"
         ).fetchall()
-    assert "1, 2" in ", ".join(f"{size:g}" for (size,) in sizes)
-    assert sorted((browser, nodeid.partition("::")[2]) for browser, nodeid in loads) == [
-        ("chromium", ""),  # ahead of its test, beside another's load or run: of neither
-        ("headless-shell", ""),
-        ("headless-shell", "test_first"),
-    ]
+    # 1: the long one alone; 2: its successors come near. Before and after that the plan is looked at once a second, and
+    # its beginning (one test, then two browsers) and its end (one test left) may lie between two looks
+    assert re.fullmatch(r"(1, )?(2, )?1, 2(, 1)?", ", ".join(f"{size:g}" for (size,) in sizes)), sizes
+    found = [(browser, nodeid.partition("::")[2]) for browser, nodeid in loads]
+    # chromium is made ready beside the first test's own load, and either may begin first; what is made ahead is of no test
+    assert sorted(found[:2]) == [("chromium", ""), ("headless-shell", "test_first")]
+    assert found[2:] == [("headless-shell", "")]
     assert [reason for (reason,) in shells] == ["the plan needs fewer", "end of run"]
     assert "pool size  gw0 " in done.stdout, done.stdout
-    explain = [
-        "browserpool",
-        "explain",
-        "test_pool.py::test_the_other_is_back_before_it_is_needed",
-        f"--db={db}",
-    ]
-    said = subprocess.run(
-        [sys.executable, "-m", "pytest_browserpool.cli", *explain[1:]],
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    # the second browser may be there already: it is prepared when its test comes near
-    assert re.search(
-        r"on gw0 ran (headless-shell, )?chromium(, headless-shell)? then; the plan kept [12]", said.stdout
-    ), said.stdout + said.stderr
-    (plain,) = json.loads(
-        subprocess.run(
-            [sys.executable, "-m", "pytest_browserpool.cli", *explain[1:], "--json"],
-            capture_output=True, text=True, timeout=60,
-        ).stdout
-    )  # fmt: skip
-    assert set(plain["pool"]["running"]) in ({"chromium"}, {"chromium", "headless-shell"})
-    assert plain["pool"]["advised"] in (1, 2)
+    asked = ["explain", "test_pool.py::test_the_other_is_back_before_it_is_needed", f"--db={db}"]
+    # the test went out before the browser for the one after it was asked for, and the first one's end had been recorded
+    assert "on gw0 ran chromium then; the plan kept 1" in browserpool(*asked)
+    (plain,) = json.loads(browserpool(*asked, "--json"))
+    assert plain["pool"] == {"running": ["chromium"], "advised": 1}

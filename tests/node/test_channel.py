@@ -31,7 +31,7 @@ def with_page(tmp_path: Path, play: Callable[[PageChannel, Dial], Awaitable[Any]
         async def on_socket(page: str, connection: web.WebSocketResponse) -> None:
             await channel.attach(connection)
 
-        server = Server(tmp_path, on_socket)
+        server = Server(tmp_path, on_socket, "of-the-runtime")
         await server.start()
         answering: list[asyncio.Task[None]] = []
         try:

@@ -12,6 +12,7 @@ import psutil
 import pytest
 from aiohttp import web
 
+from pytest_browserpool.browsers.code_cache import HOST
 from pytest_browserpool.browsers.serve import Server
 
 
@@ -24,7 +25,7 @@ def serve(tmp_path: Path, client: Callable[[Server, aiohttp.ClientSession], Awai
             await connection.send_bytes(page.encode() + message.data)
 
     async def main() -> Any:
-        server = Server(tmp_path, on_socket)
+        server = Server(tmp_path, on_socket, "of-the-runtime")
         await server.start()
         try:
             async with asyncio.timeout(20), aiohttp.ClientSession() as session:
@@ -37,7 +38,7 @@ def serve(tmp_path: Path, client: Callable[[Server, aiohttp.ClientSession], Awai
 
 def get(tmp_path: Path, path: str, **headers: str) -> tuple[int, dict[str, str], bytes]:
     async def client(server: Server, session: aiohttp.ClientSession) -> Any:
-        url = server.origin + path.replace("BASE/", server.base)
+        url = server.origin + path.replace("BASE/", server.base).replace("RUNTIME/", "/of-the-runtime/")
         filled = {k: v.replace("PORT", str(server.port)) for k, v in headers.items()}
         # encoded=True: the client must not tidy what an attacker would send as it is
         from yarl import URL
@@ -53,7 +54,22 @@ def test_a_page_and_the_runtime_are_served_isolated(tmp_path):
     assert (status, b"page.js" in body) == (200, True)
     assert headers["Cross-Origin-Opener-Policy"] == "same-origin"
     assert headers["Cross-Origin-Embedder-Policy"] == "require-corp"
-    assert get(tmp_path, "BASE/ort/ort.bundle.mjs")[0] == 200
+    assert get(tmp_path, "RUNTIME/ort/ort.bundle.mjs")[0] == 200
+
+
+def test_the_runtime_s_secret_opens_nothing_else(tmp_path):
+    """It outlives the run: who knows it from yesterday reads onnxruntime-web, and no page, no model, no socket."""
+    for path in ("RUNTIME/page/index.html", "RUNTIME/file/anchor.onnx", "RUNTIME/ws"):
+        assert get(tmp_path, path)[0] == 404, path
+    assert get(tmp_path, "BASE/ort/ort.bundle.mjs")[0] == 404
+
+
+def test_under_its_name_it_answers_the_browsers_that_map_it(tmp_path):
+    """Chromium is told where that name leads; nothing else ever resolves it."""
+    assert get(tmp_path, "BASE/page/index.html", Host=HOST)[0] == 200
+    assert get(tmp_path, "BASE/page/index.html", Host=HOST, Origin=f"http://{HOST}")[0] == 200
+    assert get(tmp_path, "BASE/page/index.html", Host=HOST, Origin=f"http://evil.{HOST}")[0] == 403
+    assert get(tmp_path, "BASE/page/index.html", Host=f"evil.{HOST}")[0] == 421
 
 
 @pytest.mark.parametrize("path", ["/", "/page/index.html", "/wrong/page/index.html", "/wrong/ws"])
@@ -64,9 +80,9 @@ def test_nothing_without_the_secret(tmp_path, path):
 @pytest.mark.parametrize(
     "path",
     [
-        "BASE/ort/secret.txt",
-        "BASE/ort/../secret.txt",
-        "BASE/ort/..%2fsecret.txt",
+        "RUNTIME/ort/secret.txt",
+        "RUNTIME/ort/../secret.txt",
+        "RUNTIME/ort/..%2fsecret.txt",
         "BASE/page/..%2f..%2f__init__.py",
         "BASE/page/%2fetc%2fpasswd",
         "BASE/file/%2e%2e%2f%2e%2e%2fetc%2fpasswd",

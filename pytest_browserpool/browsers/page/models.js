@@ -16,8 +16,8 @@ async function fetchBytes(url) {
 }
 
 export class Models {
-  constructor(base, tell) {
-    this.base = base;
+  constructor(ort, tell) {
+    this.runtime = ort;
     this.tell = tell;
     this.sessions = new Map();
     this.states = new States();
@@ -28,8 +28,8 @@ export class Models {
   /** Loads the bundle (one per page: the builds do not share state) and sets its environment once. */
   async configure({ bundle, threads, anchor }) {
     if (this.ort) return { values: { version: this.ort.env.versions.web, threads: this.ort.env.wasm.numThreads } };
-    const ort = await import(`${this.base}ort/${BUNDLES[bundle]}`);
-    ort.env.wasm.wasmPaths = `${location.origin}${this.base}ort/`;
+    const ort = await import(`${this.runtime}${BUNDLES[bundle]}`);
+    ort.env.wasm.wasmPaths = `${location.origin}${this.runtime}`;
     ort.env.wasm.numThreads = crossOriginIsolated ? threads : 1;
     ort.env.wasm.proxy = false; // excludes GPU tensors
     ort.env.logLevel = "warning"; // the sessions log their placement themselves

@@ -11,7 +11,7 @@ let socket;
 const send = (to, header, tensors = []) => { for (const message of messages(header, tensors)) to.send(message); };
 const tell = (event) => { if (socket?.readyState === WebSocket.OPEN) send(socket, { event }); };
 captureConsole(tell);
-const models = new Models(params.get("base"), tell);
+const models = new Models(params.get("ort"), tell);
 window.browserpool = { models, get socket() { return socket; } }; // for a developer's console and for tests that break things on purpose
 
 // Commands that touch onnxruntime never overlap: two webgpu runs in one page end in a time-out or in memory faults.

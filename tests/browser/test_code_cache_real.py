@@ -1,0 +1,88 @@
+"""Compiled WebAssembly outlives its browser: what Chromium's own trace says that it compiled, first and then."""
+
+from __future__ import annotations
+
+import json
+import time
+
+import numpy as np
+import onnx_models as make
+import pytest
+from bench_support import here, make_bench
+
+from pytest_browserpool.artefacts import pins
+from pytest_browserpool.artefacts.cache import ENVIRONMENT_VARIABLE
+from pytest_browserpool.browsers.code_cache import CODE, LEAST_BYTES
+
+X = {"x": np.ones((4, 4), np.float32)}
+WRITTEN_SECONDS = 60.0
+"""It takes about 40 models, 3 – 6 s; far more on a busy machine."""
+
+
+@pytest.fixture
+def own_cache(tmp_path, monkeypatch):
+    """A cache with everything of the real one but compiled code."""
+    real, own = pins.default_cache().root, tmp_path / "cache"
+    own.mkdir()
+    for entry in real.iterdir():
+        if entry.name not in ("compiled", "tmp"):
+            (own / entry.name).symlink_to(entry)
+    monkeypatch.setenv(ENVIRONMENT_VARIABLE, str(own))
+    return own
+
+
+def compiled_on_demand(bench, kind: str) -> int:
+    """Functions that a new browser compiled while its page opened, each because it was called: V8 calls that lazy."""
+    pool = bench.node.pool
+
+    async def traced() -> bytes:
+        instance, _ = await pool.browser(kind)
+        browser = instance.process._browser
+        await browser.start_tracing(categories=["v8.wasm", "disabled-by-default-v8.wasm.detailed"])
+        await instance.page()
+        return await browser.stop_tracing()
+
+    events = json.loads(bench.node.call(traced, 60))["traceEvents"]
+    return sum(event["name"] == "wasm.CompileLazy" for event in events)
+
+
+def work_until_written(bench, kind: str) -> None:
+    """Loads models until Chromium writes compiled code into its profile: it does with each megabyte that got hot."""
+    pool = bench.node.pool
+    process = next(i for i in pool.instances if i.name == kind).process
+    directory = process._profile() / "Default" / CODE
+    until = time.monotonic() + WRITTEN_SECONDS
+    scale = 2.0
+    while max((p.stat().st_size for p in directory.glob("*_0")), default=0) < LEAST_BYTES:
+        assert time.monotonic() < until, f"nothing in {directory}"
+        assert bench.load(make.affine(scale), kind)(X)["y"].item(0) == scale + 1
+        scale += 1
+
+
+@pytest.mark.parametrize("kind", ["chromium", "headless-shell"])
+def test_the_next_run_need_not_compile_what_this_one_did(kind, own_cache, tmp_path):
+    assert kind in here(), f"{kind} is not installed: run `browserpool install`"
+    bench = make_bench(tmp_path, browsers=(kind,))
+    try:
+        first = compiled_on_demand(bench, kind)
+        work_until_written(bench, kind)
+    finally:
+        bench.node.close()
+    assert list((own_cache / "compiled").glob(f"{kind}-*/*/Code Cache/wasm/*_0"))
+    bench = make_bench(tmp_path, browsers=(kind,))
+    try:
+        second = compiled_on_demand(bench, kind)
+        assert first > 1000
+        assert second < first / 2, f"{second} functions after {first}"
+        model = bench.load(make.affine(5.0), kind)
+        assert model(X)["y"].item(0) == 6
+        script = (
+            "JSON.stringify(performance.getEntriesByType('resource').map((e) => [e.name, e.transferSize]))"
+        )
+        sizes = {name.split("/")[-1]: size for name, size in json.loads(bench.evaluate(model, script))}
+        runtime = {name: size for name, size in sizes.items() if name.startswith("ort")}
+        assert runtime
+        assert not any(runtime.values()), f"fetched again: {runtime}"
+        assert sizes["page.js"] > 0  # ours is not kept: it changes with the version
+    finally:
+        bench.node.close()
