@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import onnx_models as make
+import pytest
 
 from pytest_browserpool.store.connect import reading
 
@@ -79,6 +80,8 @@ def test_a_pool_shrinks_and_grows_with_the_plan(tmp_path: Path) -> None:
         loads = con.execute(
             "SELECT browser, nodeid FROM operations_log WHERE kind = 'load' AND NOT warm ORDER BY started_at"
         ).fetchall()
+        launches = con.execute("SELECT name, nodeid, launch_ms FROM browsers").fetchall()
+        costs = dict(con.execute("SELECT test, launch_s FROM test_costs").fetchall())
     # 1: the long one alone; 2: its successors come near. Before and after that the plan is looked at once a second, and
     # its beginning (one test, then two browsers) and its end (one test left) may lie between two looks
     assert re.fullmatch(r"(1, )?(2, )?1, 2(, 1)?", ", ".join(f"{size:g}" for (size,) in sizes)), sizes
@@ -87,6 +90,11 @@ def test_a_pool_shrinks_and_grows_with_the_plan(tmp_path: Path) -> None:
     assert sorted(found[:2]) == [("chromium", ""), ("headless-shell", "test_first")]
     assert found[2:] == [("headless-shell", "")]
     assert [reason for (reason,) in shells] == ["the plan needs fewer", "end of run"]
+    # only the first test waited for a browser; those for others came up beside tests that they cost nothing
+    ((ms, first),) = [(ms, nodeid) for _, nodeid, ms in launches if nodeid]
+    assert first == "test_pool.py::test_first"
+    assert sorted(name for name, nodeid, _ in launches if nodeid == "") == ["chromium", "headless-shell"]
+    assert {test: seconds for test, seconds in costs.items() if seconds} == {first: pytest.approx(ms / 1000)}
     assert "pool size  gw0 " in done.stdout, done.stdout
     asked = ["explain", "test_pool.py::test_the_other_is_back_before_it_is_needed", f"--db={db}"]
     # the test went out before the browser for the one after it was asked for, and the first one's end had been recorded
