@@ -4,6 +4,7 @@ there.
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +14,7 @@ import history_samples as samples
 import pytest
 
 from pytest_browserpool.errors import HistoryError
-from pytest_browserpool.records import MetricRecord
+from pytest_browserpool.records import BrowserRecord, MetricRecord
 from pytest_browserpool.store import connect, queries
 from pytest_browserpool.store.flush import flush
 from pytest_browserpool.store.spool import Batch
@@ -77,6 +78,37 @@ def test_a_launch_within_a_load_counts_once(db: Path) -> None:
         assert con.execute("SELECT latency_ms, launch_ms FROM operations").fetchall() == [(1600.0, 500.0)]
         assert queries.results_of(con, "run-1")[0]["load_s"] == pytest.approx(1.1)
         assert queries.warm_start(con).loads[0][-1] == pytest.approx(1.1)
+
+
+@pytest.mark.parametrize(
+    ("asked_by", "seconds"),
+    [(None, 0.5), (ONE, 0.5), ("", 0.0), ("tests/test_sample.py::test_two", 0.0)],
+    ids=["nobody knows", "it", "launched ahead", "a test that was over"],
+)
+def test_a_launch_costs_the_test_that_asked_for_it(db: Path, asked_by: str | None, seconds: float) -> None:
+    rows = [
+        dataclasses.replace(row, nodeid=asked_by) if isinstance(row, BrowserRecord) else row
+        for row in samples.a_run()
+    ]
+    flush(db, [Batch(name="1", run_id="run-1", rows=tuple(rows))])
+    with connect.reading(db) as con:
+        assert [row["launch_s"] for row in queries.results_of(con, "run-1")] == [seconds, 0.0]
+
+
+def test_a_load_that_waited_for_a_launch_ahead_of_it_has_that_wait_as_its_launch(db: Path) -> None:
+    """Launched for this test beside the one before, and ready when this one had begun to wait for it."""
+    rows = [
+        samples.operation(1, kind="load", started_at=samples.START + 0.9, latency_ms=300.0, warm=False),
+        *(
+            dataclasses.replace(row, nodeid="") if isinstance(row, BrowserRecord) else row
+            for row in samples.a_run()
+            if "Operation" not in type(row).__name__
+        ),
+    ]
+    flush(db, [Batch(name="1", run_id="run-1", rows=tuple(rows))])
+    with connect.reading(db) as con:
+        one = queries.results_of(con, "run-1")[0]
+        assert (one["launch_s"], one["load_s"]) == (0.3, 0.0)
 
 
 def test_a_session_made_ahead_costs_its_own_test_nothing_and_no_other(db: Path) -> None:
