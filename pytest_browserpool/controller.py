@@ -311,10 +311,6 @@ class Controller:
         if not self.schedules:
             close_crashed_row(report)
 
-    def on_local_message(self, message: Message) -> None:
-        """From the node's side in this same process, on any thread."""
-        self.hearing.from_here(message)
-
     # -- time ------------------------------------------------------------------------------------------------
 
     def _tick(self) -> None:

@@ -1,15 +1,15 @@
-"""The pytest11 entry point: options, hookspecs and registration. Wiring only, and light while the plugin
-is off."""
+"""The pytest11 entry point: options, hookspecs and registration. Wiring only, and light while the plugin is off."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from _pytest.fixtures import getfixturemarker  # no public name tells a fixture from a function
+
+from pytest_browserpool.options import DEFAULT_DB, OPTIONS, converted
 
 if TYPE_CHECKING:
     from pytest_browserpool.config import Settings
@@ -21,115 +21,6 @@ MARKER_LINE = (
     "fallback, shards, sharding, shard_backends, fault_tolerance, expected_duration, concurrency_key, input_shapes, "
     "session_options): the AI model that this test runs in a browser, and what it needs (pytest-browserpool)"
 )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Option:
-    """One option ``--browserpool-NAME`` and its ini twin ``browserpool_NAME``."""
-
-    name: str
-    help: str
-    setting: str = ""
-    """The field of ``Settings``; empty: the name with underscores."""
-    kind: str = "str"
-    """str, int, float, words (comma separated), switch (on or off) or flag (a switch that is on where it is typed)."""
-    metavar: str | None = None
-    cli: bool = True
-    """False: only an ini value, for what hardly anybody changes."""
-
-    @property
-    def flag(self) -> str:
-        return f"--browserpool-{self.name}"
-
-    @property
-    def ini(self) -> str:
-        return f"browserpool_{self.name.replace('-', '_')}"
-
-    @property
-    def dest(self) -> str:
-        return self.flag.removeprefix("--").replace("-", "_")
-
-    @property
-    def field(self) -> str:
-        return self.setting or self.name.replace("-", "_")
-
-
-OPTIONS = (
-    Option(
-        name="browsers",
-        help="browser names or families to use, comma separated (all that a node has)",
-        kind="words",
-    ),
-    Option(name="max-browsers", help="browsers alive at once per node (3)", kind="int", metavar="N"),
-    Option(
-        name="recovery",
-        help="strategy after a fault: progressive, immediate, coordinated or none (progressive)",
-    ),
-    Option(
-        name="db",
-        help="the history, a DuckDB file (.browserpool/history.duckdb under rootdir)",
-        metavar="PATH",
-    ),
-    Option(
-        name="scheduler", help="on, or off for xdist's own scheduler over the same pools (on)", kind="switch"
-    ),
-    Option(
-        name="learn",
-        help="try the browsers and backends that qualify, as far as it pays, to find the fastest (off)",
-        kind="flag",
-    ),
-    Option(name="missing", help="what happens to a test that no node can run: fail or skip (fail)"),
-    Option(
-        name="redundancy",
-        help="how many browsers hold a model; 2 is a hot standby (1)",
-        kind="int",
-        metavar="N",
-    ),
-    Option(name="history-copies", help="copies of the history that are kept (2)", kind="int", metavar="N"),
-    Option(
-        name="keep",
-        help="how long runs stay in the history: 90d, 12w, 1y, or forever (forever)",
-        metavar="TIME",
-    ),
-    Option(
-        name="runtime",
-        help="directory of a build of onnxruntime-web to use: another version's dist/, a patched one (the pinned one)",
-        metavar="DIR",
-    ),
-    Option(
-        name="code-cache",
-        help="on: Chromium finds onnxruntime-web compiled by earlier runs; off: it starts as on a user's first visit (on)",
-        kind="switch",
-    ),
-    Option(
-        name="prometheus",
-        help="write the run's figures to this file in Prometheus' text format (not written)",
-        metavar="PATH",
-    ),
-    Option(name="otel", help="on: send the run as an OpenTelemetry trace (off)", kind="switch"),
-    Option(
-        name="heartbeat-timeout",
-        help="seconds of silence after which a node is taken for lost and killed (30)",
-        kind="float",
-        cli=False,
-    ),
-    Option(
-        name="connect-timeout",
-        help="seconds until a remote node must be connected, else the run goes on without it (30)",
-        kind="float",
-        cli=False,
-    ),
-    Option(
-        name="pool-cool-down",
-        help="seconds before a node's pool shrinks after its size last changed (60)",
-        kind="float",
-        cli=False,
-    ),
-)
-
-
-DEFAULT_DB = ".browserpool/history.duckdb"
-"""Under rootdir: the history belongs to the project, and the directory is easy to ignore."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -241,7 +132,7 @@ def _activate_controller(config: pytest.Config) -> None:
     config.pluginmanager.register(hub, controller.PLUGIN)
     _register_reports(config, hub)
     if not distributed:
-        node = worker.NodeSide(config, settings, "main", hub.on_local_message)
+        node = worker.NodeSide(config, settings, "main", hub.hearing.from_here)
         config.pluginmanager.register(node, worker.PLUGIN)
         node.start_beating()
         _register_tests_side(config)
@@ -336,7 +227,7 @@ def read_settings(config: pytest.Config) -> Settings:
         told = config.getoption(option.dest, None) if option.cli else None
         value = told if told is not None else config.getini(option.ini)
         if value not in (None, ""):
-            given[option.field] = _converted(option, value)
+            given[option.field] = converted(option, value)
     # what is typed is meant from where it is typed, what is in a file from where the project is
     for path in ("db", "runtime"):
         typed = config.getoption(f"browserpool_{path}", None) is not None
@@ -371,31 +262,6 @@ def pytest_report_header(config: pytest.Config) -> list[str] | None:
     own = hub.settings.own_runtime
     lines = [header(hub.settings)] if hub.settings.applied else []
     return lines + ([f"browserpool: onnxruntime-web {own.label} from {own.directory}"] if own else [])
-
-
-def _converted(option: Option, value: Any) -> Any:
-    from pytest_browserpool.errors import ConfigurationError
-
-    text = str(value).strip()
-    if option.kind == "words":
-        return tuple(word.strip() for word in text.replace("\n", ",").split(",") if word.strip())
-    if option.kind in ("switch", "flag"):
-        if text.lower() not in ("on", "off"):
-            raise ConfigurationError(
-                f"{option.name} is {text!r}", where=f"{option.flag} or {option.ini}", remedy="on or off"
-            )
-        return text.lower() == "on"
-    if option.kind in ("int", "float"):
-        try:
-            return int(text) if option.kind == "int" else float(text)
-        except ValueError:
-            where = f"{option.flag} or {option.ini}" if option.cli else option.ini
-            raise ConfigurationError(
-                f"{option.name} is {text!r}",
-                where=where,
-                remedy="give a number" if option.kind == "float" else "give a whole number",
-            ) from None
-    return text
 
 
 def read_words(settings: Settings) -> Words:

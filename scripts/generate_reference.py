@@ -32,7 +32,8 @@ from from_code import (
 )
 
 import pytest_browserpool
-from pytest_browserpool import cli, config, errors, fixtures, hookspecs, keywords, plugin, values
+from pytest_browserpool import cli, config, errors, fixtures, hookspecs, keywords, values
+from pytest_browserpool import options as option_table
 from pytest_browserpool.browsers import catalogue
 from pytest_browserpool.models import inspect as model_inspect
 from pytest_browserpool.node.session import ModelSession
@@ -56,14 +57,14 @@ def options() -> Iterator[str]:
     docs = field_docs(config.Settings)
     fields = {field.name: field for field in dataclasses.fields(config.Settings)}
     rows = [["`--browserpool`<br>`browserpool`", "off", f"Run tests of models on browser pools. {OFF}"]]
-    for option in plugin.OPTIONS:
+    for option in option_table.OPTIONS:
         flag = f"`{option.flag}{' ' + option.metavar if option.metavar else ''}`<br>" if option.cli else ""
-        default = plugin.DEFAULT_DB if option.name == "db" else default_of(fields[option.field])
+        default = option_table.DEFAULT_DB if option.name == "db" else default_of(fields[option.field])
         what, why = option.help.rsplit(" (", 1)[0], DB if option.name == "db" else docs[option.field]
         rows.append([f"{flag}`{option.ini}`", shown(default), f"{what[0].upper()}{what[1:]}. *{why}*"])
     yield from table(["option, ini value", "default", "what it does, *and why that default*"], rows)
     yield "Values that no option changes:\n"
-    told = {option.field for option in plugin.OPTIONS} | {"rootdir", "db", "custom", "own_runtime"}
+    told = {option.field for option in option_table.OPTIONS} | {"rootdir", "db", "custom", "own_runtime"}
     fixed = [name for name in fields if name not in told]
     rows = [[f"`{name}`", shown(default_of(fields[name])), docs[name]] for name in fixed]
     yield from table(["setting", "value", "why"], rows)

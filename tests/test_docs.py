@@ -17,7 +17,7 @@ from types import ModuleType
 import click
 import pytest
 
-from pytest_browserpool import cli, config, errors, fixtures, hookspecs, keywords, plugin, values
+from pytest_browserpool import cli, config, errors, fixtures, hookspecs, keywords, options, plugin, values
 from pytest_browserpool.config import custom_browsers
 
 ROOT = Path(__file__).parent.parent
@@ -51,8 +51,8 @@ class TestReference:
             "run  make reference"
         )
 
-    @pytest.mark.parametrize("option", plugin.OPTIONS, ids=lambda option: option.name)
-    def test_every_option_has_its_ini_twin_and_a_reason(self, option: plugin.Option) -> None:
+    @pytest.mark.parametrize("option", options.OPTIONS, ids=lambda option: option.name)
+    def test_every_option_has_its_ini_twin_and_a_reason(self, option: options.Option) -> None:
         row = next(line for line in REFERENCE.splitlines() if f"`{option.ini}` |" in line)
         assert row.startswith(f"| `{option.flag}") == option.cli
         _, _, default, meaning, _ = row.split("|")
@@ -72,7 +72,7 @@ class TestReference:
 
     @pytest.mark.parametrize("setting", [f.name for f in dataclasses.fields(config.Settings)])
     def test_every_setting_is_an_option_or_a_value_with_its_reason(self, setting: str) -> None:
-        by_option = {option.field for option in plugin.OPTIONS}
+        by_option = {option.field for option in options.OPTIONS}
         assert setting in by_option | {"rootdir", "custom", "own_runtime"} or f"| `{setting}` |" in REFERENCE
 
     @pytest.mark.parametrize("keyword", keywords.KEYWORDS)
@@ -195,9 +195,9 @@ def test_every_page_is_in_the_navigation() -> None:
 @pytest.mark.parametrize("doc", WRITTEN, ids=lambda path: str(path.relative_to(ROOT)))
 def test_pages_name_no_option_or_command_that_does_not_exist(doc: Path) -> None:
     text = doc.read_text(encoding="utf-8")
-    known = {"--browserpool", *(option.flag for option in plugin.OPTIONS if option.cli)}
+    known = {"--browserpool", *(option.flag for option in options.OPTIONS if option.cli)}
     assert set(re.findall(r"--browserpool[\w-]*", text)) - known == set()
-    inis = {"browserpool", *(option.ini for option in plugin.OPTIONS)}
+    inis = {"browserpool", *(option.ini for option in options.OPTIONS)}
     assert set(re.findall(r"\bbrowserpool_(?!pool)[a-z_]+\b", text)) - inis == set()
     commands = set(re.findall(r"^(?:\$ )?(?:\S*/)?browserpool ([a-z]+)\b", text, re.MULTILINE))
     assert commands - set(cli.COMMANDS) == set()

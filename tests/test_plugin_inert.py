@@ -160,7 +160,7 @@ def test_a_node_may_be_given_some_of_the_browsers(run: Runner) -> None:
 
 def test_every_option_is_documented() -> None:
     from pytest_browserpool.config import Settings
-    from pytest_browserpool.plugin import OPTIONS
+    from pytest_browserpool.options import OPTIONS
 
     page = (Path(__file__).parent.parent / "docs" / "xdist.md").read_text()
     for option in OPTIONS:

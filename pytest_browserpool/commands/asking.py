@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from pytest_browserpool import options
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from duckdb import DuckDBPyConnection
 
-DEFAULT_DB = Path(".browserpool") / "history.duckdb"
+DEFAULT_DB = Path(options.DEFAULT_DB)
 """Where ``pytest --browserpool`` writes, under the rootdir; commands look under the current directory."""
 
 db_option = click.option(
