@@ -12,6 +12,14 @@ if TYPE_CHECKING:  # every test process imports this module, few need a node
     from bench_support import Bench
 
 
+def mark_all(items: list[pytest.Item], directory: Path, mark: pytest.MarkDecorator) -> list[pytest.Item]:
+    """Marks the tests below ``directory``: a conftest is told of all that are collected. Which they are."""
+    mine = [item for item in items if directory in item.path.parents]
+    for item in mine:
+        item.add_marker(mark)
+    return mine
+
+
 @pytest.fixture
 def bench(shared_bench: Bench, request: pytest.FixtureRequest) -> Iterator[Bench]:
     """The directory's ``shared_bench``, with a test begun on it."""

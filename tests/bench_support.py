@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +51,16 @@ class Bench:
         """Runs a script in the model's page: how tests break it for real."""
         page = self.page_of(model)
         return self.node.call(lambda: page._page.evaluate(script), 10)
+
+
+@contextmanager
+def open_bench(rootdir: Path, **settings: Any) -> Iterator[Bench]:
+    """A node of its own, which ends with the context."""
+    bench = make_bench(rootdir, **settings)
+    try:
+        yield bench
+    finally:
+        bench.node.close()
 
 
 def make_bench(rootdir: Path, **settings: Any) -> Bench:

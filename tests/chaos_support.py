@@ -18,12 +18,10 @@ from numpy.typing import NDArray
 from onnx import TensorProto as T
 from onnx import helper, numpy_helper
 from onnx_models import build, value
+from waiting import PATIENCE, until
 
 from pytest_browserpool.browsers.processes import MARK
 from pytest_browserpool.fixtures import Model
-
-PATIENCE = 120.0
-"""Seconds for anything that must happen: hundred times what it takes on an idle machine."""
 
 
 def spin() -> bytes:
@@ -131,10 +129,12 @@ def nothing_astray(bench: Bench) -> None:
     """Every browser process of the node belongs to a browser of its pool; those that were ended are gone."""
     workdir = bench.node._workdir
     assert workdir is not None
-    deadline = time.monotonic() + PATIENCE
-    while astray := _astray(workdir.token, {i.identity for i in bench.node.pool.instances}):
-        assert time.monotonic() < deadline, f"still running: {astray}"
-        time.sleep(0.2)
+    token = workdir.token
+
+    def astray() -> list[str]:
+        return _astray(token, {i.identity for i in bench.node.pool.instances})
+
+    until(lambda: not astray(), astray, pause=0.2)
 
 
 def _astray(token: str, known: set[str]) -> list[str]:

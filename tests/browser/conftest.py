@@ -6,22 +6,20 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from bench_support import Bench, here, make_bench
+from bench_fixtures import mark_all
+from bench_support import Bench, here, open_bench
 
 HERE = Path(__file__).parent
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        if HERE in item.path.parents:
-            item.add_marker(pytest.mark.browser)
+    mark_all(items, HERE, pytest.mark.browser)
 
 
 @pytest.fixture(scope="session")
 def shared_bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
-    bench = make_bench(tmp_path_factory.mktemp("bench"))
-    yield bench
-    bench.node.close()
+    with open_bench(tmp_path_factory.mktemp("bench")) as bench:
+        yield bench
 
 
 @pytest.fixture(params=["chromium", "firefox", "headless-shell"])

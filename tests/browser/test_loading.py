@@ -8,8 +8,9 @@ import time
 import numpy as np
 import onnx_models as make
 import pytest
+from waiting import until
 
-from pytest_browserpool.browsers.page import FRESH_SECONDS, SessionKey
+from pytest_browserpool.browsers.page import SessionKey
 from pytest_browserpool.browsers.pool import ModelContent
 from pytest_browserpool.errors import PageHung
 from pytest_browserpool.values import ModelNeeds
@@ -68,7 +69,10 @@ def test_a_page_that_went_bad_between_tests_is_replaced_before_the_next(fresh_be
     model = bench.load(make.affine(), "chromium")
     model({"x": np.zeros((4, 4), np.float32)})
     bench.node.end_test()
-    time.sleep(2 * FRESH_SECONDS)  # nobody uses it: right after an answer it is not asked
+    page = bench.page_of(model)
+    until(
+        lambda: not page.fresh, "the page counts as just asked for ever"
+    )  # right after an answer it is not asked
     processes = model._resident.loaded.instance.process.process_tree()
     for process in processes:
         if stopped in " ".join(process.cmdline()):

@@ -6,16 +6,14 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import onnx_models as make
 import psutil
 import pytest
-
-from pytest_browserpool.browsers.processes import MARK
+from leftovers import assert_nothing_left, processes, short_directory
+from waiting import until
 
 SUITE = """
 import os, time, pathlib
@@ -39,9 +37,8 @@ def test_waits(browser_pool):
 @pytest.fixture
 def tmpdir_of_run(tmp_path: Path) -> Iterator[Path]:
     """A temporary directory of the run's own, so that what it leaves there is its own."""
-    # short, because sockets of browsers lie below it and their paths end at 107 bytes
-    with tempfile.TemporaryDirectory(prefix="bp-") as directory:
-        yield Path(directory)
+    with short_directory() as directory:
+        yield directory
 
 
 def start(
@@ -59,38 +56,6 @@ def start(
     )
 
 
-def remains(tmpdir: Path) -> tuple[list[str], list[str]]:
-    """Living processes of browsers whose work directory is below ``tmpdir``, and what lies there."""
-    processes = []
-    for process in psutil.process_iter():
-        try:
-            environment = process.environ()
-        except (psutil.Error, OSError):
-            continue
-        if MARK in environment and environment.get("TMPDIR", "").startswith(str(tmpdir)):
-            processes.append(f"{process.pid} {process.name()}")
-    left = [
-        p.name
-        for p in tmpdir.iterdir()
-        if p.name.startswith(("browserpool-", "playwright", "org.chromium", "rust_moz"))
-    ]
-    return processes, left
-
-
-def wait_for(condition, seconds: float, what: str) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"{what} did not happen within {seconds} s"
-        time.sleep(0.1)
-
-
-def assert_nothing_left(tmpdir: Path) -> None:
-    deadline = time.monotonic() + 15
-    while remains(tmpdir) != ([], []) and time.monotonic() < deadline:
-        time.sleep(0.2)
-    assert remains(tmpdir) == ([], [])
-
-
 def test_after_a_normal_end(tmp_path, tmpdir_of_run):
     run = start(tmp_path, tmpdir_of_run, "-n2", seconds=0, browsers=["chromium", "firefox", "headless-shell"])
     assert run.wait(120) == 0, (tmp_path / "out").read_text()
@@ -100,8 +65,8 @@ def test_after_a_normal_end(tmp_path, tmpdir_of_run):
 @pytest.mark.parametrize("workers", [(), ("-n2",)], ids=["alone", "workers"])
 def test_after_ctrl_c(tmp_path, tmpdir_of_run, workers):
     run = start(tmp_path, tmpdir_of_run, *workers, seconds=60, browsers=["chromium", "firefox"])
-    wait_for((tmp_path / "ready").exists, 90, "the test")
-    assert remains(tmpdir_of_run)[0]
+    until((tmp_path / "ready").exists, "the test did not begin")
+    assert processes(tmpdir_of_run)
     os.killpg(run.pid, signal.SIGINT)  # what a terminal does: the whole foreground group gets it
     run.wait(60)
     assert_nothing_left(tmpdir_of_run)
@@ -110,8 +75,8 @@ def test_after_ctrl_c(tmp_path, tmpdir_of_run, workers):
 @pytest.mark.parametrize("workers", [(), ("-n2",)], ids=["alone", "workers"])
 def test_after_kill_9_of_pytest(tmp_path, tmpdir_of_run, workers):
     run = start(tmp_path, tmpdir_of_run, *workers, seconds=60, browsers=["chromium", "firefox"])
-    wait_for((tmp_path / "ready").exists, 90, "the test")
-    assert remains(tmpdir_of_run)[0]
+    until((tmp_path / "ready").exists, "the test did not begin")
+    assert processes(tmpdir_of_run)
     run.kill()
     run.wait(10)
     assert_nothing_left(tmpdir_of_run)
@@ -121,7 +86,7 @@ def test_after_kill_9_of_a_worker(tmp_path, tmpdir_of_run):
     run = start(
         tmp_path, tmpdir_of_run, "-n1", "--max-worker-restart=0", seconds=60, browsers=["chromium", "firefox"]
     )
-    wait_for((tmp_path / "ready").exists, 90, "the test")
+    until((tmp_path / "ready").exists, "the test did not begin")
     os.kill(int((tmp_path / "pids").read_text().split()[0]), signal.SIGKILL)
     assert run.wait(60) == 1, (tmp_path / "out").read_text()
     assert_nothing_left(tmpdir_of_run)
@@ -130,7 +95,7 @@ def test_after_kill_9_of_a_worker(tmp_path, tmpdir_of_run):
 def test_after_kill_9_of_the_driver(tmp_path, tmpdir_of_run):
     """Playwright's driver is what started the browsers: without it nobody else would end Firefox."""
     run = start(tmp_path, tmpdir_of_run, seconds=3, browsers=["firefox"])
-    wait_for((tmp_path / "ready").exists, 90, "the test")
+    until((tmp_path / "ready").exists, "the test did not begin")
     drivers = [
         p for p in psutil.Process(run.pid).children(recursive=True) if "run-driver" in " ".join(p.cmdline())
     ]

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bench_support import Bench, here, make_bench
+from bench_fixtures import mark_all
+from bench_support import Bench, here, open_bench
 from chaos_support import Ledger
 
 HERE = Path(__file__).parent
@@ -38,9 +39,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    mine = [item for item in items if HERE in item.path.parents]
-    for item in mine:
-        item.add_marker(pytest.mark.chaos)
+    mine = mark_all(items, HERE, pytest.mark.chaos)
     if not FULL:
         left = [item for item in mine if item.get_closest_marker("full")]
         config.hook.pytest_deselected(items=left)
@@ -67,9 +66,8 @@ def ledger(request: pytest.FixtureRequest) -> Ledger:
 
 @pytest.fixture(scope="module")
 def shared_bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
-    bench = make_bench(tmp_path_factory.mktemp("chaos"), max_browsers=4)
-    yield bench
-    bench.node.close()
+    with open_bench(tmp_path_factory.mktemp("chaos"), max_browsers=4) as bench:
+        yield bench
 
 
 @pytest.fixture

@@ -11,19 +11,17 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 import textwrap
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import duckdb
-import psutil
 import pytest
 from acceptance_support import Runner
 from chaos_support import PATIENCE, spin
+from leftovers import assert_nothing_left, short_directory
 
-from pytest_browserpool.browsers.processes import MARK
 from pytest_browserpool.recovery.state import State
 
 SUITE = """
@@ -64,30 +62,9 @@ def run(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Runner:
 
 @pytest.fixture
 def tmpdir_of_run(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    # short, because sockets of browsers lie below it and their paths end at 107 bytes
-    with tempfile.TemporaryDirectory(prefix="bc-") as directory:
-        monkeypatch.setenv("TMPDIR", directory)
-        yield Path(directory)
-
-
-def left(tmpdir: Path) -> list[str]:
-    """Browser processes of that run, and what lies in its temporary directory."""
-    found = [p.name for p in tmpdir.iterdir() if p.name.startswith(("browserpool-", "playwright"))]
-    for process in psutil.process_iter():
-        try:
-            environment = process.environ()
-        except (psutil.Error, OSError):
-            continue
-        if MARK in environment and environment.get("TMPDIR", "").startswith(str(tmpdir)):
-            found.append(f"{process.pid} {process.name()}")
-    return found
-
-
-def nothing_left(tmpdir: Path) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while remains := left(tmpdir):
-        assert time.monotonic() < deadline, remains
-        time.sleep(0.3)
+    with short_directory() as directory:
+        monkeypatch.setenv("TMPDIR", str(directory))
+        yield directory
 
 
 @pytest.mark.parametrize("how", ["SIGKILL", pytest.param("SIGSTOP", marks=pytest.mark.full)])
@@ -106,7 +83,7 @@ def test_a_worker_in_the_middle_of_an_inference(run: Runner, tmpdir_of_run: Path
     answers = (directory / "answers").read_text().split()
     assert len(answers) == 5
     assert len(set(answers)) == 1
-    nothing_left(tmpdir_of_run)
+    assert_nothing_left(tmpdir_of_run)
     with duckdb.connect(str(directory / ".browserpool" / "history.duckdb"), read_only=True) as history:
         faults = history.sql("select kind, detail from faults").fetchall()
         tests = history.sql("select count(*), count(distinct nodeid) from tests").fetchall()[0]
@@ -176,7 +153,7 @@ def test_pytest_itself_killed_keeps_what_was_committed(tmp_path: Path, tmpdir_of
         time.sleep(0.3)
     run.send_signal(signal.SIGKILL)
     run.wait(30)
-    nothing_left(tmpdir_of_run)
+    assert_nothing_left(tmpdir_of_run)
     assert committed(history) >= before
     with duckdb.connect(str(history), read_only=True) as connection:
         (state,) = journalled(connection).values()

@@ -11,9 +11,10 @@ from typing import Any
 import aiohttp
 import pytest
 from aiohttp import web
+from waiting import until
 
 from pytest_browserpool.browsers.channel import PageChannel
-from pytest_browserpool.browsers.page import FRESH_SECONDS, WHOLE, RuntimePage
+from pytest_browserpool.browsers.page import WHOLE, RuntimePage
 from pytest_browserpool.browsers.post import Post
 from pytest_browserpool.browsers.protocol import decode, encode
 from pytest_browserpool.browsers.serve import Server
@@ -205,10 +206,10 @@ def test_a_page_that_has_just_answered_is_not_asked_and_later_it_is(tmp_path: Pa
         page._answered = time.monotonic()  # however long this machine has taken since
         assert await page.ping(10)
         assert channel.calls == asked
-        await asyncio.sleep(1.1 * FRESH_SECONDS)
+        await asyncio.to_thread(until, lambda: not page.fresh, "it counts as just asked for ever")
         assert await page.ping(10)
         assert channel.calls == asked + 1
-        await asyncio.sleep(1.1 * FRESH_SECONDS)
+        await asyncio.to_thread(until, lambda: not page.fresh, "it counts as just asked for ever")
         connection = socket._conn
         assert connection is not None
         transport = connection.transport

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import time
 import xml.etree.ElementTree as ET
 from collections import Counter
 from collections.abc import Callable
 
 import pytest
 from remote_support import Network, Run
+from waiting import until
 
 WHERE = """
 import os, pathlib, socket, time
@@ -38,13 +38,6 @@ def outcomes(run: Run) -> Counter[str]:
         )
     assert {name: kinds for name, kinds in found.items() if len(kinds) != 1} == {}
     return Counter(kinds[0] for kinds in found.values())
-
-
-def wait_until(holds: Callable[[], bool], timeout: float = 60.0) -> None:
-    deadline = time.monotonic() + timeout
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
 
 
 def ran(hosts: Network, name: str, path: str = "ran") -> list[str]:
@@ -161,7 +154,7 @@ def test_a_host_cut_off_in_the_middle_loses_no_test_and_repeats_none(
     assert "silent for 6 s" in run.output
     assert run.output.count("node given up: beta") <= 1  # the run may end before that is known
     # the node there cannot be reached, and ends by itself
-    wait_until(lambda: not hosts.hosts["beta"].busy())
+    until(lambda: not hosts.hosts["beta"].busy(), hosts.hosts["beta"].busy)
 
 
 def test_a_host_cut_off_alone_is_dialled_until_the_deadline_and_each_test_is_reported(
@@ -230,8 +223,11 @@ def test_long(i):
     (hosts.hosts["beta"].suite / "test_long.py").write_text(slow)  # it ends elsewhere, and would not here
     with hosts.socket_server("beta") as tx:
         run.start(tx, hosts.tx("alpha"), "-v", "test_long.py", "test_where.py")
-        wait_until(lambda: any("sleep 301" in line for line in hosts.hosts["beta"].busy()))
+        until(lambda: any("sleep 301" in line for line in hosts.hosts["beta"].busy()), lambda: run.output)
         hosts.cut("beta")
         assert run.end() == 0, run.output
         assert outcomes(run) == {"passed": 10}
-        wait_until(lambda: not any("sleep 301" in line for line in hosts.hosts["beta"].busy()))
+        until(
+            lambda: not any("sleep 301" in line for line in hosts.hosts["beta"].busy()),
+            hosts.hosts["beta"].busy,
+        )

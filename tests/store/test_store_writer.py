@@ -12,13 +12,14 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
 import duckdb
 import history_samples as samples
 import pytest
+from waiting import until
 
 from pytest_browserpool.records import MetricRecord, TestRecord
 from pytest_browserpool.store import connect, integrity, queries, spool
@@ -67,13 +68,6 @@ def test_rows_are_flushed_without_commit(db: Path) -> None:
         time.sleep(0.02)
     assert count(db, "runs") == 1
     writer.close()
-
-
-def until(happened: Callable[[], bool], what: str, seconds: float = 30.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not happened():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.02)
 
 
 def test_between_flushes_rows_are_safe_in_spool_files_and_then_in_the_history_once(
