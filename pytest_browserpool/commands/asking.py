@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from pytest_browserpool import options
 
@@ -17,14 +18,24 @@ if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
 
 DEFAULT_DB = Path(options.DEFAULT_DB)
-"""Where ``pytest --browserpool`` writes, under the rootdir; commands look under the current directory."""
+"""Where ``pytest --browserpool`` writes, under the rootdir; commands look under the current directory and those above it."""
+
+
+def _nearest(context: click.Context, parameter: click.Parameter, given: Path) -> Path:
+    """The history of the project that the current directory is in, where ``--db`` names none."""
+    if context.get_parameter_source(str(parameter.name)) is not ParameterSource.DEFAULT or given.exists():
+        return given
+    above = (directory / given for directory in Path.cwd().parents)
+    return next((path for path in above if path.exists()), given)
+
 
 db_option = click.option(
     "--db",
     type=click.Path(path_type=Path, dir_okay=False),
     default=DEFAULT_DB,
     show_default=True,
-    help="The history, a DuckDB file.",
+    callback=_nearest,
+    help="The history, a DuckDB file; without it that of the project around the current directory.",
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 

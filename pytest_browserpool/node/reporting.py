@@ -75,7 +75,8 @@ class Reporter:
         elif name == "sample":
             self._sample(fields)
         elif name == "begins":
-            model = self._keys.get(fields["sha256"], "")
+            key = self._keys.get(fields["sha256"], "")
+            model = key.partition("#sha256=")[0].rpartition("/")[2]  # a line has room for the end of a long path
             self.doing(fields["what"], " in ".join(part for part in (model, fields["browser"]) if part))
 
     def doing(self, what: str, of: str = "") -> None:

@@ -6,7 +6,8 @@ ones are OTEL_EXPORTER_OTLP_ENDPOINT and OTEL_SERVICE_NAME.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -15,6 +16,7 @@ from pytest_browserpool.report.final import FinalView
 from pytest_browserpool.report.view import FAILED, RunView
 
 if TYPE_CHECKING:
+    from opentelemetry.sdk.trace import ReadableSpan
     from opentelemetry.sdk.trace.export import SpanExporter
 
 
@@ -28,7 +30,8 @@ def send(view: RunView, exporter: SpanExporter) -> bool:
 
     # Resource.create reads OTEL_SERVICE_NAME, which wins over the name given here
     provider = TracerProvider(resource=Resource.create({"service.name": "pytest-browserpool"}))
-    provider.add_span_processor(BatchSpanProcessor(exporter))
+    heard = _heard(exporter)
+    provider.add_span_processor(BatchSpanProcessor(heard))
     tracer = provider.get_tracer("pytest_browserpool")
 
     def at(seconds: float) -> int:
@@ -64,9 +67,30 @@ def send(view: RunView, exporter: SpanExporter) -> bool:
                 )
                 span.end(at(stretch.end))
     run.end(at(view.timeline.seconds))
-    taken = provider.force_flush()
+    flushed = provider.force_flush()
     provider.shutdown()
-    return bool(taken)
+    return bool(flushed) and heard.took_all
+
+
+def _heard(exporter: SpanExporter) -> Any:
+    """``exporter`` with ``took_all``: the processor, which hands spans to it, tells nobody what became of them."""
+    from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
+
+    class Heard(SpanExporter):
+        took_all = True
+
+        def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+            result = exporter.export(spans)
+            self.took_all = self.took_all and result is SpanExportResult.SUCCESS
+            return result
+
+        def shutdown(self) -> None:
+            exporter.shutdown()
+
+        def force_flush(self, timeout_millis: int = 30_000) -> bool:
+            return exporter.force_flush(timeout_millis)
+
+    return Heard()
 
 
 class Tracing:

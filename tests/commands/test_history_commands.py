@@ -224,3 +224,15 @@ def test_rows_that_wait_in_spool_files_are_told_of_beside_the_answer(db: Path) -
     assert json.loads(said.stdout) == json.loads(quiet.stdout)
     assert browserpool("verify", "--repair").exit_code == 0
     assert browserpool("history", "tests").stderr == ""
+
+
+def test_a_command_below_the_projects_directory_finds_its_history(
+    db: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = browserpool("history", "--json")
+    (tmp_path / "tests" / "deep").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "tests" / "deep")
+    assert browserpool("history", "--json").stdout == here.stdout
+    named = browserpool("history", "--db", ".browserpool/history.duckdb")
+    assert named.exit_code == 1, "what is named is meant from here"
+    assert "there is no history" in named.stderr

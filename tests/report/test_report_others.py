@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
+import threading
 import xml.etree.ElementTree as ET
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
 import report_samples
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import StatusCode
 from prometheus_client.parser import text_string_to_metric_families
@@ -55,6 +58,30 @@ def test_opentelemetrys_own_sdk_exports_a_span_for_each_test_within_the_run() ->
     assert span.start_time / 1e9 == pytest.approx(first.started_at)
     assert (span.end_time - span.start_time) / 1e9 == pytest.approx(first.duration_s)
     assert any("launched in" in span.name for span in spans)
+
+
+@pytest.mark.parametrize(("answer", "taken"), [(200, True), (400, False), (None, False)])
+def test_spans_that_a_collector_did_not_take_are_told_of(answer: int | None, taken: bool) -> None:
+    """By OpenTelemetry's own exporter, to a server that takes them, one that refuses them, and one that is not there."""
+
+    class Collector(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.send_response(answer or 500)
+            self.end_headers()
+
+        def log_message(self, *words: object) -> None: ...
+
+    with HTTPServer(("127.0.0.1", 0), Collector) as server:
+        if answer is None:
+            server.server_close()
+        else:
+            threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_port}/v1/traces"
+        view = build_view(report_samples.sample_run())
+        assert otel.send(view, OTLPSpanExporter(endpoint=address, timeout=1)) is taken
+        if answer is not None:
+            server.shutdown()
 
 
 def test_the_step_summary_takes_nothing_of_a_test_for_markdown_or_html() -> None:
