@@ -52,6 +52,12 @@ def column(page: Any, number: int) -> list[str]:
     return found
 
 
+def fits_a_narrow_screen(page: Any) -> None:
+    """Wide tables scroll by themselves, the page does not."""
+    page.set_viewport_size({"width": 390, "height": 800})
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+
+
 def test_the_page_of_a_run_draws_filters_and_sorts(bench: Bench, kind: str, tmp_path: Path) -> None:
     rows = report_samples.sample_run()
     with leased(bench.node, browsers=[kind]) as page:
@@ -86,6 +92,7 @@ def test_the_page_of_a_run_draws_filters_and_sorts(bench: Bench, kind: str, tmp_
         seconds = [float(value) for value in column(page, 6)]
         assert seconds == sorted(seconds)
 
+        fits_a_narrow_screen(page)
         assert page.title() == "Run sample-run – pytest-browserpool"  # no test's script ran
         assert page.evaluate("troubles") == []
 
@@ -124,4 +131,5 @@ def test_a_click_filters_pytest_htmls_own_table(
         page.wait_for_function(f"{visible} === 1", timeout=5000)
         page.get_by_role("button", name="All tests again").click()
         assert page.evaluate(visible) == 3
+        fits_a_narrow_screen(page)
         assert page.evaluate("troubles") == []

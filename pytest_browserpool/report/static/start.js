@@ -16,7 +16,10 @@ BP.start = () => {
     document.querySelectorAll(".bp-as-table").forEach((table) => (table.open = true));
     return;
   }
-  const watch = new ResizeObserver((entries) => entries.forEach((entry) => BP.draw(entry.target)));
+  // drawn in a frame of its own: a chart that changes its height within the observer's turn is an error to browsers
+  const watch = new ResizeObserver((entries) =>
+    requestAnimationFrame(() => entries.forEach((entry) => BP.draw(entry.target))),
+  );
   for (const holder of holders) {
     BP.draw(holder);
     watch.observe(holder);
