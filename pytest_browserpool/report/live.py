@@ -209,9 +209,8 @@ def _cells(node: NodeNow) -> tuple[Any, ...]:
         told = f"idle, {', '.join(node.browsers)} running" if node.browsers else "idle"
         return "", Text(node.doing or told, style="yellow" if node.doing else "dim"), ""
     file, _, name = node.test.partition("::")
-    test = Text(name or file) + Text(
-        f"  {file.rpartition('/')[2]}", style="dim"
-    )  # what is cut off is the file
+    # what is cut off is the file
+    test = Text.assemble(name or file, (f"  {file.rpartition('/')[2]}", "dim"))
     if node.doing:
-        test = Text(node.doing, style="yellow") + Text("  ") + test
+        test = Text.assemble((node.doing, "yellow"), "  ", test)
     return Text(node.where or "no browser", style="dim"), test, Text(duration(node.seconds))
