@@ -1,5 +1,4 @@
-"""The controller's side: opens the link to each node, feeds the scheduler, reports what no node can, keeps
-the record."""
+"""The controller's side: opens the link to each node, feeds the scheduler, reports what no node can, keeps the record."""
 
 from __future__ import annotations
 
@@ -43,8 +42,7 @@ TICK = 1.0
 """Seconds between ticks: short beside a heartbeat's time-out, nothing beside a test."""
 
 STARTUP = 60.0
-"""Seconds beyond the heartbeat's time-out for a node's first sign of life: Python and all plugins start in
-one to two
+"""Seconds beyond the heartbeat's time-out for a node's first sign of life: Python and all plugins start in one to two
 seconds, thirty times that on a machine that is overrun."""
 
 OURS_REPLACES = ("load", "worksteal")
@@ -140,12 +138,16 @@ class Controller:
         self.hearing.show(view)
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
-    def pytest_runtestloop(self) -> Generator[None, object, object]:
+    def pytest_runtestloop(self, session: pytest.Session) -> Generator[None, object, object]:
         """After xdist's loop: say of each test that was never run why it was not."""
         try:
             return (yield)
         finally:
             self._report_what_is_left()
+            if (
+                self.scheduler is not None
+            ):  # xdist goes by the node that collected last, which may lack all tests
+                session.testscollected = max(session.testscollected, self.scheduler.collected)
 
     @pytest.hookimpl
     def pytest_sessionfinish(self, exitstatus: int) -> None:
@@ -243,12 +245,13 @@ class Controller:
     def _ended_early(self, node: Any, error: object) -> None:
         """A node that ended by itself before it had collected (a wrong argument, no suite there) is waited for no
         more; xdist replaces only those that were lost."""
-        if error or self._fleet is None or node in self.hearing.proven or self.stopping():
+        if error or self._fleet is None:
             return
-        status = getattr(node, "workeroutput", {}).get("exitstatus", "?")
-        self._fleet.give_up(
-            node.gateway.id, f"{node.gateway.id} ended with exit status {status} before any test"
-        )
+        name, status = node.gateway.id, getattr(node, "workeroutput", {}).get("exitstatus", "?")
+        if node not in self.hearing.proven and not self.stopping():
+            self._fleet.give_up(name, f"{name} ended with exit status {status} before any test")
+        elif status == pytest.ExitCode.USAGE_ERROR:
+            self._warn(f"{name} ran nothing: a file or test that was asked for is not there")
 
     def _say(self, line: str) -> None:
         terminal = self.config.pluginmanager.getplugin("terminalreporter")

@@ -226,8 +226,10 @@ class Connection:
             self._io = gateway_io.create_io(spec, execmodel=group.execmodel)
         elif spec.socket and not spec.installvia:
             self._io = self._dialled()
-        else:  # through another gateway: execnet's own way, whose steps cannot be ended singly
-            return type(group).makegateway(group, _without(spec, "chdir", "env", "nice"))
+        else:  # here or through another gateway: execnet's own way, whose steps cannot be ended singly
+            made = type(group).makegateway(group, _without(spec, "chdir", "env", "nice"))
+            made.spec = spec  # what it was asked for says that the node has a copy of the suite
+            return made
         if self._over.is_set():
             self._cut()
         gateway = gateway_bootstrap.bootstrap(self._io, spec)

@@ -197,11 +197,22 @@ class BrowserPoolScheduling:
         """
         member = self._members.pop(node)
         if not member.up:
+            self._left_before_the_start(node, member)
             return
         self._going = node
         replaced = self._sink.replaces(node)
         if replaced is not None:
             self.hear(events.NodeLost(at=self._clock(), node=member.id, reason="lost", replaced=replaced))
+
+    def _left_before_the_start(self, node: WorkerController, member: _Member) -> None:
+        """A node that found nothing of what was asked for ends after its collection, and is not replaced."""
+        if member.collection is None or self._started or self._sink.replaces(node) is not False:
+            return
+        self._expected -= 1
+        if self.collection_is_completed:
+            self.schedule()
+        up = sum(other.up for other in self._members.values())
+        self.hear(events.AllNodesKnown(at=self._clock(), more=max(0, self._expected - up)))
 
     def expect_fewer(self, more: int) -> None:
         """A node that was expected will not come; ``more`` still may."""
@@ -230,6 +241,11 @@ class BrowserPoolScheduling:
         """Give the engine an event and carry out what it says; nothing once the run is ending."""
         if not self._sink.stopping():
             self.carry_out(self._handle(event))
+
+    @property
+    def collected(self) -> int:
+        """Tests of all nodes together."""
+        return len(self._tests)
 
     @property
     def unreported(self) -> list[str]:

@@ -1,0 +1,67 @@
+"""Nodes of this machine in a directory of their own (``--tx popen//chdir=``), and what is asked for but not there."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import duckdb
+import onnx_models as make
+import pytest
+from acceptance_support import Runner
+
+SUITE = """
+    import os, pathlib
+    import numpy as np
+    import pytest
+
+    @pytest.mark.parametrize("i", range(2))
+    @pytest.mark.model("models/affine.onnx", browsers=["headless-shell"], backends=["wasm"])
+    def test_there(model, i):
+        assert model({"x": np.zeros((4, 4), np.float32)})["y"].item(0) == 1
+        with open("ran", "a") as file:
+            file.write(f"{os.getcwd()}\\n")
+"""
+PLAIN = "import pytest\n\n@pytest.mark.parametrize('i', range(3))\ndef test_plain(i): pass\n"
+
+
+@pytest.fixture
+def copy(run: Runner, tmp_path: Path) -> Path:
+    """Where the suite's copy is to be."""
+    return tmp_path / "copy"
+
+
+@pytest.mark.browser
+def test_a_node_in_a_copy_runs_there_and_tests_the_models_of_here(run: Runner, copy: Path) -> None:
+    run.suite(test_it=SUITE)
+    here = run.pytester.path
+    shutil.copytree(here, copy)
+    (here / "models").mkdir()
+    (here / "models" / "affine.onnx").write_bytes(make.affine())  # the copy lacks it
+    done = run("--tx", f"popen//chdir={copy}", str(here / "test_it.py"))
+    assert done.result.ret == 0, done.output
+    assert done.once() == {"passed": 2}
+    assert (copy / "ran").read_text().split() == [str(copy)] * 2
+    assert not (here / "ran").exists()
+    assert not (copy / ".browserpool").exists()
+    with duckdb.connect(str(here / ".browserpool" / "history.duckdb"), read_only=True) as con:
+        rows = con.execute("SELECT nodeid, outcome FROM tests ORDER BY nodeid").fetchall()
+    assert rows == [(f"test_it.py::test_there[{i}]", "passed") for i in range(2)]
+
+
+def test_a_copy_that_lacks_the_tests_costs_itself_and_says_so(run: Runner, copy: Path) -> None:
+    run.suite(test_it=PLAIN)
+    copy.mkdir()
+    done = run("--tx", "popen", "--tx", f"popen//chdir={copy}", "test_it.py")
+    assert done.result.ret == 0, done.output
+    assert done.once() == {"passed": 3}
+    assert "gw1 ran nothing: a file or test that was asked for is not there" in done.output
+
+
+def test_a_file_that_is_nowhere_ends_the_run_as_having_no_tests(run: Runner) -> None:
+    run.suite(test_it=PLAIN)
+    for wrong in ("test_nowhere.py", "test_it.py::test_nowhere"):
+        done = run("-n2", wrong, reports=False)
+        assert done.result.ret == pytest.ExitCode.NO_TESTS_COLLECTED, done.output
+        assert done.output.count("ran nothing: a file or test that was asked for is not there") == 2
+        assert "INTERNALERROR" not in done.output
