@@ -48,6 +48,7 @@ class Below:
         """What is written of the line in which the cursor is."""
         self._shown = ""
         self._at = 0
+        self._left = False
         self._lock = threading.RLock()
 
     def write(self, text: str) -> int:
@@ -59,12 +60,28 @@ class Below:
         return len(text)
 
     def show(self, lines: list[str]) -> None:
-        """Put ``lines`` in place of those shown; none takes them away."""
+        """Put ``lines`` in place of those shown; none takes them away. Nothing after ``leave``, until ``come_back``."""
         with self._lock:
+            if self._left:
+                return
             shown = "\r\n".join(lines)
             self._file.write(self._erasing() + self._drawing(shown))
             self._shown = shown
             self._file.flush()
+
+    def leave(self) -> None:
+        """Take the lines away where others wrote among them and began a new line: what is left of ours goes."""
+        with self._lock:
+            if self._shown:
+                self._file.write("\r\x1b[J")
+                self._file.flush()
+            self._shown = self._line = ""
+            self._left = True
+
+    def come_back(self) -> None:
+        """Lines may be shown again."""
+        with self._lock:
+            self._left = False
 
     def _column(self) -> int:
         from rich.cells import cell_len
@@ -99,13 +116,11 @@ class LiveView:
         self._usual: Any = None
         """The file that pytest wrote to."""
         self._own: TextIO | None = None
-        self._paused = False
         if self._quiet or not is_interactive(self._terminal._tw._file):
             return
         if aside and config.getoption("capture") not in ("fd", "sys"):
-            self._quiet = (
-                True  # what tests print goes between our lines, and who lets them print wants to read it
-            )
+            # what tests print would go between our lines, and who lets them print wants to read it
+            self._quiet = True
             return
         writer = self._terminal._tw
         self._usual = writer._file
@@ -121,7 +136,7 @@ class LiveView:
     def tick(self, progress: Progress) -> None:
         """Show ``progress``, if it is time."""
         now = self._clock()
-        if self._quiet or self._paused or not progress.tests or now - self._began < SHOWN_AFTER:
+        if self._quiet or not progress.tests or now - self._began < SHOWN_AFTER:
             return
         if (below := self._below) is not None:
             size = os.get_terminal_size(below.fileno())
@@ -137,19 +152,20 @@ class LiveView:
             self._terminal.write_line(f"browserpool: {plain_line(progress)}")
 
     def pause(self) -> None:
-        """Leave the terminal to somebody who types there, until ``resume``."""
-        self._paused = True
+        """Leave the terminal to somebody who types there, until ``resume``. pytest has said so by then, in a line."""
         if self._below is not None:
-            self._below.show([])
+            self._below.leave()
 
     def resume(self) -> None:
         """Show again."""
-        self._paused = False
+        if self._below is not None:
+            self._below.come_back()
 
     def end(self) -> None:
         """Take the view away for good."""
         self._quiet = True
         if self._below is not None:
+            self.resume()
             self._below.show([])
             self._terminal._tw._file = self._usual
             self._below = None

@@ -6,6 +6,7 @@ import fcntl
 import os
 import pty
 import re
+import select
 import struct
 import subprocess
 import sys
@@ -38,17 +39,25 @@ def suite(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
     pytester.makepyfile(SUITE)
 
 
-def on_a_terminal(*arguments: str) -> str:
-    """What pytest writes to a terminal of 100 columns and 40 lines."""
+def on_a_terminal(*arguments: str, prompt: bytes = b"", typed: bytes = b"") -> str:
+    """What pytest writes to a terminal of 100 columns and 40 lines, where somebody types an answer two seconds after a
+    prompt."""
     outer, inner = pty.openpty()
     fcntl.ioctl(inner, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 100, 0, 0))
     command = [*COMMAND, *arguments]
     environment = os.environ | {"TERM": "xterm"}
     process = subprocess.Popen(command, stdin=inner, stdout=inner, stderr=inner, env=environment)
     os.close(inner)
-    written, ends = b"", time.monotonic() + DEADLINE
+    written, ends, types = b"", time.monotonic() + DEADLINE, None
     try:
         while time.monotonic() < ends:
+            if types is None and prompt and prompt in written:
+                types = time.monotonic() + 2.0
+            if types is not None and time.monotonic() > types:
+                os.write(outer, typed)
+                types = ends
+            if not select.select([outer], [], [], 0.1)[0]:
+                continue
             try:
                 piece = os.read(outer, 65536)
             except OSError:  # the other end is closed: this is how Linux says it
@@ -137,3 +146,23 @@ def test_without_n_a_terminal_has_the_lines_too_and_the_tests_output_is_theirs(
     assert "\x1b[J" not in spoken, "with -s the terminal is the tests'"
     assert "\x1b" not in told
     assert re.search(r"^browserpool: \d of \d+ tests .*of 1 node busy$", told, re.MULTILINE)
+
+
+STOPS = """
+import time
+def test_stops():
+    time.sleep(2.0)
+    breakpoint()
+def test_goes_on(): time.sleep(2.0)
+"""
+
+
+def test_a_debugger_has_the_terminal_to_itself(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(STOPS)
+    written = on_a_terminal(prompt=b"(Pdb)", typed=b"c\n")
+    before, meanwhile = written.split("(Pdb)", 1)
+    at_the_prompt, after = meanwhile.split("PDB continue", 1)
+    assert re.search(r"main.*test_stops", before)
+    assert "\x1b" not in at_the_prompt, "nothing is drawn while somebody types"
+    assert re.search(r"main.*test_goes_on", after)
+    assert "2 passed" in after

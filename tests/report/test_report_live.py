@@ -156,6 +156,23 @@ def test_pytests_output_stays_whole_above_the_lines() -> None:
     assert [row for row in screen.rows if row] == ["test_x.py .F", "next line"]
 
 
+def test_lines_among_which_others_wrote_leave_nothing_of_them() -> None:
+    file = io.StringIO()
+    below = Below(file)
+    below.write("test_x.py .")
+    below.show(["node one", "total 1"])
+    file.write("\r\n>>>>>>>> debugger\r\n")  # by pytest, past us
+    below.leave()
+    below.show(["node one", "total 1"])  # by a thread that was about to
+    file.write("(Pdb) c\r\n")
+    below.come_back()
+    below.show(["node one", "total 2"])
+    below.write(".")
+    screen = Screen()
+    screen.feed(file.getvalue())
+    assert screen.rows == ["test_x.py .", ">>>>>>>> debugger", "(Pdb) c", ".", "node one", "total 2"]
+
+
 def test_colours_take_no_room_and_wide_characters_take_two() -> None:
     file = io.StringIO()
     below = Below(file)
