@@ -65,3 +65,40 @@ def test_a_file_that_is_nowhere_ends_the_run_as_having_no_tests(run: Runner) -> 
         assert done.result.ret == pytest.ExitCode.NO_TESTS_COLLECTED, done.output
         assert done.output.count("ran nothing: a file or test that was asked for is not there") == 2
         assert "INTERNALERROR" not in done.output
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("elsewhere", [False, True], ids=["local nodes", "a copy"])
+def test_a_flaky_test_is_run_again_in_its_warm_session(run: Runner, copy: Path, elsewhere: bool) -> None:
+    """pytest-rerunfailures runs it again on the same node, and each outcome is in the history once."""
+    run.suite(
+        test_flaky="""
+        import pathlib
+        import numpy as np
+        import pytest
+
+        TRIED = pathlib.Path(__file__).with_name("tried")
+
+        @pytest.mark.flaky(reruns=1)
+        @pytest.mark.model("affine.onnx", browsers=["headless-shell"], backends=["wasm"])
+        def test_flaky(model):
+            assert model({"x": np.zeros((4, 4), np.float32)})["y"].item(0) == 1
+            tried = TRIED.exists()
+            TRIED.touch()
+            assert tried
+            assert model.warm
+        """
+    )
+    here = run.pytester.path
+    (here / "affine.onnx").write_bytes(make.affine())
+    if elsewhere:
+        shutil.copytree(here, copy)
+    done = run(*(("--tx", f"popen//chdir={copy}") if elsewhere else ("-n2",)), "test_flaky.py")
+    assert done.terminal == {"passed": 1, "rerun": 1}, done.output
+    assert (copy if elsewhere else here).joinpath("tried").exists()
+    with duckdb.connect(str(here / ".browserpool" / "history.duckdb"), read_only=True) as con:
+        assert con.execute("SELECT nodeid, outcome FROM tests").fetchall() == [
+            ("test_flaky.py::test_flaky", "passed")
+        ]
+        runs = con.execute("SELECT ok FROM operations_log WHERE kind = 'run'").fetchall()
+    assert runs == [(True,), (True,)]
