@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Awaitable, Callable, Mapping
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pytest_browserpool.browsers.choice import Candidate
 from pytest_browserpool.browsers.pool import Pool
@@ -33,6 +33,9 @@ LAUNCH_SECONDS = 3.0
 
 LOAD_SECONDS = 3.0
 """What a load may take at least: a page with onnxruntime-web compiled anew takes one on an idle machine."""
+
+SAVED = ("recovered", "degraded")
+"""Outcomes in which the operation has its answer."""
 
 SLACK = 2.0
 """Times what this test has seen a step take: a machine that just lost a browser is busier than before."""
@@ -88,19 +91,12 @@ class Recovery:
 
         def told(story: Story) -> None:
             if operation is not resident.use.operation:  # nobody else has it on the record
-                self._report.journal.ended(operation, ok=story.outcome in ("recovered", "degraded"))
-            if story.outcome in ("recovered", "degraded"):
-                resident.use.recoveries += 1
-            resident.use.degraded = resident.use.degraded or story.degraded
-            attempts = json.dumps([a.to_plain() for a in story.attempts])
-            self._report.fault(
-                self._test(),
+                self._report.journal.ended(operation, ok=story.outcome in SAVED)
+            self._tell(
                 resident,
                 fault,
+                story,
                 strategy=plan.strategy.name,
-                attempts=attempts,
-                outcome=story.outcome,
-                recovery_ms=story.seconds * 1000 if story.outcome in ("recovered", "degraded") else None,
                 seat=here.candidate,
                 instance=instance,
                 operation=operation,
@@ -116,6 +112,21 @@ class Recovery:
             attempt=attempt,
             breakers=self.breakers,
             told=told,
+        )
+
+    def _tell(self, resident: Resident, fault: Fault, story: Story, **told: Any) -> None:
+        """The model's handle and the record get what came of a fault."""
+        saved = story.outcome in SAVED
+        resident.use.recoveries += saved
+        resident.use.degraded = resident.use.degraded or story.degraded
+        self._report.fault(
+            self._test(),
+            resident,
+            fault,
+            attempts=json.dumps([a.to_plain() for a in story.attempts]),
+            outcome=story.outcome,
+            recovery_ms=story.seconds * 1000 if saved else None,
+            **told,
         )
 
     def _plan(self, resident: Resident, seats: Mapping[str, Seat], state: PageState | None) -> Plan:
