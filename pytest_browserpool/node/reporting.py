@@ -76,7 +76,9 @@ class Reporter:
             self._sample(fields)
         elif name == "begins":
             key = self._keys.get(fields["sha256"], "")
-            model = key.partition("#sha256=")[0].rpartition("/")[2]  # a line has room for the end of a long path
+            model = key.partition("#sha256=")[0].rpartition("/")[
+                2
+            ]  # a line has room for the end of a long path
             self.doing(fields["what"], " in ".join(part for part in (model, fields["browser"]) if part))
 
     def doing(self, what: str, of: str = "") -> None:
