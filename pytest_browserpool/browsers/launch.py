@@ -11,7 +11,7 @@ import contextlib
 import os
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +77,8 @@ class BrowserProcess:
         self.pid = self._main.pid if self._main else None
         self._on_lost = on_lost
         self._keep = keep
+        self._opened = 0
+        """Model pages so far."""
         browser.on("disconnected", lambda _: self._lost("is gone"))
 
     def _lost(self, how: str) -> None:
@@ -139,6 +141,7 @@ class BrowserProcess:
             )
             self._cdp.on("Target.targetDestroyed", lambda e: self._target_lost(e["targetId"], "closed"))
             await self._cdp.send("Target.setDiscoverTargets", {"discover": True})
+        self._opened += 1
         target = (await self._cdp.send("Target.createTarget", {"url": url}))["targetId"]
         self._targets[target] = on_lost
         return UnattachedTarget(self._cdp, target)
@@ -155,7 +158,8 @@ class BrowserProcess:
     async def close(self) -> None:
         """Closes it; what does not close in time is killed, and what it left running too."""
         self._closing = True
-        if self._keep is not None and (profile := self._profile()) is not None:
+        # a second page reads what the first one wrote, and writes worse
+        if self._keep is not None and self._opened == 1 and (profile := self._profile()) is not None:
             await asyncio.to_thread(self._keep, profile)
         with contextlib.suppress(Exception):
             async with asyncio.timeout(CLOSE_SECONDS):
@@ -263,7 +267,7 @@ class Launcher:
             raise self._failed(installed, error) from error
         launch_ms = (time.perf_counter() - started) * 1000
         try:
-            keep = self._keeper(installed)
+            keep = self._keeper(installed, environment)
             process = BrowserProcess(installed, browser, token, launch_ms, on_lost, keep)
         except OSError as error:  # the process table cannot be read: no file descriptor is left
             with contextlib.suppress(Exception):
@@ -273,9 +277,9 @@ class Launcher:
         self._started = [p for p in self._started if p.connected] + [process]
         return process
 
-    def _keeper(self, installed: InstalledBrowser) -> Keep | None:
+    def _keeper(self, installed: InstalledBrowser, environment: Mapping[str, str]) -> Keep | None:
         code = self._code
-        if code is None or not _mapped(installed):
+        if code is None or not _mapped(installed) or code_cache.SEED in environment:
             return None
         name = fingerprint(installed, self._settings)
         return lambda profile: code.keep(name, profile)

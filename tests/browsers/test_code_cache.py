@@ -11,7 +11,7 @@ import pytest
 
 from pytest_browserpool.artefacts.cache import ENVIRONMENT_VARIABLE, Cache
 from pytest_browserpool.browsers import code_cache
-from pytest_browserpool.browsers.code_cache import CODE, KEEP_SECONDS, CodeCache
+from pytest_browserpool.browsers.code_cache import CODE, KEEP_SECONDS, LEAST_BYTES, CodeCache
 from pytest_browserpool.config import Settings
 
 MB = 1 << 20
@@ -36,28 +36,29 @@ def code(tmp_path):
 
 def test_kept_code_is_the_next_one_s_seed_and_nothing_else_of_the_profile(code, tmp_path):
     assert code.seed("chromium-1") is None
-    code.keep("chromium-1", profile(tmp_path, 2 * MB))
+    code.keep("chromium-1", profile(tmp_path, 3 * MB))
     seed = code.seed("chromium-1")
     found = sorted(str(p.relative_to(seed)) for p in seed.rglob("*") if p.is_file())
     assert found == ["Cache/Cache_Data/wasm_0", "Code Cache/wasm/0_0", "Code Cache/wasm/index"]
     assert code.seed("chromium-2") is None
 
 
-def test_little_code_and_hardly_more_code_is_not_worth_a_copy(code, tmp_path):
-    code.keep("b", profile(tmp_path, 1000, name="little"))
+def test_little_code_is_not_worth_a_copy_and_of_two_the_larger_is_used(code, tmp_path):
+    code.keep("b", profile(tmp_path, LEAST_BYTES - 1, name="little"))
     assert code.seed("b") is None
-    code.keep("b", profile(tmp_path, 2 * MB, name="first"))
+    code.keep("b", profile(tmp_path, 4 * MB, 3 * MB, name="first"))
     first = code.seed("b")
-    code.keep("b", profile(tmp_path, 2 * MB + 1000, 1 * MB, name="same"))
-    assert code.seed("b") == first
-    code.keep("b", profile(tmp_path, 3 * MB, name="more"))
-    assert code.seed("b").name == str(3 * MB)
+    assert first.name == str(4 * MB)
+    code.keep("b", profile(tmp_path, 3 * MB, 2 * MB, name="less"))
+    assert [p.name for p in first.parent.iterdir()] == [str(4 * MB)]
+    code.keep("b", profile(tmp_path, 5 * MB, name="more"))
+    assert code.seed("b").name == str(5 * MB)
 
 
 def test_a_profile_without_code_or_that_is_gone_is_no_harm(code, tmp_path):
     code.keep("b", tmp_path / "never")
     code.keep("b", profile(tmp_path))
-    whole = profile(tmp_path, 2 * MB, name="half")
+    whole = profile(tmp_path, 3 * MB, name="half")
     (whole / "Default" / "Cache" / "Cache_Data" / "wasm_0").unlink()
     (whole / "Default" / "Cache" / "Cache_Data").rmdir()
     (whole / "Default" / "Cache").rmdir()  # went while it was copied
@@ -69,24 +70,24 @@ def test_a_cache_that_cannot_be_written_costs_the_code_and_nothing_more(tmp_path
     root = tmp_path / "a-file"
     root.write_text("no directory")
     code = CodeCache(Cache(root))
-    code.keep("b", profile(tmp_path, 2 * MB))
+    code.keep("b", profile(tmp_path, 3 * MB))
     assert code.seed("b") is None
 
 
 def test_what_is_old_goes_and_what_was_replaced_goes_later(code, tmp_path):
-    code.keep("old", profile(tmp_path, 2 * MB, name="1"))
-    code.keep("b", profile(tmp_path, 2 * MB, name="2"))
+    code.keep("old", profile(tmp_path, 3 * MB, name="1"))
+    code.keep("b", profile(tmp_path, 3 * MB, name="2"))
     replaced = code.seed("b")
     past = time.time() - KEEP_SECONDS - 60
     os.utime(code.seed("old"), (past, past))
-    code.keep("b", profile(tmp_path, 3 * MB, name="3"))
+    code.keep("b", profile(tmp_path, 4 * MB, name="3"))
     assert code.seed("old") is None
     assert replaced.exists(), "a launch may be copying it"
     hour = time.time() - 2 * code_cache.IN_USE_SECONDS
     os.utime(replaced, (hour, hour))
-    code.keep("b", profile(tmp_path, 4 * MB, name="4"))
+    code.keep("b", profile(tmp_path, 5 * MB, name="4"))
     assert not replaced.exists()
-    assert code.seed("b").name == str(4 * MB)
+    assert code.seed("b").name == str(5 * MB)
 
 
 def test_the_path_stays_until_a_file_of_the_runtime_changes(code, tmp_path):
