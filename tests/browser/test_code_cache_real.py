@@ -42,7 +42,7 @@ def compiled_on_demand(bench, kind: str) -> int:
     async def traced() -> bytes:
         instance, _ = await pool.browser(kind)
         browser = instance.process._browser
-        await browser.start_tracing(categories=["v8.wasm", "disabled-by-default-v8.wasm.detailed"])
+        await browser.start_tracing(categories=["v8.wasm"])
         await instance.page()
         return await browser.stop_tracing()
 
