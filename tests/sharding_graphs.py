@@ -135,9 +135,8 @@ def weights(name: str, *shape: int) -> onnx.TensorProto:
 
 
 def two_in_three_out() -> onnx.ModelProto:
-    """Two inputs, three outputs, a skip over everything, one output in the middle, weights that two nodes
-    share.
-    """
+    """Two inputs, three outputs, one of them in the middle, weights that two nodes share; the last node uses an input and
+    what the first one made, so that something skips a shard wherever three are cut."""
     nodes = [
         helper.make_node("MatMul", ["a", "w"], ["a1"]),
         helper.make_node("MatMul", ["b", "w"], ["b1"]),
@@ -147,8 +146,8 @@ def two_in_three_out() -> onnx.ModelProto:
         helper.make_node("Tanh", ["c1"], ["c2"]),
         helper.make_node("Add", ["c2", "a1"], ["c3"]),
         helper.make_node("MatMul", ["c3", "v"], ["d1"]),
-        helper.make_node("Add", ["d1", "a"], ["far"]),
-        helper.make_node("ReduceSum", ["far"], ["total"], keepdims=0),
+        helper.make_node("ReduceSum", ["d1"], ["total"], keepdims=0),
+        helper.make_node("Sum", ["d1", "a1", "a"], ["far"]),
     ]
     shape = ["n", 16]
     return model(

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from pytest_browserpool.browsers.channel import PageChannel
-from pytest_browserpool.browsers.launch import BrowserProcess
+from pytest_browserpool.browsers.launch import BrowserProcess, is_of_the_browser
 from pytest_browserpool.browsers.page import WHOLE, PageKind, RuntimePage, Session, SessionKey
 from pytest_browserpool.browsers.serve import Server
 from pytest_browserpool.errors import BrowserCrashed, Fault
@@ -122,9 +122,7 @@ class BrowserInstance:
             await self._discard(page)
             if isinstance(error, Fault):
                 raise
-            if isinstance(
-                error, Exception
-            ):  # Playwright's own errors: the browser does not open pages any more
+            if isinstance(error, Exception) and is_of_the_browser(error):  # it opens no pages any more
                 said = str(error).strip().splitlines() or [f"no answer within {PAGE_OPEN_SECONDS:g} s"]
                 self.lose(BrowserCrashed(f"{self.name} opens no page: {said[0]}"))
                 raise self.lost from error  # type: ignore[misc]

@@ -17,6 +17,7 @@ from typing import Any
 
 import psutil
 from playwright.async_api import Browser, BrowserContext, CDPSession, Playwright, async_playwright
+from playwright.async_api import Error as PlaywrightError
 
 from pytest_browserpool.browsers import code_cache, firefox, processes
 from pytest_browserpool.browsers.catalogue import InstalledBrowser
@@ -37,7 +38,7 @@ from pytest_browserpool.browsers.targets import (
     UnattachedTarget,
 )
 from pytest_browserpool.config import Settings
-from pytest_browserpool.errors import BrowserCrashed, Fault, LaunchFailed, PageCrashed
+from pytest_browserpool.errors import BrowserCrashed, BrowserPoolError, Fault, LaunchFailed, PageCrashed
 
 Keep = Callable[[Path], None]
 """Takes from a profile what is worth keeping; called in a thread while its browser still runs."""
@@ -349,6 +350,13 @@ class Launcher:
                 async with asyncio.timeout(CLOSE_SECONDS):
                     await self._playwright.stop()
             self._playwright = None
+
+
+def is_of_the_browser(error: Exception) -> bool:
+    """Whether a browser's or its driver's failure may look like this; what does not is a mistake in the code, which no other
+    browser would mend. Playwright raises a bare ``Exception`` once its driver is dead."""
+    kinds = (PlaywrightError, BrowserPoolError, OSError, TimeoutError, psutil.Error)
+    return isinstance(error, kinds) or type(error) is Exception
 
 
 def _mapped(installed: InstalledBrowser) -> bool:

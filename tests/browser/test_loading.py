@@ -10,6 +10,7 @@ import onnx_models as make
 import pytest
 from waiting import until
 
+from pytest_browserpool.browsers.launch import BrowserProcess
 from pytest_browserpool.browsers.page import SessionKey
 from pytest_browserpool.browsers.pool import ModelContent
 from pytest_browserpool.errors import PageHung
@@ -82,3 +83,20 @@ def test_a_page_that_went_bad_between_tests_is_replaced_before_the_next(fresh_be
     assert not after.warm
     assert after({"x": np.zeros((4, 4), np.float32)})["y"].item(0) == 1
     assert after.recoveries == 0
+
+
+def test_a_mistake_in_the_code_is_raised_at_once_and_no_browser_is_blamed(bench, monkeypatch):
+    """Another browser would not mend it: launching them one after the other would hide it."""
+    bench.load(make.affine(), "headless-shell")
+    launches = bench.node.pool.launches
+
+    async def broken(self, *args):
+        raise NameError("name 'page' is not defined")
+
+    monkeypatch.setattr(BrowserProcess, "open_model_page", broken)
+    with pytest.raises(NameError):
+        bench.load(make.affine(), "headless-shell", session_options={"bundle": "native"})
+    assert bench.node.pool.launches == launches
+    monkeypatch.undo()
+    x = np.zeros((4, 4), np.float32)
+    assert bench.load(make.affine(), "headless-shell")({"x": x})["y"].item(0) == 1
