@@ -128,7 +128,7 @@ def plain(browser: str, options: argparse.Namespace, inputs: Inputs) -> tuple[fl
         pool = node.pool
         content, _ = node.resolve(options.source, None)
         path = pool.offer("bench-model", content.path)
-        ort = f"{pool._server.origin}{pool._server.base}ort/ort.all.bundle.min.mjs"
+        ort = f"{pool._server.origin}{pool._server.runtime}ort.all.bundle.min.mjs"
         arguments = [ort, path, options.backend]
         sent = {name: [list(a.shape), a.ravel().tolist()] for name, a in inputs.items()}
         installed = pool.installed[browser]
@@ -139,7 +139,7 @@ def plain(browser: str, options: argparse.Namespace, inputs: Inputs) -> tuple[fl
                 async def fresh() -> tuple[Any, Any]:
                     started = await launch(playwright, installed)
                     page = await started.new_page()
-                    await page.goto(pool._server.page_url("bench"))
+                    await page.goto(pool._server.page_url("bench", None))
                     await page.evaluate(LOAD, arguments)
                     return started, page
 

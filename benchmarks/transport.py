@@ -80,7 +80,7 @@ def quantiles(rounds: list[list[float]]) -> str:
 def ordinary_page(node: Node, browser: str, model: Path) -> Iterator[Page]:
     """The same browser, runtime and model in a page of Playwright's synchronous API: what a test has without us."""
     installed = node.pool.installed[browser]
-    base = node.pool._server.origin + node.pool._server.base
+    server = node.pool._server
     with sync_playwright() as playwright:
         engine = getattr(playwright, installed.engine)
         extra = {"args": merge_flags(CHROMIUM_FLAGS, ROOT_FLAGS, EXTRA_FLAGS.get(browser, ()))}
@@ -88,8 +88,11 @@ def ordinary_page(node: Node, browser: str, model: Path) -> Iterator[Page]:
             extra = {"firefox_user_prefs": dict(FIREFOX_PREFS)}
         launched = engine.launch(executable_path=installed.executable, channel=installed.channel, **extra)
         page = launched.new_page()
-        page.goto(node.pool._server.page_url("bench"))
-        page.evaluate(SET_UP, [f"{base}ort/ort.all.bundle.min.mjs", node.pool.offer("bench-model", model)])
+        page.goto(server.page_url("bench", None))
+        page.evaluate(
+            SET_UP,
+            [f"{server.origin}{server.runtime}ort.all.bundle.min.mjs", node.pool.offer("bench-model", model)],
+        )
         yield page
         launched.close()
 

@@ -85,10 +85,15 @@ class Server:
         """The path that everything is under."""
         return f"/{self._secret}/"
 
+    @property
+    def runtime(self) -> str:
+        """The path that onnxruntime-web is under."""
+        return f"/{self._runtime_path}/ort/"
+
     def page_url(self, page_id: str, host: str | None) -> str:
         """``host``: the name that the browser maps to this server; None: its address."""
         origin = f"http://{host}" if host else self.origin
-        return f"{origin}{self.base}page/index.html?page={page_id}&base={self.base}&ort=/{self._runtime_path}/ort/"
+        return f"{origin}{self.base}page/index.html?page={page_id}&base={self.base}&ort={self.runtime}"
 
     def offer(self, name: str, path: Path) -> str:
         """Serves ``path`` as ``name`` (a content hash) from now on; returns its path on this server."""
