@@ -56,7 +56,7 @@ lint: setup ## ruff, mypy, import-linter
 	$(BIN)/lint-imports
 
 .PHONY: test
-test: lint ## lint, then all tests, the quick ones first
+test: lint docs ## lint, the documentation without a broken link, then all tests, the quick ones first
 	$(BIN)/pytest tests -q -n auto -m "not ($(LONG))" $(ARGS)
 	$(BIN)/pytest tests -q -n 3 --dist loadfile --no-loadscope-reorder -m "$(LONG)" $(ARGS)
 
