@@ -161,7 +161,11 @@ class BrowserProcess:
         self._closing = True
         # a second page reads what the first one wrote, and writes worse
         if self._keep is not None and self._opened == 1 and (profile := self._profile()) is not None:
-            await asyncio.to_thread(self._keep, profile)
+            with contextlib.suppress(
+                TimeoutError
+            ):  # a disk that hangs costs the code, not the end of the run
+                async with asyncio.timeout(CLOSE_SECONDS):
+                    await asyncio.to_thread(self._keep, profile)
         with contextlib.suppress(Exception):
             async with asyncio.timeout(CLOSE_SECONDS):
                 if (

@@ -83,7 +83,7 @@ def test_a_worker_in_the_middle_of_an_inference(run: Runner, tmpdir_of_run: Path
     answers = (directory / "answers").read_text().split()
     assert len(answers) == 5
     assert len(set(answers)) == 1
-    assert_nothing_left(tmpdir_of_run)
+    assert_nothing_left(tmpdir_of_run, PATIENCE)
     with duckdb.connect(str(directory / ".browserpool" / "history.duckdb"), read_only=True) as history:
         faults = history.sql("select kind, detail from faults").fetchall()
         tests = history.sql("select count(*), count(distinct nodeid) from tests").fetchall()[0]
@@ -153,7 +153,7 @@ def test_pytest_itself_killed_keeps_what_was_committed(tmp_path: Path, tmpdir_of
         time.sleep(0.3)
     run.send_signal(signal.SIGKILL)
     run.wait(30)
-    assert_nothing_left(tmpdir_of_run)
+    assert_nothing_left(tmpdir_of_run, PATIENCE)
     assert committed(history) >= before
     with duckdb.connect(str(history), read_only=True) as connection:
         (state,) = journalled(connection).values()
