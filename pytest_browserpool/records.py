@@ -63,6 +63,9 @@ class BrowserRecord(Plain):
     close_reason: str = ""
     nodeid: str | None = None
     """The test that asked for it; empty: launched ahead of its tests. None: a version that did not say recorded it."""
+    kept_code: bool | None = None
+    """Whether it started with compiled code of an earlier run. None: none is kept for such a browser, or a version that did
+    not say recorded it."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pytest_browserpool.errors import DeadlineExceeded, HashMismatch, SourceError
+from pytest_browserpool.errors import BrowserPoolError, DeadlineExceeded, HashMismatch, SourceError
 
 ENVIRONMENT_VARIABLE = "BROWSERPOOL_CACHE"
 CHUNK = 1 << 20
@@ -108,6 +108,14 @@ class Cache:
             yield path
         finally:
             shutil.rmtree(path, ignore_errors=True)
+
+    def writable(self) -> bool:
+        """Whether something can be put into it."""
+        try:
+            with self.scratch():
+                return True
+        except (OSError, BrowserPoolError):
+            return False
 
     def _sweep(self, parent: Path) -> None:
         oldest = time.time() - STALE_AFTER

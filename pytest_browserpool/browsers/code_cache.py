@@ -101,6 +101,13 @@ class CodeCache:
             os.utime(path)
         return path
 
+    def size(self, fingerprint: str) -> int:
+        """Bytes that a browser would start with; 0: nothing is kept for it yet."""
+        _, path = max(self._kept(fingerprint), default=(0, None))
+        with contextlib.suppress(OSError):
+            return sum(p.stat().st_size for p in path.rglob("*") if p.is_file()) if path is not None else 0
+        return 0
+
     def keep(self, fingerprint: str, profile: Path) -> None:
         """Copies what a running browser, that started without a seed, has compiled. For a thread.
 

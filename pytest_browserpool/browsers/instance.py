@@ -24,6 +24,9 @@ PAGE_OPEN_SECONDS = 30.0
 class BrowserInstance:
     """A running browser with its sessions. ``lost`` is set once it must not be used again."""
 
+    node = ""
+    """The node that lends it, where that is another one (``node.away``)."""
+
     def __init__(
         self,
         process: BrowserProcess,

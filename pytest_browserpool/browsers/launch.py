@@ -63,12 +63,15 @@ class BrowserProcess:
         launch_ms: float,
         on_lost: OnLost,
         keep: Keep | None = None,
+        kept_code: bool | None = None,
     ) -> None:
         self.installed = installed
         self.token = token
         self.launch_ms = launch_ms
         self.version = browser.version
         self.launched_at = time.time()
+        self.kept_code = kept_code
+        """Whether it started with compiled code of an earlier run; None: a kind of browser for which none is kept."""
         self._browser = browser
         self._cdp: CDPSession | None = None
         self._targets: dict[str, OnLost] = {}
@@ -273,7 +276,8 @@ class Launcher:
         launch_ms = (time.perf_counter() - started) * 1000
         try:
             keep = self._keeper(installed, environment)
-            process = BrowserProcess(installed, browser, token, launch_ms, on_lost, keep)
+            kept_code = code_cache.SEED in environment if _mapped(installed) else None
+            process = BrowserProcess(installed, browser, token, launch_ms, on_lost, keep, kept_code)
         except OSError as error:  # the process table cannot be read: no file descriptor is left
             with contextlib.suppress(Exception):
                 async with asyncio.timeout(CLOSE_SECONDS):

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 from aiohttp import web
 
-from pytest_browserpool.browsers import code_cache, sizing
+from pytest_browserpool.browsers import code_cache
 from pytest_browserpool.browsers.catalogue import InstalledBrowser
 from pytest_browserpool.browsers.channel import PageChannel
 from pytest_browserpool.browsers.instance import BrowserInstance
@@ -22,13 +22,12 @@ from pytest_browserpool.browsers.launch import Launcher
 from pytest_browserpool.browsers.page import PageKind, RuntimePage, Session, SessionKey
 from pytest_browserpool.browsers.processes import Workdir
 from pytest_browserpool.browsers.protocol import Packed, StateUse
+from pytest_browserpool.browsers.running import Emit, RunningBrowsers
 from pytest_browserpool.browsers.serve import Server
 from pytest_browserpool.config import Settings
-from pytest_browserpool.errors import BrowserCrashed, CapabilityError, Fault, NoBrowser, PageHung
+from pytest_browserpool.errors import Fault, PageHung
 
 T = TypeVar("T")
-Emit = Callable[[str, Mapping[str, Any]], None]
-"""``emit(name, fields)``: something happened that history or scheduler want to know."""
 
 SESSIONS_PER_PAGE = 32
 """Warm sessions kept in one page whatever the memory says: each holds weights and GPU buffers."""
@@ -77,22 +76,24 @@ class Pool:
         emit: Emit,
     ) -> None:
         self.settings = settings
-        self.installed = {b.name: b for b in installed}
-        self.instances: list[BrowserInstance] = []
-        self.launches = 0
         self.loads = 0
         self.warm_hits = 0
         self.evictions = 0
         self._channels: dict[str, PageChannel] = {}
         code, runtime_path = code_cache.opened(settings, runtime_dir)
         self._server = Server(runtime_dir, self._on_socket, runtime_path)
-        self._launcher = Launcher(workdir, settings, code)
-        self._threads = threads
         self._memory_limit = memory_limit
         self._emit = emit
-        self._places = asyncio.Lock()
-        self._sizing = sizing.Sizing(size=settings.max_browsers, most=settings.max_browsers)
-        self._closing: set[asyncio.Future[None]] = set()
+        self.running = RunningBrowsers(
+            settings,
+            installed,
+            Launcher(workdir, settings, code),
+            self._server,
+            self._channels,
+            threads=threads,
+            emit=emit,
+            on_session_gone=self._session_gone,
+        )
         self._beside: set[asyncio.Task[None]] = set()
         self._ended = False
 
@@ -105,10 +106,7 @@ class Pool:
         for task in self._beside:
             task.cancel()
         await asyncio.gather(*self._beside, return_exceptions=True)
-        instances, self.instances = self.instances, []
-        closing = [self._close(i, "end of run") for i in instances]
-        await asyncio.gather(*closing, *self._closing, return_exceptions=True)
-        await self._launcher.close()
+        await self.running.close()
         await self._server.close()
 
     def beside(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
@@ -129,139 +127,32 @@ class Pool:
 
     # -- browsers ---------------------------------------------------------------------------------------------------
 
+    @property
+    def installed(self) -> Mapping[str, InstalledBrowser]:
+        """What can be launched, by name."""
+        return self.running.installed
+
+    @property
+    def instances(self) -> Sequence[BrowserInstance]:
+        """The browsers that run."""
+        return self.running.instances
+
+    @property
+    def launches(self) -> int:
+        """Browsers launched so far."""
+        return self.running.launches
+
     async def browser(
         self, name: str, slot: int = 0, kind: PageKind | None = None
     ) -> tuple[BrowserInstance, float]:
-        """A running browser of this name and the milliseconds that launching it took (0 where it ran).
-
-        ``slot``: which of several of the name; all count against ``max_browsers``. ``kind``: for a load: a browser that
-        is launched opens its page at once, which belongs to the price of one more browser.
-
-        Raises:
-            NoBrowser: the node has none of this name.
-            LaunchFailed: it did not start.
-        """
-        # one with its page need not wait until another is launched, which takes seconds
-        if (running := self._running(name, slot)) is not None and running.pages:
-            return running, 0.0
-        async with self._places:
-            for instance in list(self.instances):
-                if not instance.usable:
-                    self._abandon(instance, str(instance.lost or "disconnected"))
-            if (running := self._running(name, slot)) is not None:
-                return running, 0.0
-            await self._make_room()
-            return await self._launch(name, slot, kind)
-
-    def _running(self, name: str, slot: int) -> BrowserInstance | None:
-        for instance in self.instances:
-            if instance.name == name and instance.slot == slot and instance.usable:
-                instance.last_used = time.monotonic()
-                return instance
-        return None
-
-    async def _launch(self, name: str, slot: int, kind: PageKind | None) -> tuple[BrowserInstance, float]:
-        installed = self.installed.get(name)
-        if installed is None:
-            raise NoBrowser(
-                f"no browser {name!r} on this node", remedy=f"here are {', '.join(self.installed) or 'none'}"
-            )
-        holder: list[BrowserInstance] = []
-
-        def on_lost(fault: Fault) -> None:
-            if holder:
-                holder[0].lose(fault)
-
-        self._emit("begins", {"what": "launching", "browser": name, "sha256": ""})
-        process = await self._launcher.launch(installed, on_lost, self._server.port)
-        instance = BrowserInstance(process, self._server, self._channels, self._threads, self._session_gone)
-        holder.append(instance)
-        instance.slot = slot
-        self.instances.append(instance)
-        self.launches += 1
-        launch_ms = process.launch_ms
-        try:
-            if kind is not None:
-                started = time.perf_counter()
-                with instance.in_use():
-                    await instance.page(kind)
-                launch_ms += (time.perf_counter() - started) * 1000
-        finally:
-            self._emit(
-                "launched",
-                {
-                    "instance": instance.identity,
-                    "browser": name,
-                    "family": installed.family,
-                    "version": process.version,
-                    "executable": installed.executable or "",
-                    "launched_at": process.launched_at + (launch_ms - process.launch_ms) / 1000,
-                    "launch_ms": launch_ms,
-                },
-            )
-        return instance, launch_ms
-
-    async def _make_room(self) -> None:
-        most = self.settings.max_browsers
-        while len(self.instances) >= min(most, self._sizing.most):
-            leaving = sizing.first_to_go(self.instances, self._sizing.soon)
-            if leaving is None and len(self.instances) < most:
-                return  # memory for one browser less, but all are at work: their test needs them together
-            if leaving is None:
-                raise CapabilityError(
-                    f"all {len(self.instances)} browsers of this node are leased",
-                    remedy=f"end a lease first, or --browserpool-max-browsers={most + 1}",
-                )
-            await self._retire(leaving, "least recently used")
-
-    async def resize(self, size: int, most: int, soon: frozenset[str]) -> None:
-        """Keep ``size`` browsers from now on, as long as no more are in use, and never more than ``most`` where that
-        can be; those that are needed ``soon`` go last."""
-        self._sizing = sizing.Sizing(size=size, most=most, soon=soon)
-        await self._shrink()
-
-    async def _shrink(self) -> None:
-        async with self._places:
-            for instance in sizing.surplus(self.instances, self._sizing):
-                await self._retire(instance, "the plan needs fewer")
-
-    async def _retire(self, instance: BrowserInstance, reason: str) -> None:
-        if instance in self.instances:
-            self.instances.remove(instance)
-        await self._close(instance, reason)
-
-    async def end(self, name: str, reason: str, slot: int = 0) -> None:
-        """Ends the browser of this name, whoever holds it."""
-        for instance in [i for i in self.instances if i.name == name and i.slot == slot]:
-            instance.lose(BrowserCrashed(f"{name} was ended: {reason}"))
-            await self._retire(instance, reason)
-
-    def abandon(self, name: str, reason: str, slot: int = 0) -> None:
-        """As ``end``, without waiting: its successor need not wait for it to be dead. ``close`` sees to it."""
-        for instance in [i for i in self.instances if i.name == name and i.slot == slot]:
-            instance.lose(BrowserCrashed(f"{name} was ended: {reason}"))
-            self._abandon(instance, reason)
-
-    def _abandon(self, instance: BrowserInstance, reason: str) -> None:
-        self.instances.remove(instance)
-        closing = asyncio.ensure_future(self._close(instance, reason))
-        self._closing.add(closing)
-        closing.add_done_callback(self._closing.discard)
+        """As ``RunningBrowsers.browser``."""
+        return await self.running.browser(name, slot, kind)
 
     async def drop_lost(self, name: str) -> None:
         """Closes the pages of this browser that must not be used again."""
         for instance in [i for i in self.instances if i.name == name]:
             for page in [p for p in instance.pages.values() if p.lost is not None]:
                 await instance.drop(page)
-
-    async def retire_idle(self, name: str) -> None:
-        """Closes the browser of this name unless something holds it."""
-        for instance in [i for i in self.instances if i.name == name and not i.leases]:
-            await self._retire(instance, "nothing more needs it")
-
-    async def _close(self, instance: BrowserInstance, reason: str) -> None:
-        await instance.close()
-        self._emit("closed", {"instance": instance.identity, "browser": instance.name, "reason": reason})
 
     def _session_gone(self, instance: BrowserInstance, session: Session) -> None:
         key = session.key
@@ -353,7 +244,7 @@ class Pool:
         # its browser is asked beside the closing, which takes its whole deadline where the browser is stopped
         if isinstance(page.lost, PageHung) and not await self._answers(instance, page):
             instance.lose(page.lost)
-            await asyncio.shield(self._retire(instance, f"hung: {page.lost.what}"))
+            await asyncio.shield(self.running.retire(instance, f"hung: {page.lost.what}"))
         await asyncio.shield(dropping)
 
     async def _answers(self, instance: BrowserInstance, hung: RuntimePage) -> bool:
@@ -385,12 +276,12 @@ class Pool:
             if instance.leases:
                 continue
             if not instance.usable:
-                await self._retire(instance, str(instance.lost or "disconnected"))
+                await self.running.retire(instance, str(instance.lost or "disconnected"))
                 continue
             for page in list(instance.pages.values()):
                 if page.lost is not None or page.loads >= self.settings.page_max_loads:
                     await instance.drop(page)
-        await self._shrink()
+        await self.running.shrink()
         await self._bound_memory()
 
     async def _bound_memory(self) -> None:
@@ -408,14 +299,14 @@ class Pool:
             self._emit("sample", {"instance": instance.identity, "browser": instance.name, **sample})
             if size > most and not instance.leases:
                 self.evictions += 1
-                await self._retire(instance, f"took {size / (1 << 30):.1f} GiB")
+                await self.running.retire(instance, f"took {size / (1 << 30):.1f} GiB")
                 sizes[instance.identity] = 0
         idle = sorted((i for i in self.instances if not i.leases), key=lambda i: i.last_used)
         while idle and sum(sizes.values()) > self._memory_limit and len(self.instances) > 1:
             oldest = idle.pop(0)
             self.evictions += 1
             sizes[oldest.identity] = 0
-            await self._retire(oldest, "memory of the node")
+            await self.running.retire(oldest, "memory of the node")
 
 
 def _whereabouts(instance: BrowserInstance, key: SessionKey) -> dict[str, str]:

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pytest_browserpool.artefacts import charts, fetch, pins, runtime
-from pytest_browserpool.browsers import catalogue
+from pytest_browserpool.browsers import catalogue, code_cache
+from pytest_browserpool.browsers.identity import fingerprint
 from pytest_browserpool.commands import find_rootdir, readable_size, settings_of
 from pytest_browserpool.config import Settings
 from pytest_browserpool.errors import BrowserPoolError
@@ -96,7 +97,13 @@ def _browser(browser: catalogue.InstalledBrowser, settings: Settings) -> dict[st
     from pytest_browserpool.browsers.probe import probe_installed
 
     place = browser.executable or browser.endpoint or f"Playwright's {browser.channel or browser.engine}"
-    entry: dict[str, Any] = {"name": browser.name, "family": browser.family, "where": place}
+    code = code_cache.CodeCache(pins.default_cache()).size(fingerprint(browser, settings))
+    entry: dict[str, Any] = {
+        "name": browser.name,
+        "family": browser.family,
+        "where": place,
+        "kept_code_bytes": code,
+    }
     try:
         capabilities = probe_installed(browser, settings)
     except BrowserPoolError as error:
@@ -137,7 +144,12 @@ def _version(package: str) -> str | None:
 
 def _cache(verify: bool) -> dict[str, Any]:
     cache = pins.default_cache()
-    entry: dict[str, Any] = {"path": str(cache.root), "bytes": cache.size(), "models": len(cache.models())}
+    entry: dict[str, Any] = {
+        "path": str(cache.root),
+        "bytes": cache.size(),
+        "models": len(cache.models()),
+        "writable": cache.writable(),
+    }
     if verify:
         unpacked = [
             f"{pin.name}: {name}"
@@ -173,7 +185,7 @@ def _table_of_browsers(browsers: list[dict[str, Any]]) -> Any:
         table.add_column(heading, overflow="fold")
     for browser in browsers:
         usable = [b["name"] for b in browser["backends"] if b["available"]]
-        details = "\n".join(_details(browser["backends"]))
+        details = "\n".join([*_details(browser["backends"]), *_kept_code(browser["kept_code_bytes"])])
         named = f"[bold]{_plain(browser['name'])}[/]\nfamily {browser['family']}\n{_plain(browser['where'])}"
         works = "[green]" + ", ".join(usable) + "[/]" if usable else "[red]none[/]"
         table.add_row(named, browser["version"] or "?", works, details)
@@ -190,6 +202,10 @@ def _details(backends: list[dict[str, Any]]) -> list[str]:
         colour = "green" if backend["available"] else "yellow"
         names.setdefault(text, []).append(f"[{colour}]{backend['name']}[/]")
     return [f"{', '.join(called)}: {_plain(text)}" for text, called in names.items()]
+
+
+def _kept_code(size: int) -> list[str]:
+    return [f"compiled code of an earlier run: {readable_size(size)}"] if size else []
 
 
 def _table_of_missing(missing: list[dict[str, Any]]) -> Any:
@@ -222,6 +238,8 @@ def _table_of_facts(findings: dict[str, Any]) -> Any:
     table.add_row(
         "cache", f"{_plain(cache['path'])}: {readable_size(cache['bytes'])}, {cache['models']} models"
     )
+    if not cache["writable"]:
+        table.add_row("", "[yellow]cannot be written[/]: what is not in it is neither fetched nor kept")
     if "damaged" in cache:
         damage = _plain(", ".join(cache["damaged"]))
         mend = "browserpool fetch --verify, browserpool install --verify"

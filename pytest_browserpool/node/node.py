@@ -338,12 +338,12 @@ class Node(NodeLoop):
     def retire(self, browser: str) -> None:
         """Closes a browser that nothing more will need, unless it is in use."""
         pool = self.pool
-        self.call(lambda: pool.retire_idle(browser), self.settings.launch_timeout)
+        self.call(lambda: pool.running.retire_idle(browser), self.settings.launch_timeout)
 
     def resize(self, size: int, most: int, soon: frozenset[str]) -> None:
         """Follows the scheduler's advice on how many browsers to keep."""
         pool = self.pool
-        self.call(lambda: pool.resize(size, most, soon), self.settings.launch_timeout)
+        self.call(lambda: pool.running.resize(size, most, soon), self.settings.launch_timeout)
 
     # -- the end ----------------------------------------------------------------------------------------------------
 

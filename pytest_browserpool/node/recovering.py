@@ -189,7 +189,7 @@ class _Carrier:
                     raise Unavailable("the standby is gone")
                 return
             case signals.RestartBrowser():
-                self._pool.abandon(candidate.browser, "restarted by recovery", seat.slot)
+                self._pool.running.abandon(candidate.browser, "restarted by recovery", seat.slot)
         try:
             await self._resident.move(candidate, seat.slot)
         except BackendRefused as error:
@@ -211,7 +211,7 @@ class _Carrier:
         await self._pool.drop_lost(self._seats[key].candidate.browser)
 
     async def retire(self, key: str, reason: str) -> None:
-        self._pool.abandon(self._seats[key].candidate.browser, reason, self._seats[key].slot)
+        self._pool.running.abandon(self._seats[key].candidate.browser, reason, self._seats[key].slot)
 
 
 def _seats(resident: Resident, *, same_bits: bool) -> dict[str, Seat]:

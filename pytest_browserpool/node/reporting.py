@@ -140,6 +140,7 @@ class Reporter:
             launched_at=known["launched_at"],
             launch_ms=known["launch_ms"],
             nodeid=known["nodeid"],
+            kept_code=known["kept_code"],
             **more,
         )
         self.row("browsers", record)

@@ -44,7 +44,7 @@ def test_a_browser_that_breaks_after_it_was_probed(fresh_bench, tmp_path):
     )
     assert bench.load(make.affine(), "own")({"x": np.zeros((4, 4), np.float32)})["y"].item(0) == 1
     bench.node.end_test()
-    bench.node.call(lambda: bench.node.pool.retire_idle("own"), 20)
+    bench.node.call(lambda: bench.node.pool.running.retire_idle("own"), 20)
     Path(path).write_text("#!/bin/sh\nexit 1\n")
     bench.node.begin_test("after the update")
     with pytest.raises(LaunchFailed, match=r"own did not start.*\n  where: .*/browser"):

@@ -73,6 +73,7 @@ def test_the_next_run_need_not_compile_what_this_one_did(kind, own_cache, tmp_pa
         work_until_written(bench, kind)
     finally:
         bench.node.close()
+    assert {row["kept_code"] for row in bench.rows("browsers")} == {False}
     assert list((own_cache / "compiled").glob(f"{kind}-*/*/Code Cache/wasm/*_0"))
     bench = make_bench(tmp_path, browsers=(kind,))
     try:
@@ -89,5 +90,6 @@ def test_the_next_run_need_not_compile_what_this_one_did(kind, own_cache, tmp_pa
         assert runtime
         assert not any(runtime.values()), f"fetched again: {runtime}"
         assert sizes["page.js"] > 0  # ours is not kept: it changes with the version
+        assert {row["kept_code"] for row in bench.rows("browsers")} == {True}
     finally:
         bench.node.close()

@@ -36,11 +36,13 @@ def code(tmp_path):
 
 def test_kept_code_is_the_next_one_s_seed_and_nothing_else_of_the_profile(code, tmp_path):
     assert code.seed("chromium-1") is None
+    assert code.size("chromium-1") == 0
     code.keep("chromium-1", profile(tmp_path, 3 * MB))
     seed = code.seed("chromium-1")
     found = sorted(str(p.relative_to(seed)) for p in seed.rglob("*") if p.is_file())
     assert found == ["Cache/Cache_Data/wasm_0", "Code Cache/wasm/0_0", "Code Cache/wasm/index"]
     assert code.seed("chromium-2") is None
+    assert code.size("chromium-1") == sum((seed / name).stat().st_size for name in found)
 
 
 def test_little_code_is_not_worth_a_copy_and_of_two_the_larger_is_used(code, tmp_path):

@@ -282,10 +282,21 @@ def test_doctor_on_a_bare_machine_fails_with_all_the_remedies(bare: Path, projec
     assert found["programs"]["npm"] is None
     assert found["runtime"]["remedy"] == "browserpool install"
     assert found["charts"]["remedy"] == "browserpool install"
+    assert found["cache"]["writable"] is True
     shown = browserpool("doctor")
     assert shown.exit_code == 1
     assert "no usable browser" in shown.output
     assert "not on PATH" in shown.output
+    assert "cannot be written" not in shown.output
+
+
+def test_doctor_tells_a_cache_that_takes_nothing(
+    bare: Path, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (project / "a-file").write_text("no directory")
+    monkeypatch.setenv("BROWSERPOOL_CACHE", str(project / "a-file"))
+    assert json.loads(browserpool("doctor", "--json").output)["cache"]["writable"] is False
+    assert "cannot be written" in browserpool("doctor").output
 
 
 @pytest.mark.browser
@@ -312,6 +323,7 @@ def test_doctor_measures_the_browsers_of_this_machine(project: Path) -> None:
     assert result.exit_code == 0, result.output
     assert found["usable"]
     for browser in found["browsers"]:
+        assert browser["kept_code_bytes"] >= 0
         backends = {b["name"]: b for b in browser["backends"]}
         assert backends["wasm"]["available"], browser
         if backends["webgpu"]["available"]:
