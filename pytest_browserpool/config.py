@@ -70,6 +70,9 @@ class Settings(Plain):
     """Ours knows what is warm where; off is for comparing it with xdist's own."""
     learn: bool = False
     """Exploring costs set-ups: a run that only wants its outcomes should not pay for what later runs learn."""
+    shards_over: str = "node"
+    """A browser that another node lends is missing there, and tensors travel the network twice for each cut: nobody should
+    pay for that unasked."""
     missing: str = "fail"
     """A test that nothing here can run fails: a suite that quietly skips its WebNN half proves nothing."""
     redundancy: int = 1
@@ -132,6 +135,7 @@ class Settings(Plain):
         _one_of("recovery", self.recovery, self.strategies)
         days_of(self.keep)
         _one_of("missing", self.missing, ("fail", "skip"))
+        _one_of("shards_over", self.shards_over, ("node", "nodes"))
 
 
 def days_of(keep: str) -> float | None:
@@ -166,7 +170,7 @@ def _one_of(name: str, value: str, allowed: Iterable[str]) -> None:
     if value not in allowed:
         raise ConfigurationError(
             f"{name} is {value!r}{did_you_mean(value, allowed)}",
-            where=f"--browserpool-{name} or browserpool_{name}",
+            where=f"--browserpool-{name.replace('_', '-')} or browserpool_{name}",
             remedy=f"one of {', '.join(allowed)}",
         )
 

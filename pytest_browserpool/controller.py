@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import socket
 import threading
@@ -27,6 +28,7 @@ from pytest_browserpool.preferences import browser_nodes_of, prefer_of
 from pytest_browserpool.remote import Paths, is_elsewhere, machine_of
 from pytest_browserpool.report.crashed import close_crashed_row
 from pytest_browserpool.report.live import LiveView
+from pytest_browserpool.switchboard import Switchboard
 from pytest_browserpool.unrunnable import in_a_line, in_full, no_node
 from pytest_browserpool.values import ModelNeeds
 
@@ -96,6 +98,7 @@ class Controller:
         self._timer: threading.Thread | None = None
         self._fleet: Fleet | None = None
         self._depot = shipping.Depot(config.rootpath, settings.own_runtime)
+        self._switchboard = Switchboard()
 
     @property
     def schedules(self) -> bool:
@@ -210,15 +213,22 @@ class Controller:
             "neighbours": max(1, neighbours),
         }
         self._heard[node] = time.monotonic() + STARTUP
+        self._switchboard.joined(node.gateway.id, functools.partial(link.send, channel))
         channel.setcallback(lambda message: self._receive(node, message))
 
     def _receive(self, node: Any, message: Message) -> None:
         """On the gateway's receiver thread: note the sign of life, leave the rest to the main thread."""
         self._heard[node] = time.monotonic()
-        if message["kind"] in shipping.KINDS_FROM_NODE:
-            self._depot.hear(node.gateway.id, message, lambda told: link.send(node.browserpool_channel, told))
+        name, kind = node.gateway.id, message["kind"]
+        if kind in shipping.KINDS_FROM_NODE:
+            self._depot.hear(name, message, lambda told: link.send(node.browserpool_channel, told))
             return
-        if message["kind"] == "beat" and is_elsewhere(node.gateway.spec):
+        if kind == link.PEER:
+            self._switchboard.hear(name, message)
+            return
+        if kind == "capabilities":
+            self._switchboard.knows(name, message["value"])
+        if kind == "beat" and is_elsewhere(node.gateway.spec):
             # on this thread, which is this node's alone: a link that is cut may block it
             link.send(node.browserpool_channel, {"kind": "beat"})
         self.dsession.queue.put(("browserpool", {"node": node, "message": message}))
@@ -231,6 +241,7 @@ class Controller:
     def pytest_testnodedown(self, node: Any, error: object) -> None:
         name = node.gateway.id
         self._heard.pop(node, None)
+        self._switchboard.lost(name)
         self._ended_early(node, error)
         reason = self._down.setdefault(name, str(error) if error else FINISHED)
         phases = [f"{rep.when} {rep.outcome}" for rep in self._gate.drop(node)] if self._gate else []

@@ -185,6 +185,8 @@ class Shard:
     """One browser's part of a sharded model, and where its time went in this test (milliseconds)."""
 
     browser: Browser
+    node: str
+    """That the browser is on: the one that runs the test, or another one that lends it."""
     instance: str
     """Which of several browsers of one kind: unlike for each shard."""
     backend: str
@@ -247,6 +249,7 @@ class ShardedModel(Model):
             found.append(
                 Shard(
                     Browser(process.installed.name, process.version, process.installed.family),
+                    node=sessions[0].instance.node or self._node.node_id,
                     instance=sessions[0].instance.identity,
                     backend=lane.backend,
                     segments=len(lane.stages),

@@ -24,6 +24,13 @@ if TYPE_CHECKING:
 INPUT = "browserpool"
 """Key in xdist's ``workerinput``."""
 
+PEER = "peer"
+"""Kind of the messages between nodes, which the controller hands on without reading them: ``to`` names the node that they
+are for, and becomes ``from`` (``node.peers``, ``switchboard``)."""
+
+CONTROLLER = ""
+"""``to`` and ``from`` where it is the controller itself."""
+
 HEARTBEAT = 2.0
 """Seconds between beats of a node: cheap beside a test, and several fit into the shortest sensible
 time-out."""

@@ -61,6 +61,10 @@ OPTIONS = (
         help="try the browsers and backends that qualify, as far as it pays, to find the fastest (off)",
         kind="flag",
     ),
+    Option(
+        name="shards-over",
+        help="node: all shards of a model run on one node; nodes: on others too, where one cannot hold them (node)",
+    ),
     Option(name="missing", help="what happens to a test that no node can run: fail or skip (fail)"),
     Option(
         name="redundancy",

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import os
 import socket
 import sys
@@ -19,7 +20,7 @@ import pytest
 
 from pytest_browserpool import hooked, machine, markers
 from pytest_browserpool.errors import BrowserPoolError, ConfigurationError, NoBrowser, NoNode
-from pytest_browserpool.link import HEARTBEAT, INPUT, Message, cut
+from pytest_browserpool.link import HEARTBEAT, INPUT, PEER, Message, cut
 from pytest_browserpool.report.junit import test_properties
 from pytest_browserpool.runloop import RunLoop, find_interactor
 from pytest_browserpool.unrunnable import in_a_line, in_full, no_node
@@ -28,6 +29,7 @@ from pytest_browserpool.values import NodeCapabilities
 if TYPE_CHECKING:
     from pytest_browserpool.config import OwnRuntime, Settings
     from pytest_browserpool.models.shipping import Supplier
+    from pytest_browserpool.node.exchange import Exchange
     from pytest_browserpool.node.node import Node
 
 PLUGIN = "browserpool-node"
@@ -107,7 +109,16 @@ class NodeSide:
                 told = getattr(self.config, "workerinput", {}).get(INPUT, {})
                 known = strategies.known(self.config.hook.pytest_browserpool_recovery_strategies())
                 self._node = Node(self.settings, self.node_id, self.send, told.get("neighbours"), known)
+                if told.get("own_loop"):  # other schedulers end nodes before the run ends
+                    self._node.peers, self._node.depot = self.exchange.peers, self.exchange.depot
             return self._node
+
+    @functools.cached_property
+    def exchange(self) -> Exchange:
+        """What this node has to do with others, from the first word between them on."""
+        from pytest_browserpool.node.exchange import Exchange
+
+        return Exchange(self.send, Path(self.settings.rootdir), lambda: self.node)
 
     def node_for(self, item: pytest.Item) -> Node:
         """See the function of the same name."""
@@ -266,6 +277,8 @@ class NodeSide:
         if kind in ("manifest", "refused", "piece"):
             assert self._supplier is not None
             self._supplier.deliver(message)
+        elif kind == PEER:
+            self.exchange.deliver(message)
         elif kind == "run":
             self._hints[message["index"]] = (message["browser"], message["backend"])
         elif kind in ("prewarm", "retire", "pool") and not self._closed:

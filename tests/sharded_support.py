@@ -95,6 +95,7 @@ class NativePool:
             process = SimpleNamespace(version="1")
             instance = self.pages[browser, slot] = SimpleNamespace(
                 name=browser,
+                node="",
                 identity=f"{browser}/{next(self._numbers)}",
                 process=process,
                 leases=0,

@@ -159,7 +159,9 @@ class RunningBrowsers:
         while len(self.instances) >= min(most, self._sizing.most):
             leaving = sizing.first_to_go(self.instances, self._sizing.soon)
             if leaving is None and len(self.instances) < most:
-                return True  # memory for one browser less, but all are at work: their test needs them together
+                return (
+                    True  # memory for one browser less, but all are at work: their test needs them together
+                )
             if leaving is None and self.lent and wait:
                 return False
             if leaving is None:

@@ -60,6 +60,12 @@ class Depot:
         self._acknowledged: dict[tuple[str, int], threading.Semaphore] = {}
         self.sent_bytes = 0
 
+    def offer(self, path: Path) -> tuple[str, int]:
+        """A file that may be asked for from now on: its hash and size."""
+        _, sha256, size, _ = _described("", path)
+        self._offered[sha256] = path
+        return sha256, size
+
     def hear(self, node: str, message: Message, send: Send) -> None:
         """A message of ``node``; ``send`` reaches it. On any thread."""
         key = (node, int(message["id"]))
@@ -162,7 +168,7 @@ class Supplier:
             SourceError and others: as the controller's own ``resolve``. DeadlineExceeded: no answer.
         """
         told = self._ask_for(source, test_file)
-        files = [(name, sha256, self._held(sha256, size)) for name, sha256, size in told["files"]]
+        files = [(name, sha256, self.held(sha256, size)) for name, sha256, size in told["files"]]
         (_, sha256, model), *external = files
         return ModelFile(
             identity(sha256, {name: data for name, data, _ in external}),
@@ -180,7 +186,7 @@ class Supplier:
     def file(self, source: str) -> Stored:
         """Any file by a remote reference, as ``resolve_file`` gives it on the controller."""
         ((_, sha256, size),) = self._ask("file", source, None)["files"]
-        return self._held(sha256, size)
+        return self.held(sha256, size)
 
     def runtime(self, own: OwnRuntime | None = None) -> Path:
         """onnxruntime-web as the controller has it, in this host's cache: the pinned one, or the run's own build.
@@ -215,7 +221,7 @@ class Supplier:
         inside = test_file.is_relative_to(self._rootdir)
         return test_file.relative_to(self._rootdir).as_posix() if inside else str(test_file)
 
-    def _held(self, sha256: str, size: int) -> Stored:
+    def held(self, sha256: str, size: int) -> Stored:
         """The file of that hash; nodes of one host get it once."""
         known = self._cache.model(sha256)
         if known is not None:

@@ -25,6 +25,10 @@ if TYPE_CHECKING:
 WASM_MEMORY = 4 << 30
 """Bytes: a 32-bit WebAssembly memory has at most 65,536 pages of 64 KiB (WebAssembly specification, "Memory Types")."""
 
+LINK_BYTES_PER_S = 50e6
+LINK_SECONDS = 0.005
+"""Of a page on another node, beside ``plan.Host``'s of one here: through two links and the controller between them."""
+
 MEASURED_RUNS = 8
 """Runs of the yardstick; the quickest counts, because a busy machine only ever adds."""
 
@@ -37,11 +41,14 @@ class Seat:
     slot: int
     """Which of several browsers of that name."""
     backends: tuple[str, ...]
+    node: str = ""
+    """That lends it; empty: the one that runs the test."""
 
     @property
     def name(self) -> str:
-        """As plans and reports call it: ``chromium``, ``chromium#2`` …"""
-        return self.browser if self.slot == 0 else f"{self.browser}#{self.slot + 1}"
+        """As plans and reports call it: ``chromium``, ``chromium#2``, ``firefox@gw1`` …"""
+        name = self.browser if self.slot == 0 else f"{self.browser}#{self.slot + 1}"
+        return f"{name}@{self.node}" if self.node else name
 
 
 @dataclass(frozen=True)
@@ -74,8 +81,16 @@ def page_for(backend: str, threads: int) -> PageKind:
     return PageKind(threads=threads if backend == "wasm" else None)
 
 
-def seats(needs: ModelNeeds, browsers: Sequence[BrowserCapabilities], *, where: str) -> tuple[Seat, ...]:
-    """Seats for at least ``needs.shards`` shards: one of each kind that qualifies, then further ones of each in turn.
+def seats(
+    needs: ModelNeeds,
+    browsers: Sequence[BrowserCapabilities],
+    *,
+    where: str,
+    count: int | None = None,
+    node: str = "",
+) -> tuple[Seat, ...]:
+    """Seats for at least ``count`` shards (all unless given): one of each kind that qualifies, then further ones of each
+    in turn. ``node``: whose browsers these are, where it is another one.
 
     The order depends on the needs and the machine alone, so that a second test finds its shards warm. Backends are a
     strict order: with ``backends=`` only browsers that give the first one that any browser here gives are taken;
@@ -84,7 +99,7 @@ def seats(needs: ModelNeeds, browsers: Sequence[BrowserCapabilities], *, where: 
     Raises:
         CapabilityError: no browser qualifies, or one does not give the backend that its shard is to run on.
     """
-    shards = needs.shards or 1
+    shards = count or needs.shards or 1
     found = choice.candidates(needs, browsers)
     if not found:
         raise CapabilityError(
@@ -107,7 +122,7 @@ def seats(needs: ModelNeeds, browsers: Sequence[BrowserCapabilities], *, where: 
             )
         backends[browser.name] = given or backends[browser.name]
     slots = -(-shards // len(kinds))
-    return tuple(Seat(kind, slot, backends[kind]) for slot in range(slots) for kind in kinds)
+    return tuple(Seat(kind, slot, backends[kind], node) for slot in range(slots) for kind in kinds)
 
 
 def _own_backends(needs: ModelNeeds, browser: BrowserCapabilities) -> tuple[str, ...]:
@@ -127,11 +142,13 @@ def cut(
     threads: int,
     folder: Path,
     refused: Callable[[Seat], frozenset[int]] = lambda seat: frozenset(),
+    limit: Callable[[Seat], int] | None = None,
 ) -> Cut:
     """Cuts the model for ``places`` and checks the pieces natively; the same cut is found on disk later.
 
     ``speed`` may launch a browser to measure it, so it is asked only once the model is known to be cuttable. ``threads``:
-    of each shard's page. ``refused``: nodes (by index) of which no backend of a seat runs any.
+    of each shard's page. ``refused``: nodes (by index) of which no backend of a seat runs any. ``limit``: bytes that a
+    shard may use in a seat, where that is not an equal part of ``memory``.
 
     Raises:
         ShardingError, InvalidModel, UnsupportedOperator, ConfigurationError: as ``sharding.prepare``.
@@ -142,8 +159,8 @@ def cut(
 
     shards = needs.shards or 1
     source = _source(content.path, content.external, _frozen(needs), folder)
-    limit = min(WASM_MEMORY, memory // shards)
-    hosts = _cuttable(source, places, needs, content.label, limit, refused)
+    hosts = [_host(seat, limit(seat) if limit else min(WASM_MEMORY, memory // shards)) for seat in places]
+    hosts = _cuttable(source, hosts, places, needs, content.label, refused)
     if shards > most:
         raise CapabilityError(
             f"shards={shards} needs {shards} browsers at once, and this node may run {most}",
@@ -160,19 +177,26 @@ def cut(
     return Cut(source, sharded, taken, spare, speeds, threads, content.sha256)
 
 
+def _host(seat: Seat, memory: int) -> Host:
+    """A place of yet unknown speed."""
+    from pytest_browserpool.sharding.plan import Host
+
+    if not seat.node:
+        return Host(name=seat.name, memory=memory)
+    return Host(name=seat.name, memory=memory, bytes_per_s=LINK_BYTES_PER_S, latency_s=LINK_SECONDS)
+
+
 def _cuttable(
     source: Source,
+    hosts: list[Host],
     places: Sequence[Seat],
     needs: ModelNeeds,
     where: str,
-    memory: int,
     refused: Callable[[Seat], frozenset[int]],
 ) -> list[Host]:
-    """The places as hosts of yet unknown speed. What cannot be is said before anything is launched."""
+    """The places with what was refused there. What cannot be is said before anything is launched."""
     from pytest_browserpool.sharding.partition import partition
-    from pytest_browserpool.sharding.plan import Host
 
-    hosts = [Host(name=seat.name, memory=memory) for seat in places]
     partition(source.graph, hosts, needs.shards or 1, needs.sharding)
     hosts = [replace(host, refused=refused(seat)) for host, seat in zip(hosts, places, strict=True)]
     if any(host.refused for host in hosts):

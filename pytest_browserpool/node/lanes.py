@@ -12,7 +12,7 @@ from typing import Any
 
 from pytest_browserpool.browsers.choice import Candidate
 from pytest_browserpool.browsers.page import SessionKey
-from pytest_browserpool.browsers.pool import Loaded, ModelContent, Pool
+from pytest_browserpool.browsers.pool import Loaded, ModelContent
 from pytest_browserpool.errors import (
     BackendRefused,
     BrowserPoolError,
@@ -23,6 +23,7 @@ from pytest_browserpool.errors import (
     UnsupportedOperator,
 )
 from pytest_browserpool.node.cutting import Cut, Seat, Shapes, contents, fixed_shapes, page_for
+from pytest_browserpool.node.places import Places
 from pytest_browserpool.node.refusals import Refusal, SegmentsRefused
 from pytest_browserpool.node.use import ModelUse
 from pytest_browserpool.values import ModelNeeds
@@ -88,7 +89,7 @@ class Lanes:
 
     def __init__(
         self,
-        pool: Pool,
+        pool: Places,
         needs: ModelNeeds,
         label: str,
         made: Cut,
@@ -203,7 +204,7 @@ class Lanes:
             content = ModelContent(content.sha256, path, content.label, content.size, content.external)
         page = page_for(backend, self._made.threads)
         key = SessionKey(content.sha256, backend, page, json.dumps(options, sort_keys=True), shapes)
-        loaded = await self._pool.load(seat.browser, key, content, self._needs.timeout, seat.slot)
+        loaded = await self._pool.load(seat, key, content, self._needs.timeout)
         placement = loaded.session.placement
         if not placement.get("webnn" if backend.startswith("webnn") else backend):
             await self._pool.release(loaded)
@@ -213,7 +214,14 @@ class Lanes:
     def _refusal(self, backend: str, index: int, seat: Seat, placed: Mapping[str, int]) -> Refusal:
         nodes = self._made.sharded.plan.segments[index].nodes
         names = self._made.source.graph.names_of(nodes)
-        return Refusal(browser=seat.browser, backend=backend, nodes=nodes, names=names, placed=dict(placed))
+        return Refusal(
+            browser=seat.browser,
+            backend=backend,
+            nodes=nodes,
+            names=names,
+            placed=dict(placed),
+            node=seat.node,
+        )
 
     async def _copy(self) -> None:
         """Level high: each shard a second time, in the browser of the next one. No further browser is needed."""
@@ -320,7 +328,7 @@ class Lanes:
             return
         ways = [lane.seat] * SAME_BROWSER_TRIES + [*self._spare]
         last = fault
-        for seat in ways:
+        async for seat in self._pool.ways(ways, lane.seat, self._needs):
             started = time.monotonic()
             step: dict[str, Any] = {
                 "action": "reload shard" if seat == lane.seat else "move shard",

@@ -26,10 +26,12 @@ from pytest_browserpool.config import Settings
 from pytest_browserpool.errors import BrowserPoolError, DeadlineExceeded, hide_from_traceback
 from pytest_browserpool.models.inspect import ModelInfo, inspect, with_static_shapes
 from pytest_browserpool.models.lock import LockFile
+from pytest_browserpool.models.shipping import Depot
 from pytest_browserpool.models.sources import ModelFile, describe, resolve
 from pytest_browserpool.node import warm
 from pytest_browserpool.node.journal import Operation
 from pytest_browserpool.node.loop import NodeLoop
+from pytest_browserpool.node.peers import Peers
 from pytest_browserpool.node.recovering import Recovery
 from pytest_browserpool.node.reporting import Reporter
 from pytest_browserpool.node.resident import Refusals, Reply, Resident
@@ -82,6 +84,9 @@ class Node(NodeLoop):
         self._recovery = Recovery(settings, self.report, lambda: self.pool, lambda: self.test, strategies)
         self._models: dict[str, tuple[ModelContent, ModelInfo]] = {}
         self._residents: list[Resident | ShardedResident] = []
+        self.peers: Peers | None = None
+        """The way to other nodes of the run, where there may be some; ``depot`` has what is sent to them."""
+        self.depot: Depot | None = None
         self._settled = time.monotonic()
         self.last_page_ms = 0.0
         """Milliseconds of the latest ``session.run``, measured in the page: what a benchmark takes off a call."""

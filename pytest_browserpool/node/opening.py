@@ -14,10 +14,12 @@ from typing import TYPE_CHECKING, Any
 from pytest_browserpool.artefacts import pins
 from pytest_browserpool.browsers.choice import Candidate
 from pytest_browserpool.browsers.pool import ModelContent
-from pytest_browserpool.errors import BackendRefused, BrowserPoolError, Fault, ShardingError
+from pytest_browserpool.errors import BackendRefused, BrowserPoolError, CapabilityError, Fault, ShardingError
 from pytest_browserpool.models.sources import describe
 from pytest_browserpool.node import speeds
+from pytest_browserpool.node.away import Visit
 from pytest_browserpool.node.cutting import Cut, Seat, cut, seats
+from pytest_browserpool.node.reach import Arrangement, arrangements, why_no_more
 from pytest_browserpool.node.recutting import place
 from pytest_browserpool.node.refusals import Refusals
 from pytest_browserpool.node.resident import Reply
@@ -27,11 +29,13 @@ from pytest_browserpool.sharding.threads import of_shard
 from pytest_browserpool.values import ModelNeeds
 
 if TYPE_CHECKING:
+    from pytest_browserpool.models.inspect import ModelInfo
     from pytest_browserpool.node.node import Node
 
 
 def open_sharded(node: Node, needs: ModelNeeds, source: Any, test_file: Path | None) -> ShardedResident:
-    """A model cut, checked natively and loaded over ``needs.shards`` browsers.
+    """A model cut, checked natively and loaded over ``needs.shards`` browsers, some of them of other nodes where this one
+    cannot hold it and the settings allow that.
 
     Where a shard's backend turns out to run nothing of its part it is cut anew (``recutting``).
 
@@ -48,6 +52,16 @@ def open_sharded(node: Node, needs: ModelNeeds, source: Any, test_file: Path | N
             remedy="leave bundle out",
         )
     opening = _Opening(node, needs, content)
+    try:
+        return _opened(opening, node, needs, source, content, info)
+    except BaseException:
+        opening.end()
+        raise
+
+
+def _opened(
+    opening: _Opening, node: Node, needs: ModelNeeds, source: Any, content: ModelContent, info: ModelInfo
+) -> ShardedResident:
     made = opening.cut()
     use = ModelUse(key=needs.model_key or describe(source), label=content.label, sha256=content.sha256)
     use.shards = needs.shards or 1
@@ -65,6 +79,7 @@ def open_sharded(node: Node, needs: ModelNeeds, source: Any, test_file: Path | N
             node.report,
             opening.recovered,
             opening.learned,
+            opening.visit,
         )
 
     resident: ShardedResident = node.call(make, node.settings.launch_timeout)
@@ -84,28 +99,95 @@ class _Opening:
         self._places = seats(needs, node.capabilities().browsers, where=content.label)
         self._threads = of_shard(node.cores, needs.shards or 1)
         self.known = Refusals(node, needs, content.sha256)
+        self.visit: Visit | None = None
+        self._arranged: Arrangement | None = None
 
     def cut(self) -> Cut:
-        """The cut for what is known now of the browsers' speeds and refusals.
+        """The cut for what is known now of the browsers' speeds and refusals; over this node's browsers, or where those
+        are too few or have too little memory, and the settings allow it, with others of other nodes.
 
         Raises:
             BrowserPoolError: as ``cutting.cut``, with the model's label.
         """
+        if self._arranged is not None:
+            return self._cut(self._arranged)
+        try:
+            return self._cut(None)
+        except (CapabilityError, ShardingError) as error:
+            if isinstance(error, BackendRefused) or not self._others_may(error):
+                raise
+            return self._cut_over_nodes(error)
+
+    def _others_may(self, error: BrowserPoolError) -> bool:
+        """Whether other nodes are to be asked; where the settings keep them from it, the error says so."""
+        node = self._node
+        if node.peers is None:
+            return False
+        if node.settings.shards_over == "node":
+            hint = (
+                "--browserpool-shards-over=nodes, which takes browsers of other nodes where one has too few"
+            )
+            error.remedy = f"{error.remedy}; or {hint}" if error.remedy else hint
+        return node.settings.shards_over == "nodes"
+
+    def _cut_over_nodes(self, alone: BrowserPoolError) -> Cut:
+        """With as few browsers of other nodes as will do.
+
+        Raises:
+            CapabilityError: those are too few too. Otherwise as ``cut``, and ``Visit``.
+        """
         node, label = self._node, self._content.label
+        assert node.peers is not None
+        assert node.depot is not None
+        self.visit = Visit(node.peers, node.depot, label)
+        own, others = node.capabilities(), self.visit.gather()
+        tried: BrowserPoolError = alone
+        for arranged in arrangements(self._needs, own, others, where=label):
+            try:
+                self.visit.reserve(arranged.lent)
+                made = self._cut(arranged)
+            except ShardingError as error:  # too little memory still: further browsers there instead of here
+                tried = error
+                continue
+            self._arranged = arranged
+            return made
+        raise CapabilityError(
+            f"{tried.what}\n    {why_no_more(own, others)}",
+            where=label,
+            remedy="more nodes, --browserpool-max-browsers, or fewer shards",
+        ) from alone
+
+    def end(self) -> None:
+        """Gives back what other nodes lend; nothing where none does."""
+        if self.visit is not None:
+            self.visit.end()
+
+    def _speed(self, seat: Seat) -> float:
+        if seat.node:
+            assert self.visit is not None
+            return self.visit.speed(seat, self._content.sha256)
+        return speeds.speed(self._node, seat, self._content.sha256, self._threads)
+
+    def _cut(self, arranged: Arrangement | None) -> Cut:
+        node, label = self._node, self._content.label
+        if arranged is not None:  # the own cores are shared by those alone that run here
+            here = sum(1 for place in arranged.places if not place.node)
+            self._threads = of_shard(node.cores, here)
         try:
             return cut(
                 self._needs,
                 self._content,
-                self._places,
-                lambda seat: speeds.speed(node, seat, self._content.sha256, self._threads),
+                arranged.places if arranged else self._places,
+                self._speed,
                 memory=int(node.capabilities().memory_gib * (1 << 30)),
-                most=node.settings.max_browsers,
+                most=(self._needs.shards or 1) if arranged else node.settings.max_browsers,
                 threads=self._threads,
                 folder=pins.default_cache().root / "shards",
                 refused=self.known.nodes,
+                limit=arranged.limit if arranged else None,
             )
         except BackendRefused as error:
-            lines = "\n    ".join(map(str, self.known.of(self._places)))
+            lines = "\n    ".join(map(str, self.known.of(arranged.places if arranged else self._places)))
             raise BackendRefused(f"{error.what}\n    {lines}", where=label, remedy=error.remedy) from error
         except BrowserPoolError as error:
             if label not in (error.where or ""):  # which model, of a test's several
@@ -135,7 +217,10 @@ class _Opening:
 
     def learned(self, seat: Seat, backend: str, seen: float) -> None:
         """Keeps what a shard's runs told of its browser's speed."""
-        speeds.learn(self._node, seat, backend, self._content.sha256, self._threads, seen)
+        if not seat.node:
+            speeds.learn(self._node, seat, backend, self._content.sha256, self._threads, seen)
+        elif self.visit is not None:
+            self.visit.learn(seat, backend, self._content.sha256, seen)
 
 
 def run_many(

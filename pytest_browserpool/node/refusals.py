@@ -34,6 +34,8 @@ class Refusal(Plain):
     """For people, the first few."""
     placed: Mapping[str, int]
     """Nodes per provider, as the placement log of that session has them."""
+    node: str = ""
+    """Of the run, that lent the browser; empty: the test's own."""
 
     def __str__(self) -> str:
         return (
@@ -81,9 +83,11 @@ class Refusals:
         self.met: list[Refusal] = []
         """Those of this opening."""
 
-    def on(self, browser: str, backend: str) -> tuple[Refusal, ...]:
-        """What the backend refused there, in this run or an earlier one."""
-        name = self._name(browser, backend)
+    def on(self, browser: str, backend: str, node: str = "") -> tuple[Refusal, ...]:
+        """What the backend refused there, in this run or an earlier one; where another node lends it, in this run."""
+        name = self._name(browser, backend, node)
+        if node:
+            return _known.get(name, ())
         if name not in _known:
             kept = pins.default_cache().read_json(KIND, name).get("refused", [])
             try:
@@ -100,25 +104,31 @@ class Refusals:
     def nodes(self, seat: Seat) -> frozenset[int]:
         """Those that none of the seat's backends runs: what one refuses may go to the next."""
         each = (
-            frozenset(n for refusal in self.on(seat.browser, backend) for n in refusal.nodes)
+            frozenset(n for refusal in self.on(seat.browser, backend, seat.node) for n in refusal.nodes)
             for backend in seat.backends
         )
         return reduce(frozenset.intersection, each)
 
     def of(self, seats: Sequence[Seat]) -> list[Refusal]:
         """All that is known of these seats' browsers."""
-        ways = dict.fromkeys((seat.browser, backend) for seat in seats for backend in seat.backends)
+        ways = dict.fromkeys(
+            (seat.browser, backend, seat.node) for seat in seats for backend in seat.backends
+        )
         return [refusal for way in ways for refusal in self.on(*way)]
 
     def learn(self, refusals: Sequence[Refusal]) -> None:
         """Keeps what was just met, for this run and later ones."""
         for new in refusals:
             self.met.append(new)
-            name = self._name(new.browser, new.backend)
-            _known[name] = known = (*self.on(new.browser, new.backend), new)
+            name = self._name(new.browser, new.backend, new.node)
+            _known[name] = known = (*self.on(new.browser, new.backend, new.node), new)
+            if new.node:  # its machine's switches and drivers are not known here
+                continue
             pins.default_cache().write_json(KIND, name, {"refused": [each.to_plain() for each in known]})
 
-    def _name(self, browser: str, backend: str) -> str:
+    def _name(self, browser: str, backend: str, node: str) -> str:
+        if node:
+            return f"{node}-{browser}-{backend}-{self._model[:16]}-{self._opened}"
         installed = next(each for each in self._node.installed if each.name == browser)
         known = self._node.capabilities().browser(browser)
         version = known.version if known is not None else ""

@@ -18,6 +18,7 @@ from pytest_browserpool.node.use import ASKED_BY, Held, ModelUse, RunningTest
 from pytest_browserpool.values import ModelNeeds, Plain, sharded_key
 
 if TYPE_CHECKING:
+    from pytest_browserpool.browsers.instance import BrowserInstance
     from pytest_browserpool.node.resident import Reply
     from pytest_browserpool.sharding.execute import LaneTimes
 
@@ -105,15 +106,15 @@ class Reporter:
         for name, value in values.items():
             self.metric(name, value, instance)
 
-    def metric(self, name: str, value: float, instance: str = "") -> None:
-        """A point of a series, of this node or of a browser."""
+    def metric(self, name: str, value: float, instance: str = "", node: str = "") -> None:
+        """A point of a series, of this node or of a browser; ``node``: that lends the browser, where it is another one."""
         row = records.MetricRecord(
             run_id="",
-            node=self._node,
+            node=node or self._node,
             at=time.time(),
             name=name,
             value=float(value),
-            instance=self._name(instance) if instance else "",
+            instance=self._name(instance, node) if instance else "",
         )
         self.row("metrics", row)
 
@@ -121,8 +122,8 @@ class Reporter:
         """An operation goes into recovery; ``instance``: the browser that the fault hit."""
         self.journal.met_fault(operation, self._name(instance))
 
-    def _name(self, instance: str) -> str:
-        return f"{self._node}-{instance}"
+    def _name(self, instance: str, node: str = "") -> str:
+        return f"{node or self._node}-{instance}"
 
     def _browser_row(self, instance: str, **more: Any) -> None:
         known = self._launched.get(instance)
@@ -225,7 +226,7 @@ class Reporter:
             attempts=operation.attempts,
             nodeid=test.nodeid if test else "",
             node=self._node,
-            instance=self._name(loaded.instance.identity) if loaded else "",
+            instance=self._name(loaded.instance.identity, loaded.instance.node) if loaded else "",
             browser=use.browser,
             browser_version=use.browser_version,
             backend=use.backend,
@@ -260,8 +261,8 @@ class Reporter:
             run_id="",
             operation=Operation("load").id,
             nodeid=test.nodeid if test else "",
-            node=self._node,
-            instance=self._name(loaded.instance.identity),
+            node=loaded.instance.node or self._node,
+            instance=self._name(loaded.instance.identity, loaded.instance.node),
             browser=loaded.instance.name,
             browser_version=process.version,
             backend=loaded.session.key.backend,
@@ -350,11 +351,11 @@ class Reporter:
         median = sorted(times)[len(times) // 2] if times else 0.0
         self.operation(test, resident, "benchmark", started, median, page_ms=median, warm=True)
 
-    def shard(self, instance: str, times: LaneTimes, threads: int) -> None:
+    def shard(self, instance: BrowserInstance, times: LaneTimes, threads: int) -> None:
         """Where the time of one shard's browser went in a test, and how many threads its page had."""
-        self.metric("shard_threads", threads, instance)
+        self.metric("shard_threads", threads, instance.identity, instance.node)
         for name in ("compute", "transfer", "idle"):
-            self.metric(f"shard_{name}_ms", getattr(times, f"{name}_ms"), instance)
+            self.metric(f"shard_{name}_ms", getattr(times, f"{name}_ms"), instance.identity, instance.node)
 
     # -- tests ------------------------------------------------------------------------------------------------------
 

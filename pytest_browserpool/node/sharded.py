@@ -14,8 +14,10 @@ from pytest_browserpool.browsers.pool import Loaded, ModelContent, Pool
 from pytest_browserpool.browsers.protocol import Packed, StateUse, pack
 from pytest_browserpool.errors import DeadlineExceeded, Fault, InputError
 from pytest_browserpool.models.inspect import ModelInfo
+from pytest_browserpool.node.away import Visit
 from pytest_browserpool.node.cutting import Cut, Seat, contents
 from pytest_browserpool.node.lanes import Lane, Lanes, Static, TellLoad
+from pytest_browserpool.node.places import Places
 from pytest_browserpool.node.refusals import Refusal
 from pytest_browserpool.node.resident import Reply
 from pytest_browserpool.node.use import ModelUse
@@ -49,9 +51,11 @@ class ShardedResident:
         report: Reporter,
         recovered: Callable[..., None],
         learned: Callable[[Seat, str, float], None],
+        visit: Visit | None = None,
     ) -> None:
+        """``visit``: where shards are in browsers that other nodes lend."""
         self.needs, self.content, self.info, self.use = needs, content, info, use
-        self.pool = pool
+        self.pool = Places(pool, visit)
         self.states: list[ShardedState] = []
         """Of the sessions with state that the test has open."""
         self._report, self._learned = report, learned
@@ -132,7 +136,9 @@ class ShardedResident:
         for lane, times in zip(self.lanes, self.times, strict=True):
             if lane.sessions and times.calls:
                 instance = next(iter(lane.sessions.values())).instance
-                self._report.shard(instance.identity, times, lane.threads)
+                self._report.shard(instance, times, lane.threads)
+        if self.pool.visit is not None:
+            self.pool.visit.end()
 
     def _tell_speeds(self) -> None:
         """What the model's own requests say of its browsers, for the cut of a later run."""
