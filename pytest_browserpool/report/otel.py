@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.trace import ReadableSpan
     from opentelemetry.sdk.trace.export import SpanExporter
 
+    from pytest_browserpool.records import TestRecord
+
 
 def send(view: RunView, exporter: SpanExporter) -> bool:
     """Give ``exporter`` the run's spans; whether it took them all within its own time-outs."""
@@ -41,20 +43,10 @@ def send(view: RunView, exporter: SpanExporter) -> bool:
     run = tracer.start_span(view.title, start_time=at(0), attributes=facts)
     inside = trace.set_span_in_context(run)
     for test in view.tests:
-        attributes: dict[str, str | bool | int | float] = {
-            "test.case.name": test.nodeid,
-            "test.case.result.status": "fail" if test.outcome in FAILED else "pass",
-            "browserpool.outcome": test.outcome,
-            "browserpool.node": test.node,
-            "browserpool.browser": test.browser,
-            "browserpool.backend": test.backend,
-            "browserpool.recoveries": test.recoveries,
-            "browserpool.degraded": test.degraded,
-        }
-        if test.latency_ms is not None:
-            attributes["browserpool.latency_ms"] = test.latency_ms
         start = test.started_at - view.started_at
-        span = tracer.start_span(test.nodeid, context=inside, start_time=at(start), attributes=attributes)
+        span = tracer.start_span(
+            test.nodeid, context=inside, start_time=at(start), attributes=_of_a_test(test)
+        )
         if test.outcome in FAILED:
             span.set_status(Status(StatusCode.ERROR, test.message[:500]))
         span.end(at(start + test.duration_s))
@@ -70,6 +62,22 @@ def send(view: RunView, exporter: SpanExporter) -> bool:
     flushed = provider.force_flush()
     provider.shutdown()
     return bool(flushed) and heard.took_all
+
+
+def _of_a_test(test: TestRecord) -> dict[str, str | bool | int | float]:
+    attributes: dict[str, str | bool | int | float] = {
+        "test.case.name": test.nodeid,
+        "test.case.result.status": "fail" if test.outcome in FAILED else "pass",
+        "browserpool.outcome": test.outcome,
+        "browserpool.node": test.node,
+        "browserpool.browser": test.browser,
+        "browserpool.backend": test.backend,
+        "browserpool.recoveries": test.recoveries,
+        "browserpool.degraded": test.degraded,
+    }
+    if test.latency_ms is not None:
+        attributes["browserpool.latency_ms"] = test.latency_ms
+    return attributes
 
 
 def _heard(exporter: SpanExporter) -> Any:
