@@ -151,14 +151,26 @@ def bits(outputs: dict[str, NDArray[Any]]) -> bytes:
     return b"".join(array.tobytes() for _, array in sorted(outputs.items()))
 
 
+class Heard:
+    """What the node tells, counted: kept, it would be most of what grows here."""
+
+    def __init__(self) -> None:
+        self.runs = self.failed = 0
+        self.faults = Counter[tuple[str, str]]()
+
+    def __call__(self, message: dict[str, Any]) -> None:
+        for row in (m["row"] for m in each_of(message) if m["kind"] == "record"):
+            if "strategy" in row:
+                self.faults[row["kind"], row["outcome"]] += 1
+            elif row.get("kind") == "run" and "latency_ms" in row:
+                self.runs += 1
+                self.failed += not row["ok"]
+
+
 def operations(options: argparse.Namespace) -> bool:
     """The calls; whether all was as it must be."""
-    rng, told, level, struck = random.Random(options.seed), list[dict[str, Any]](), Level(), Counter[str]()
-    node = Node(
-        Settings(rootdir=str(Path.cwd()), db="", page_max_memory_gib=2.0),
-        "soak",
-        lambda message: told.extend(each_of(message)),
-    )
+    rng, heard, level, struck = random.Random(options.seed), Heard(), Level(), Counter[str]()
+    node = Node(Settings(rootdir=str(Path.cwd()), db="", page_max_memory_gib=2.0), "soak", heard)
     with contextlib.closing(node):
         node.begin_test("soak")
         names = options.browsers.split(",")
@@ -185,16 +197,13 @@ def operations(options: argparse.Namespace) -> bool:
                 )
         recovered = sum(model.recoveries for model in models)
         node.end_test()
-    rows = [m["row"] for m in told if m["kind"] == "record"]
-    runs = [r for r in rows if r.get("kind") == "run" and "operation" in r and "latency_ms" in r]
-    kinds = Counter((r["kind"], r["outcome"]) for r in rows if "strategy" in r)
     print(f"{options.operations} calls in {', '.join(names)}: {wrong} wrong answers")
-    print(f"  struck: {dict(struck)}; on the record: {dict(kinds)}; {recovered} recoveries")
-    print(f"  rows of calls: {len(runs)}, failed {sum(not r['ok'] for r in runs)}")
+    print(f"  struck: {dict(struck)}; on the record: {dict(heard.faults)}; {recovered} recoveries")
+    print(f"  rows of calls: {heard.runs}, failed {heard.failed}")
     grew = level.grew()
     left = [p for p in psutil.Process().children(recursive=True) if p.status() != psutil.STATUS_ZOMBIE]
     print(f"  processes left after the end: {len(left)}; grew: {', '.join(grew) or 'nothing'}")
-    once = len(runs) == options.operations + QUESTIONS and all(r["ok"] for r in runs)
+    once = heard.runs == options.operations + QUESTIONS and not heard.failed
     return not wrong and once and not grew and not left
 
 
