@@ -194,6 +194,7 @@ class Controller:
         self._fleet.begin(specs)
 
     def _given_up(self, name: str) -> None:
+        self._switchboard.expected -= 1
         if self.scheduler is not None and self.engine is not None:
             self.scheduler.expect_fewer(max(0, (self.engine.book.more or 0) - 1))
 
@@ -285,7 +286,7 @@ class Controller:
         from pytest_browserpool.placement.policy import EngineConfig
         from pytest_browserpool.scheduler import BrowserPoolScheduling
 
-        expected = len(self.dsession.nodemanager.specs)
+        expected = self._switchboard.expected = len(self.dsession.nodemanager.specs)
         self.engine = PlacementEngine(
             EngineConfig(
                 expected_nodes=expected,

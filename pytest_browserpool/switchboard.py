@@ -23,6 +23,8 @@ class Switchboard:
     """
 
     def __init__(self) -> None:
+        self.expected = 0
+        """Nodes that the run is to have: of those that are lost xdist begins others."""
         self._lock = threading.Lock()
         self._ways: dict[str, queue.SimpleQueue[Message | None]] = {}
         self._offers: dict[str, Mapping[str, Any]] = {}
@@ -78,8 +80,11 @@ class Switchboard:
             self._waiting.append((node, number))
 
     def _gathered(self, node: str) -> None:
-        """A node has no more use for what it gathered."""
-        if self._gathering == node:
+        """A node has no more use for what it gathered, or waits no more to gather."""
+        given_up = next((each for each in self._waiting if each[0] == node), None)
+        if given_up is not None:
+            self._waiting.remove(given_up)
+        elif self._gathering == node:
             self._times -= 1
             if not self._times:
                 self._next()
@@ -96,8 +101,11 @@ class Switchboard:
 
     def _tell(self, node: str, number: int) -> None:
         offers = [offer for other, offer in self._offers.items() if other != node and other in self._ways]
+        coming = self.expected > len(self._offers)
         if node in self._ways:
-            self._ways[node].put({"kind": PEER, "from": CONTROLLER, "id": number, "offers": offers})
+            self._ways[node].put(
+                {"kind": PEER, "from": CONTROLLER, "id": number, "offers": offers, "coming": coming}
+            )
 
 
 def _carry(way: queue.SimpleQueue[Message | None], send: Send) -> None:

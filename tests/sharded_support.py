@@ -24,6 +24,7 @@ from pytest_browserpool.sharding.native import open_session
 from pytest_browserpool.values import ModelNeeds
 
 _sessions: dict[Path, Any] = {}
+_pages = itertools.count(1)
 
 
 @dataclass
@@ -32,6 +33,7 @@ class NativePage:
 
     lost: Fault | None = None
     threads: int = 1
+    channel: Any = field(default_factory=lambda: SimpleNamespace(page_id=str(next(_pages))))
     sessions: dict[SessionKey, Session] = field(default_factory=dict)
     paths: dict[SessionKey, Path] = field(default_factory=dict)
     states: dict[str, tuple[int, dict[str, Packed]]] = field(default_factory=dict)
@@ -79,7 +81,8 @@ class NativePool:
         lacks: Mapping[str, Collection[str]] | None = None,
     ) -> None:
         self.lacks, self.loads = lacks or {}, 0
-        self.settings = SimpleNamespace(launch_timeout=10.0)
+        self.settings = SimpleNamespace(launch_timeout=10.0, max_browsers=3)
+        self.running = SimpleNamespace(lent=0)
         self.before, self.after = set(before), set(after)
         self.runs = 0
         self.pages: dict[tuple[str, int], Any] = {}
@@ -92,10 +95,11 @@ class NativePool:
         await asyncio.sleep(0)
         instance = self.pages.get((browser, slot))
         if instance is None or instance.page.lost is not None:
-            process = SimpleNamespace(version="1")
+            process = SimpleNamespace(version="1", installed=SimpleNamespace(name=browser, family=browser))
             instance = self.pages[browser, slot] = SimpleNamespace(
                 name=browser,
                 node="",
+                slot=slot,
                 identity=f"{browser}/{next(self._numbers)}",
                 process=process,
                 leases=0,
@@ -131,6 +135,10 @@ class NativePool:
             raise page.lost
         return SimpleNamespace(packed=made, values={"run_ms": 0.0})
 
+    @property
+    def instances(self) -> list[Any]:
+        return list(self.pages.values())
+
     async def command(self, loaded: Any, command: Awaitable[Any]) -> Any:
         return await command
 
@@ -153,12 +161,17 @@ class Sharded:
         self.needs = ModelNeeds(**{"shards": 3, "backends": ("wasm",), "timeout": 5.0, **needs})
         self.made = self.cut(folder)
 
-    def cut(self, folder: Path, refused: Mapping[str, frozenset[int]] = MappingProxyType({})) -> Cut:
-        """Over three equal browsers, none of which gets what it ``refused``."""
+    def cut(
+        self,
+        folder: Path,
+        refused: Mapping[str, frozenset[int]] = MappingProxyType({}),
+        lent: Mapping[str, str] = MappingProxyType({}),
+    ) -> Cut:
+        """Over three equal browsers, none of which gets what it ``refused``; ``lent``: the node of those that are lent."""
         return cut(
             self.needs,
             self.content,
-            [Seat(name, 0, ("wasm",)) for name in ("one", "two", "three")],
+            [Seat(name, 0, ("wasm",), lent.get(name, "")) for name in ("one", "two", "three")],
             lambda seat: 1.0,
             memory=8 << 30,
             most=3,
@@ -168,7 +181,12 @@ class Sharded:
         )
 
     def resident(
-        self, pool: Any, told: Callable[..., None] = lambda *told: None, **needs: Any
+        self,
+        pool: Any,
+        told: Callable[..., None] = lambda *told: None,
+        made: Cut | None = None,
+        visit: Any = None,
+        **needs: Any,
     ) -> ShardedResident:
         import dataclasses
 
@@ -177,10 +195,11 @@ class Sharded:
             dataclasses.replace(self.needs, **needs),
             self.content,
             self.info,
-            self.made,
+            made or self.made,
             ModelUse(key="model", label=self.content.label, sha256=self.content.sha256),
             lambda content, shapes: content.path,
             SimpleNamespace(shard=lambda *told: None),  # type: ignore[arg-type]
             told,
             lambda *seen: None,
+            visit,
         )

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import itertools
-from collections.abc import Awaitable, Callable, Mapping
+import time
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar, cast
@@ -39,6 +40,12 @@ GATHER_SECONDS = 600.0
 
 RESERVE_SECONDS = 300.0
 """For a node to have browsers free: what its own test uses, it uses until its end."""
+
+COMING_SECONDS = 60.0
+"""For another node to come up in place of a lost one: two to five are usual, ten times that where a machine is overrun."""
+
+LOOK_SECONDS = 0.5
+"""Between looks whether it has."""
 
 OFFERS_SECONDS = 30.0
 """For the controller to say what nodes there are: it has it at hand."""
@@ -139,17 +146,21 @@ class Visit:
 
     # -- gathering, by the test's thread ----------------------------------------------------------------------------
 
-    def gather(self) -> list[NodeCapabilities]:
-        """What other nodes have, once it is this node's turn to take of it.
+    def gather(self) -> Iterator[list[NodeCapabilities]]:
+        """What other nodes have, once it is this node's turn to take of it; again and again while more nodes are to come,
+        in place of lost ones.
 
         Raises:
             DeadlineExceeded: others gathered for too long.
         """
-        self._turn = True
+        self._turn, until = True, time.monotonic() + COMING_SECONDS
         asked = self.peers.ask_controller("gather")
-        return _offers(
-            self.peers.wait(asked, GATHER_SECONDS, f"{self.label} waits for its turn to gather browsers")
-        )
+        told = self.peers.wait(asked, GATHER_SECONDS, f"{self.label} waits for its turn to gather browsers")
+        yield _offers(told)
+        while told.values["coming"] and time.monotonic() < until:
+            time.sleep(LOOK_SECONDS)
+            told = self.peers.wait(self.peers.ask_controller("offers"), OFFERS_SECONDS, "the controller")
+            yield _offers(told)
 
     def reserve(self, lent: Mapping[str, int]) -> None:
         """Has each node keep so many browsers, from now until ``end``; waits for those that are in use there.

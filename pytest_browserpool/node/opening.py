@@ -31,6 +31,7 @@ from pytest_browserpool.values import ModelNeeds
 if TYPE_CHECKING:
     from pytest_browserpool.models.inspect import ModelInfo
     from pytest_browserpool.node.node import Node
+    from pytest_browserpool.values import NodeCapabilities
 
 
 def open_sharded(node: Node, needs: ModelNeeds, source: Any, test_file: Path | None) -> ShardedResident:
@@ -120,15 +121,16 @@ class _Opening:
 
     def _others_may(self, error: BrowserPoolError) -> bool:
         """Whether other nodes are to be asked; where the settings keep them from it, the error says so."""
-        node = self._node
-        if node.peers is None:
-            return False
-        if node.settings.shards_over == "node":
-            hint = (
-                "--browserpool-shards-over=nodes, which takes browsers of other nodes where one has too few"
-            )
+        node, wanted, hint = self._node, self._node.settings.shards_over == "nodes", ""
+        if node.peers is not None and wanted:
+            return True
+        if wanted:
+            hint = "-n or --tx with our scheduler, under which other nodes may lend their browsers"
+        elif node.peers is not None:
+            hint = "--browserpool-shards-over=nodes, for browsers of other nodes where one has too few"
+        if hint:
             error.remedy = f"{error.remedy}; or {hint}" if error.remedy else hint
-        return node.settings.shards_over == "nodes"
+        return False
 
     def _cut_over_nodes(self, alone: BrowserPoolError) -> Cut:
         """With as few browsers of other nodes as will do.
@@ -140,17 +142,22 @@ class _Opening:
         assert node.peers is not None
         assert node.depot is not None
         self.visit = Visit(node.peers, node.depot, label)
-        own, others = node.capabilities(), self.visit.gather()
-        tried: BrowserPoolError = alone
-        for arranged in arrangements(self._needs, own, others, where=label):
-            try:
-                self.visit.reserve(arranged.lent)
-                made = self._cut(arranged)
-            except ShardingError as error:  # too little memory still: further browsers there instead of here
-                tried = error
-                continue
-            self._arranged = arranged
-            return made
+        own, tried = node.capabilities(), alone
+        others: list[NodeCapabilities] = []
+        ways: list[Arrangement] = []
+        for others in self.visit.gather():
+            for arranged in arrangements(self._needs, own, others, where=label):
+                if arranged in ways:
+                    continue
+                ways.append(arranged)
+                try:
+                    self.visit.reserve(arranged.lent)
+                    made = self._cut(arranged)
+                except ShardingError as error:  # too little memory still: more of it elsewhere
+                    tried = error
+                    continue
+                self._arranged = arranged
+                return made
         raise CapabilityError(
             f"{tried.what}\n    {why_no_more(own, others)}",
             where=label,

@@ -107,7 +107,7 @@ class Peers:
         return asked
 
     def ask_controller(self, what: str) -> Asked:
-        """``gather`` or ``offers`` (``switchboard``); answered with the value ``offers``."""
+        """``gather`` or ``offers`` (``switchboard``); answered with ``offers``, and whether more nodes are ``coming``."""
         number, asked = next(self._numbers), Asked()
         self._asked[number] = (CONTROLLER, asked)
         asked.add_done_callback(lambda _: self._asked.pop(number, None))
@@ -166,7 +166,8 @@ class Peers:
             return
         node = message["from"]
         if node == CONTROLLER:
-            self._told(message["id"], Told({"offers": message["offers"]}, {}))
+            told = {name: message[name] for name in ("offers", "coming")}
+            self._told(message["id"], Told(told, {}))
             return
         line = self._line(node)
         if "ack" in message:

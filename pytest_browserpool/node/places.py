@@ -11,15 +11,12 @@ from pytest_browserpool.browsers.pool import Loaded, ModelContent, Pool
 from pytest_browserpool.browsers.protocol import Packed, StateUse
 from pytest_browserpool.config import Settings
 from pytest_browserpool.errors import CapabilityError, Fault
-from pytest_browserpool.node.away import Visit
+from pytest_browserpool.node.away import LOOK_SECONDS, Visit
 from pytest_browserpool.node.cutting import Seat
 from pytest_browserpool.node.reach import further
 from pytest_browserpool.values import ModelNeeds
 
 T = TypeVar("T")
-
-LOOK_SECONDS = 0.5
-"""Between looks for another node in place of one that was lost: one comes up in seconds."""
 
 
 class Places:

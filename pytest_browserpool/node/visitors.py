@@ -42,11 +42,14 @@ class _Stay:
     """What one model has here."""
 
     seats: int
-    held: dict[str, Loaded] = field(default_factory=dict)
-    """By session name."""
+    held: dict[tuple[str, str], Loaded] = field(default_factory=dict)
+    """By page and session."""
+    at_work: int = 0
+    """Requests that are under way: they have a browser, whatever becomes of the visitor."""
+    ended: bool = False
 
-    def find(self, session: str) -> Loaded:
-        loaded = self.held.get(session)
+    def find(self, page_id: str, session: str) -> Loaded:
+        loaded = self.held.get((page_id, session))
         if loaded is None:
             raise PageCrashed(f"session {session} is gone with its page")
         if loaded.page.lost is not None:
@@ -55,8 +58,8 @@ class _Stay:
 
     def page(self, page_id: str) -> Loaded:
         """Any session of that page."""
-        for loaded in self.held.values():
-            if page_name(loaded) == page_id:
+        for (page, _), loaded in self.held.items():
+            if page == page_id:
                 if loaded.page.lost is not None:
                     raise loaded.page.lost
                 return loaded
@@ -77,6 +80,8 @@ class Visitors:
     def __init__(self, peers: Peers, supplier: Callable[[str], Supplier], node: Callable[[], Node]) -> None:
         self._peers, self._supplier, self._node = peers, supplier, node
         self._stays: dict[Visitor, _Stay] = {}
+        self._pool: Pool | None = None
+        """Set by a thread: asking the node for it may start it, for which the loop is needed."""
         peers.served = self.serve
         peers.noted = self.noted
         peers.lost.append(self.lost)
@@ -116,8 +121,9 @@ class Visitors:
     def _apart(self, request: Request) -> None:
         try:
             node, args = self._node(), request.args
+            pool = self._pool = node.pool
             if request.op == "reserve":
-                node.call(lambda: self._reserve(request, node.pool), args["seconds"] + START_SECONDS)
+                node.call(lambda: self._reserve(request, pool), args["seconds"] + START_SECONDS)
                 values: dict[str, Any] = {}
             else:
                 seat = Seat(args["browser"], LENT_SLOT + args["slot"], tuple(args["backends"]))
@@ -155,7 +161,9 @@ class Visitors:
             own = sum(1 for i in pool.instances if i.leases and i.slot < LENT_SLOT)
             if others + seats <= most and own + others + seats <= pool.settings.max_browsers:
                 break
-            if seats > most or time.monotonic() > until:
+            # what another model of the same test has, that test would wait for itself
+            same = sum(s.seats for key, s in self._stays.items() if key[0] == request.node and key != visitor)
+            if seats + same > most or time.monotonic() > until:
                 raise CapabilityError(
                     f"{node.node_id} has not {seats} of its {pool.settings.max_browsers} browsers to lend: "
                     f"{own} are at work for its own test, {others} are lent, {KEPT} stays",
@@ -166,20 +174,32 @@ class Visitors:
         stay.seats = seats
         self._lend(pool)
 
+    @property
+    def _here(self) -> Pool:
+        assert self._pool is not None, "a visitor without a reservation"
+        return self._pool
+
     def _lend(self, pool: Pool) -> None:
         pool.running.lent = sum(stay.seats for stay in self._stays.values())
 
     async def _answered(self, request: Request, work: Any) -> None:
+        stay = self._stays.get((request.node, request.args["visit"]))
+        if stay is not None:
+            stay.at_work += 1
         try:
             values, tensors = await work
         except Exception as error:  # noqa: BLE001  it is the other node's to raise
             self._peers.refuse(request, error)
         else:
             self._peers.answer(request, values, tensors)
+        finally:
+            if stay is not None:
+                stay.at_work -= 1
+                self._gone_if_ended((request.node, request.args["visit"]), stay)
 
     async def _work(self, request: Request) -> tuple[dict[str, Any], Mapping[str, Packed]]:
         stay = self._stays.get((request.node, request.args["visit"]))
-        if stay is None:
+        if stay is None or stay.ended:
             raise BrowserPoolError(
                 f"{self._node().node_id} has no such visitor of {request.node}", remedy="report this"
             )
@@ -194,8 +214,7 @@ class Visitors:
         raise BrowserPoolError(f"no node serves {request.op!r}", remedy="use one version on all nodes")
 
     async def _load(self, request: Request, stay: _Stay) -> dict[str, Any]:
-        node, args = self._node(), request.args
-        pool = node.pool
+        pool, args = self._here, request.args
         paths = await asyncio.to_thread(self._files, request.node, args["machine"], args["files"])
         (_, path), *external = paths
         sha256, label, size = args["model"]
@@ -205,9 +224,11 @@ class Visitors:
         key = SessionKey(sha256, args["backend"], page, args["options"], shapes)
         model = ModelContent(sha256, path, label, size, tuple(external))
         loaded = await pool.load(args["browser"], key, model, args["timeout"], LENT_SLOT + args["slot"])
-        held = stay.held.get(loaded.session.name)
-        if held is None or held.session is not loaded.session:
-            stay.held[loaded.session.name] = loaded
+        if stay.ended:
+            raise BrowserPoolError(f"the visit of {request.node} ended while a shard was loaded")
+        name = (page_name(loaded), loaded.session.name)
+        if name not in stay.held:
+            stay.held[name] = loaded
             _hold(loaded, 1)
         process = loaded.instance.process
         return {
@@ -236,10 +257,10 @@ class Visitors:
 
     async def _command(self, request: Request, stay: _Stay) -> tuple[dict[str, Any], Mapping[str, Packed]]:
         """One of the commands that ``RuntimePage`` has for sessions and states."""
-        pool, op, args = self._node().pool, request.args["op"], request.args["args"]
+        pool, op, args = self._here, request.args["op"], request.args["args"]
         timeout = request.args["timeout"]
         if op == "run":
-            loaded = stay.find(args["session"])
+            loaded = stay.find(request.args["page"], args["session"])
             use = _state_use(request.node, args["state"]) if "state" in args else None
             reply = await pool.run_packed(loaded, request.tensors, timeout, use)
             return dict(reply.values), reply.packed
@@ -258,20 +279,26 @@ class Visitors:
         raise BrowserPoolError(f"no page does {op!r} for another node", remedy="use one version on all nodes")
 
     async def _release(self, request: Request, stay: _Stay) -> None:
-        loaded = stay.held.pop(request.args["session"], None)
+        loaded = stay.held.pop((request.args["page"], request.args["session"]), None)
         if loaded is not None:
             _hold(loaded, -1)
             if loaded.page.lost is None and not loaded.session.holders:
-                await self._node().pool.release(loaded)
+                await self._here.release(loaded)
 
     async def _end(self, visitor: Visitor) -> None:
         """The visitor has nothing here any more. Its sessions stay warm for the next, as long as there is room."""
-        stay = self._stays.pop(visitor, None)
-        if stay is None:
+        stay = self._stays.get(visitor)
+        if stay is None or stay.ended:
             return
+        stay.ended = True
         for loaded in stay.held.values():
             _hold(loaded, -1)
-        self._lend(self._node().pool)
+        self._gone_if_ended(visitor, stay)
+
+    def _gone_if_ended(self, visitor: Visitor, stay: _Stay) -> None:
+        if stay.ended and not stay.at_work and self._stays.get(visitor) is stay:
+            del self._stays[visitor]
+            self._lend(self._here)
 
 
 def _hold(loaded: Loaded, change: int) -> None:
