@@ -196,6 +196,34 @@ class Ladder:
         own = mine / (mine + 1.0 / VAR_SESSION)
         return Belief(base + (mean - base) * own, 1.0 / (mine + 1.0 / variance), noise)
 
+    def apart(self, one: Session, other: Session, more: float = 0.0, more_other: float = 0.0) -> float:
+        """Variance of the difference between the logarithms of two sessions of one model, once each was measured so many
+        times more.
+
+        Less than the sum of both variances: what is not known of the model they share, and it drops out as far as both
+        were measured alike.
+        """
+        own, share = self._own(one, more)
+        own_other, share_other = self._own(other, more_other)
+        weights = 1.0 / VAR_EFFECT["model"]
+        if one[2] not in self.hints:
+            for session in dict.fromkeys((one, other, *self.by_model.get(one[2], ()))):
+                count = self._seen(session)[1]
+                count += more if session == one else more_other if session == other else 0.0
+                if count:
+                    weights += 1.0 / (VAR_SESSION + self.noise.value / count)
+            own += (share - share_other) ** 2 / weights
+        return own + own_other
+
+    def _own(self, session: Session, more: float) -> tuple[float, float]:
+        """Variance of what is a session's own were its model known, and the share of a measurement that it takes, after
+        ``more`` measurements."""
+        count = self._seen(session)[1] + more
+        if session in self.history:
+            return self.noise.value / count, 1.0
+        share = VAR_SESSION * count / (VAR_SESSION * count + self.noise.value)
+        return VAR_SESSION * (1.0 - share), share
+
     def _above(self, session: Session, kind: str) -> tuple[float, float]:
         """The sum of the effects that ``session`` shares with others, and the variance of what it may differ."""
         model = session[2]

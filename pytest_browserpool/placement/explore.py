@@ -9,7 +9,9 @@ One Asset for Another, Journal of Finance 33, 1978).
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 from pytest_browserpool.placement.beliefs import Belief
 from pytest_browserpool.placement.book import Book
@@ -56,18 +58,23 @@ class Stake:
     """Set-ups that the other nodes would pay for going there, if it turns out to be faster."""
 
 
-def worth(kept: Belief, tried: Belief, stake: Stake) -> float:
-    """Seconds that trying gains net, at best."""
+def worth(kept: Belief, tried: Belief, stake: Stake, apart: Callable[[float, float], float]) -> float:
+    """Seconds that trying gains net, at best.
+
+    ``apart``: variance of the log of the ratio of both times, once each was measured so many times more.
+    """
     best = -math.inf
     average = math.exp(kept.noise / 2)
-    mine = learned(kept, max(stake.waiting, 1.0))
+    waiting = max(stake.waiting, 1.0)
+    mine, unknown = learned(kept, waiting), apart(0.0, 0.0)
     for trials in TRIALS:
         other = learned(tried, trials)
         a, b = math.exp(kept.mean + mine / 2) * average, math.exp(tried.mean + other / 2) * average
         left = stake.waiting - trials - stake.running * (stake.setup + trials * b) / a
         if left < 1:
             break
-        gain = left * exchange(a, b + stake.move / left, math.sqrt(mine + other))
+        told = max(0.0, unknown - apart(waiting, trials))
+        gain = left * exchange(a, b + stake.move / left, math.sqrt(told))
         best = max(best, gain - trials * max(0.0, b - a) - stake.setup)
     return best
 
@@ -87,13 +94,20 @@ def pulled(book: Book, explainer: Explainer, node: NodePlan, batch: Batch) -> Se
 
 
 def probe(book: Book, node: NodePlan, batch: Batch) -> Session | None:
-    """The other session of ``batch`` that the next test had better try on ``node``, if any."""
-    kind, estimates = batch.kind, book.estimates
-    past = book.costs.runs.history
+    """The other session of ``batch`` that the next test had better try on ``node``, if any.
+
+    None before the planned one was measured: there is nothing to compare with, and its set-up would be paid besides. And
+    one that is warm on another node is tried there, if at all: here its set-up would be paid again.
+    """
+    kind, estimates, runs = batch.kind, book.estimates, book.costs.runs
+    if not runs.knows(batch.session):
+        return None
     kept = estimates.of_belief(batch.session)
     found: tuple[float, Session] | None = None
     for session in kind.options[node.profile]:
-        if session == batch.session or session in past or book.flying[session]:
+        if session == batch.session or session in runs.history or book.flying[session]:
+            continue
+        if estimates.warm[session] and session not in node.warm:
             continue
         tried = estimates.of_belief(session)
         if tried.mean - kept.mean > DOUBT * math.sqrt(tried.variance + kept.variance):
@@ -105,7 +119,7 @@ def probe(book: Book, node: NodePlan, batch: Batch) -> Session | None:
             setup=sum(node.setup_now(session)) / node.slowness,
             move=elsewhere * estimates.of_load(session),
         )
-        gain = worth(kept, tried, stake)
+        gain = worth(kept, tried, stake, partial(runs.apart, batch.session, session))
         if gain > 0 and (found is None or gain > found[0]):
             found = (gain, session)
     return found[1] if found else None

@@ -9,10 +9,10 @@ import statistics
 import pytest
 from placement_support import collect, engine, finish, node, runs, wanting
 
-from pytest_browserpool.placement.beliefs import Belief
+from pytest_browserpool.placement.beliefs import VAR_SESSION, Belief
 from pytest_browserpool.placement.cost import CostModel
 from pytest_browserpool.placement.events import LoadObserved, RunObserved
-from pytest_browserpool.placement.explore import Stake, exchange, learned, worth
+from pytest_browserpool.placement.explore import Stake, exchange, learned, probe, worth
 from pytest_browserpool.placement.history import History, Sample
 from pytest_browserpool.placement.revising import revise
 
@@ -40,15 +40,18 @@ def test_more_measurements_teach_more_and_never_more_than_is_open() -> None:
 
 
 def test_a_trial_is_worth_it_for_much_work_and_a_small_setup() -> None:
+    def apart(kept: float, tried: float) -> float:
+        return sum(EQUAL.variance - learned(EQUAL, n) if n else EQUAL.variance for n in (kept, tried))
+
     def gain(waiting: float, setup: float, running: int = 0, move: float = 0.0) -> float:
-        return worth(EQUAL, EQUAL, Stake(waiting, running, setup, move))
+        return worth(EQUAL, EQUAL, Stake(waiting, running, setup, move), apart)
 
     assert gain(100, 3.0) > 0
     assert gain(5, 3.0) < 0
     assert gain(100, 200.0) < 0
     assert gain(100, 3.0, move=100.0) < gain(100, 3.0)
     assert gain(100, 3.0, running=5) < gain(100, 3.0)
-    assert worth(EQUAL, Belief(math.log(20), 0.05, 0.2), Stake(100, 0, 0.1, 0.0)) < 0, "surely slower"
+    assert worth(EQUAL, Belief(math.log(20), 0.05, 0.2), Stake(100, 0, 0.1, 0.0), apart) < 0, "surely slower"
 
 
 def test_launches_tell_a_nodes_speed_before_a_test_has_ended() -> None:
@@ -81,6 +84,41 @@ def test_noise_is_measured_and_says_how_little_one_test_tells() -> None:
     for costs in (sure, unsure):
         costs.observe_run("n", new, "", 1.0, 10.0)
     assert sure.runs.belief(new, "").variance < unsure.runs.belief(new, "").variance
+
+
+def test_what_is_not_known_of_a_model_does_not_tell_its_browsers_apart() -> None:
+    costs, chromium, firefox = CostModel(None), ("chromium", "wasm", "m"), ("firefox", "wasm", "m")
+    runs = costs.runs
+    blind = runs.apart(chromium, firefox)
+    assert blind == pytest.approx(2 * VAR_SESSION), "both may differ; the model is the same"
+    costs.observe_run("n", chromium, "", 1.0, 1.0)
+    once = runs.apart(chromium, firefox)
+    assert VAR_SESSION < once < blind
+    beliefs = [runs.belief(session, "") for session in (chromium, firefox)]
+    assert once < sum(b.variance for b in beliefs)
+    foreseen = runs.apart(chromium, firefox, 0.0, 1.0)
+    costs.observe_run("n", firefox, "", 1.0, 1.0)
+    assert foreseen == pytest.approx(runs.apart(chromium, firefox))
+    assert foreseen < once
+    assert runs.apart(chromium, firefox, 1e9, 1e9) == pytest.approx(0.0, abs=1e-6)
+
+
+def test_nothing_is_tried_before_there_is_something_to_compare_with_nor_twice_on_two_nodes() -> None:
+    made = engine(node("n1", "chromium", "firefox"), node("n2", "chromium", "firefox"))
+    commands = collect(made, *(wanting(f"t{i}", "m") for i in range(60)))
+    first = runs(commands)
+    assert {run.browser for run in first} == {"chromium"}, "both nodes take what is expected to be best"
+    n1, n2 = made.book.nodes["n1"], made.book.nodes["n2"]
+    batch = next(iter(n1.batches.values()))
+    assert probe(made.book, n1, batch) is None, "nothing was measured"
+    place = {"node": "n1", "browser": "chromium", "backend": first[0].backend or "", "model": "m"}
+    made.handle(LoadObserved(at=made.now, seconds=0.3, **place))
+    made.handle(RunObserved(at=made.now + 1, seconds=1.0, test=first[0].test, **place))
+    tried = probe(made.book, n1, batch)
+    assert tried is not None
+    assert tried[0] == "firefox"
+    n2.warm_up("firefox", tried)
+    assert probe(made.book, n1, batch) is None, "the other node has it"
 
 
 def test_waiting_work_goes_to_the_faster_browser_when_that_is_known() -> None:
