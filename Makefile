@@ -97,6 +97,7 @@ bench-history: setup ## the history at scale, and what recording costs a run of 
 bench-sharding: setup ## quality and speed of the partitioner, and of models over several browsers
 	$(BIN)/python benchmarks/sharding.py
 	$(BIN)/python benchmarks/sharding_execution.py $(ARGS)
+	$(BIN)/python benchmarks/sharding_nodes.py
 	$(BIN)/python benchmarks/sharding_recovery.py $(KILLS)
 
 .PHONY: reference

@@ -1,4 +1,4 @@
-"""What it costs to have one of two shards on another node: ``make bench-sharding-nodes``.
+"""What it costs to have one of two shards on another node: ``make bench-sharding``.
 
 Both nodes are processes of this machine (``-n 2``), so no network is in between: what is measured is the way through the
 controller and both links. The same two shards of Chromium take turns, on one node and over two.

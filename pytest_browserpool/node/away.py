@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 LINK_GRACE = 15.0
-"""Seconds beyond a page's own deadline: the lending node keeps that, and says what it saw; only a link that stands still
-is found out by this one."""
+"""Seconds beyond twice a page's own deadline: the lending node keeps that, and says what it saw; tensors may take as long
+again on their way, and only a link that stands still is found out by this one."""
 
 GATHER_SECONDS = 600.0
 """For the turn to gather browsers of several nodes: another test's model may have them until its end."""
@@ -109,7 +109,7 @@ class GuestChannel(PageChannel):
         sent = {n: t if isinstance(t, Packed) else pack(t) for n, t in (tensors or {}).items()}
         asked = {"visit": self._visit, "page": self.page_id, "op": op, "args": args or {}, "timeout": timeout}
         told = await within(
-            self._peers.ask(self._node, "page", asked, sent), timeout + LINK_GRACE, self._silent
+            self._peers.ask(self._node, "page", asked, sent), timeout * 2 + LINK_GRACE, self._silent
         )
         if packed:
             return Reply(told.values, packed=told.tensors)

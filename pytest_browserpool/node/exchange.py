@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pytest_browserpool.models.shipping import KINDS_FROM_NODE, Depot, Message, Send, Supplier
+from pytest_browserpool.models.shipping import Depot, Message, Send, Supplier
 from pytest_browserpool.node.peers import Peers
 from pytest_browserpool.node.visitors import Visitors
 
@@ -32,7 +32,10 @@ class Exchange:
         return self._suppliers[home]
 
     def _shipped(self, other: str, message: Message) -> None:
-        if message["kind"] in KINDS_FROM_NODE:
+        if message["kind"] in (
+            "send",
+            "ack",
+        ):  # files that were offered, and no sources: those are the controller's
             self.depot.hear(other, message, lambda told: self.peers.ship(other, told))
         else:
             self._supplier(other).deliver(message)

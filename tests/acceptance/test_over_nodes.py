@@ -13,8 +13,13 @@ from onnx import TensorProto, helper, numpy_helper
 
 pytestmark = pytest.mark.browser
 
-OVER = ("-n", "2", "--browserpool-max-browsers=2", "--browserpool-browsers=chromium")
-NODES = (*OVER, "--browserpool-shards-over=nodes")
+NODES = (
+    "-n",
+    "2",
+    "--browserpool-max-browsers=2",
+    "--browserpool-browsers=chromium",
+    "--browserpool-shards-over=nodes",
+)
 
 CONFTEST = """
     import os, pathlib
@@ -107,8 +112,11 @@ def over(run: Runner, monkeypatch: pytest.MonkeyPatch):
         assert_nothing_left(tmpdir)
 
 
-EQUAL = """
-    @pytest.mark.model("chain.onnx", shards=3, **wasm)
+# one test after the other: their sessions stay warm on one node, and none waits on a node that another one kills
+SUITE = """
+    three = {"shards": 3, "concurrency_key": "nodes", **wasm}
+
+    @pytest.mark.model("chain.onnx", priority=1, **three)
     def test_the_bits_of_the_whole(model, browser_pool):
         whole = browser_pool.load("chain.onnx", shards=1, **wasm)
         expected = whole(X)
@@ -118,24 +126,21 @@ EQUAL = """
         assert guest(model).calls == 7
         assert f"@{guest(model).node}" in model.plan
 
-    @pytest.mark.model("chain.onnx", shards=3, fault_tolerance="none", **wasm)
+    @pytest.mark.model("chain.onnx", priority=2, fault_tolerance="none", **three)
     def test_a_lost_guest_is_told(model):
         model(X)
         kill_browser(guest(model))
         with pytest.raises(Fault):
             model(X)
 
-    @pytest.mark.parametrize("level", [
-        pytest.param(level, marks=pytest.mark.model(fault_tolerance=level)) for level in ("low", "high")
-    ])
-    @pytest.mark.model("chain.onnx", shards=3, **wasm)
-    def test_a_lost_guest_comes_back(model, level):
+    @pytest.mark.model("chain.onnx", priority=3, fault_tolerance="low", **three)
+    def test_a_lost_guest_comes_back(model):
         expected = model(X)
         kill_browser(guest(model))
         assert same(model(X), expected)
         assert model.recoveries == 1
 
-    @pytest.mark.model("sums.onnx", shards=3, input_shapes={"x": (1, 4)}, **wasm)
+    @pytest.mark.model("sums.onnx", priority=3, input_shapes={"x": (1, 4)}, **three)
     def test_state_stays_with_a_guest(model, browser_pool):
         links = {f"out{n}": f"in{n}" for n in range(3)}
         whole = browser_pool.load("sums.onnx", shards=1, **wasm)
@@ -146,18 +151,8 @@ EQUAL = """
             kill_browser(guest(model))
             found += [session(STATE) for _ in range(3)]
         assert all(same(one, other) for one, other in zip(found, expected, strict=True))
-"""
 
-
-def test_over_two_nodes(run: Runner, over) -> None:
-    over(test_equal=EQUAL)
-    done = run(*NODES, reports=False)
-    assert done.terminal == {"passed": 5}, done.output
-
-
-KILLED = """
-    # one after the other: a node that waits with one of these tests must not be killed by another
-    @pytest.mark.model("chain.onnx", shards=3, fault_tolerance="low", concurrency_key="nodes", **wasm)
+    @pytest.mark.model("chain.onnx", priority=4, fault_tolerance="low", **three)
     def test_a_lost_node(model):
         expected = model(X)
         node = guest(model).node
@@ -165,7 +160,7 @@ KILLED = """
         assert same(model(X), expected)
         assert guest(model).node != node
 
-    @pytest.mark.model("chain.onnx", shards=3, concurrency_key="nodes", **wasm)
+    @pytest.mark.model("chain.onnx", priority=5, **three)
     def test_the_home_is_lost_once(model):
         model(X)
         assert guest(model)
@@ -176,22 +171,20 @@ KILLED = """
 """
 
 
-def test_nodes_that_are_lost(run: Runner, over) -> None:
-    """Another node takes a lost one's shards; a node whose visitor is lost lends again."""
-    over(test_killed=KILLED)
+def test_over_two_nodes(run: Runner, over) -> None:
+    """Equal to the whole; a lost browser, node and home; and a node whose visitor is lost lends again."""
+    over(test_shards=SUITE)
     done = run(*NODES, reports=False)
-    assert done.terminal == {"passed": 2}, done.output
+    assert done.terminal == {"passed": 6}, done.output
 
 
-ALONE = """
+def test_it_is_not_done_unasked(run: Runner, over) -> None:
+    over(
+        test_alone="""
     @pytest.mark.model("chain.onnx", shards=3, **wasm)
     def test_alone(model): ...
-"""
-
-
-def test_it_is_not_done_unasked_nor_where_nobody_lends(run: Runner, over) -> None:
-    over(test_alone=ALONE)
+    """
+    )
     done = run("-n", "1", "--browserpool-max-browsers=2", reports=False)
-    assert "--browserpool-shards-over=nodes" in done.output
-    done = run("-n", "1", "--browserpool-max-browsers=2", "--browserpool-shards-over=nodes", reports=False)
-    assert "gw0: 2 browsers" in done.output
+    assert "needs 3 browsers at once, and this node may run 2" in done.output
+    assert "or --browserpool-shards-over=nodes" in done.output
