@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
 import os
 import socket
 import sys
@@ -74,6 +73,8 @@ class NodeSide:
         self._node: Node | None = None
         self._closed = False
         self._lock = threading.RLock()
+        self._exchange: Exchange | None = None
+        self._meeting = threading.Lock()
         self._begun: str | None = None
         self._hints: dict[int, tuple[str | None, str | None]] = {}
         self._hint: tuple[str | None, str | None] | None = None
@@ -113,12 +114,15 @@ class NodeSide:
                     self._node.peers, self._node.depot = self.exchange.peers, self.exchange.depot
             return self._node
 
-    @functools.cached_property
+    @property
     def exchange(self) -> Exchange:
         """What this node has to do with others, from the first word between them on."""
-        from pytest_browserpool.node.exchange import Exchange
+        with self._meeting:
+            if self._exchange is None:
+                from pytest_browserpool.node.exchange import Exchange
 
-        return Exchange(self.send, Path(self.settings.rootdir), lambda: self.node)
+                self._exchange = Exchange(self.send, Path(self.settings.rootdir), lambda: self.node)
+            return self._exchange
 
     def node_for(self, item: pytest.Item) -> Node:
         """See the function of the same name."""
