@@ -50,11 +50,12 @@ LEAST_S = 1e-4
 class Stat:
     """A robust mean of the last ``WINDOW`` values: the mean of their middle half."""
 
-    __slots__ = ("_middle", "order", "values")
+    __slots__ = ("_middle", "n", "order", "values")
 
     def __init__(self) -> None:
         self.order: deque[float] = deque()
         self.values: list[float] = []
+        self.n = 0
         self._middle: float | None = None
 
     def add(self, value: float) -> None:
@@ -63,11 +64,9 @@ class Stat:
         if len(self.order) > WINDOW:
             old = self.order.popleft()
             del self.values[bisect_left(self.values, old)]
+        else:
+            self.n += 1
         self._middle = None
-
-    @property
-    def n(self) -> int:
-        return len(self.values)
 
     @property
     def middle(self) -> float:
@@ -175,10 +174,14 @@ class Ladder:
 
     def mean(self, session: Session) -> tuple[float, int]:
         """What was measured of ``session``, brought to speed 1, and the number of measurements behind it."""
-        total, count = 0.0, 0
-        for node, stat in itertools.islice(self.cells.get(session, {}).items(), OTHERS):
-            total += stat.n * (stat.middle + self.log_speed(node))
-            count += stat.n
+        cell = self.cells.get(session)
+        if not cell:
+            return 0.0, 0
+        total, count, log_speed = 0.0, 0, self.log_speed
+        for node, stat in itertools.islice(cell.items(), OTHERS):
+            n = stat.n
+            total += n * (stat.middle + log_speed(node))
+            count += n
         return (total / count if count else 0.0), count
 
     def belief(self, session: Session, kind: str) -> Belief:

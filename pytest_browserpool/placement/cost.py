@@ -95,7 +95,7 @@ class CostModel:
 
     def log_speed(self, node: str) -> float:
         """Log of the node's speed; kept until something is measured there."""
-        machine = self.machine(node)
+        machine = self.machines.get(node) or node
         found = self._log_speeds.get(machine)
         if found is None:
             known = self.known_speeds.get(node) or self.known_speeds.get(self.hosts.get(node, ""))

@@ -5,13 +5,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
+from operator import itemgetter
 from typing import Any
 
 from pytest_browserpool.placement import scoring
 from pytest_browserpool.placement.book import Book
 from pytest_browserpool.placement.events import Decision
 from pytest_browserpool.placement.history import History, Session
-from pytest_browserpool.placement.state import Batch, NodePlan, Test
+from pytest_browserpool.placement.state import Batch, Kind, NodePlan, Test
 from pytest_browserpool.preferences import preferred
 
 ALTERNATIVES = 5
@@ -33,6 +34,8 @@ class Explainer:
         self.utilization: Mapping[str, float] = {}
         self.predicted: Mapping[str, float] = {}
         self._cache: dict[tuple[int, Session, int], dict[str, float]] = {}
+        self._fixed: dict[tuple[int, Session, int], tuple[bool, float, float] | None] = {}
+        """Factors that no measurement changes."""
         self._version = -1
         for session, (good, n) in (history.successes if history else {}).items():
             self.good[session], self.seen[session] = good, n
@@ -64,34 +67,50 @@ class Explainer:
         return found
 
     def _factors(self, node: NodePlan, session: Session, test: Test) -> dict[str, float]:
-        browser, _, model = session
-        here = node.capabilities.browser(browser)
-        if here is None:
+        key = (node.profile, session, test.kind.index)
+        if key not in self._fixed:
+            if len(self._fixed) > CACHED:
+                self._fixed.clear()
+            self._fixed[key] = self._unchanging(node, session, test.kind)
+        fixed = self._fixed[key]
+        if fixed is None:
             return {}
-        kind = test.kind
-        wanted = scoring.AFFINITY.get(kind.type)
+        applied, affinity, memory = fixed
+        browser, _, model = session
         estimates = self.book.estimates
-        rivals = [estimates.of_run(s) for s in kind.options[node.profile]]
+        rivals = [estimates.of_run(s) for s in test.kind.options[node.profile]]
         # 1: it weighs nothing, for a node that gives the applied way has no other; it says why
-        prefer = preferred(self.book.config.preferences, kind.needs)
-        applied = prefer is not None and prefer.way == session[:2]
         return ({"applied": 1.0} if applied else {}) | {
-            "affinity": scoring.affinity(
-                kind.type,
-                here.family,
-                webnn=here.gives("webnn"),
-                preferred_here=any(b.family == wanted for b in node.capabilities.browsers),
-            ),
+            "affinity": affinity,
             "capacity": scoring.capacity(self.utilization.get(browser, 0.0)),
             "overload": scoring.overload(self.predicted.get(browser, 0.0)),
             "success": scoring.success(self.good[session], self.seen[session]),
             "latency": scoring.latency(sum(rivals) / len(rivals), estimates.of_run(session))
             if rivals and model
             else 1.0,
-            "memory": scoring.memory(
-                kind.needs.min_memory if kind.needs else None, node.capabilities.memory_gib
-            ),
+            "memory": memory,
         }
+
+    def _unchanging(self, node: NodePlan, session: Session, kind: Kind) -> tuple[bool, float, float] | None:
+        """Whether the way was applied, affinity and memory: what the needs of ``kind`` and the capabilities of ``node``
+        say. None where it lacks the browser."""
+        here = node.capabilities.browser(session[0])
+        if here is None:
+            return None
+        wanted = scoring.AFFINITY.get(kind.type)
+        prefer = preferred(self.book.config.preferences, kind.needs)
+        affinity = scoring.affinity(
+            kind.type,
+            here.family,
+            webnn=here.gives("webnn"),
+            preferred_here=any(b.family == wanted for b in node.capabilities.browsers),
+        )
+        needed = kind.needs.min_memory if kind.needs else None
+        return (
+            prefer is not None and prefer.way == session[:2],
+            affinity,
+            scoring.memory(needed, node.capabilities.memory_gib),
+        )
 
     def prefer(self, node: NodePlan, batch: Batch, near: float) -> Session:
         """The session for ``batch`` on ``node``: least seconds, and among near-ties the highest score."""
@@ -120,10 +139,11 @@ class Explainer:
         """Why ``test`` runs on ``node`` in ``session`` now; ``why`` is added to the factors."""
         launch, load = node.setup_now(session)
         run = test.scale * node.unit(session)
+        factors = self.factors(node, session, test)
         return Decision(
             expected_s=launch + load + run,
             breakdown={"queue": 0.0, "launch": launch, "load": load, "run": run},
-            factors={**self.factors(node, session, test), **(why or {})},
+            factors={**factors, **why} if why else factors,
             alternatives=tuple(self._alternatives(node, session, test, now)),
         )
 
@@ -132,20 +152,24 @@ class Explainer:
     ) -> list[Mapping[str, Any]]:
         found: list[tuple[float, NodePlan, Session]] = []
         looked = 0
+        options, scale = test.kind.options, test.scale
         for other in self.book.nodes.values():
-            if other is not node:
-                if looked >= NODES_COMPARED:
-                    continue
-                looked += 1
-            queue = max(0.0, other.finish - now) if other is not node else 0.0
-            for session in test.kind.options[other.profile]:
-                if other is node and session == chosen:
-                    continue
-                setup = sum(other.setup_now(session)) if other is node else other.setup(session)
-                found.append((queue + setup + test.scale * other.unit(session), other, session))
+            if other is node:
+                for session in options[node.profile]:
+                    if session != chosen:
+                        launch, load = node.setup_now(session)
+                        found.append((launch + load + scale * node.unit(session), node, session))
+                continue
+            if looked >= NODES_COMPARED:
+                continue
+            looked += 1
+            queue, warm, used = max(0.0, other.finish - now), other.warm, other.used
+            for session in options[other.profile]:
+                setup = 0.0 if session in used or session in warm else other.setup(session)
+                found.append((queue + setup + scale * other.unit(session), other, session))
             if looked >= NODES_COMPARED and len(self.book.nodes) > 4 * NODES_COMPARED:
                 break
-        found.sort(key=lambda x: x[0])
+        found.sort(key=itemgetter(0))
         return [
             {
                 "node": other.id,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -40,7 +39,8 @@ class Migrations:
         self.useful = 0
         self.over: deque[Move] = deque(maxlen=KEPT)
         """Migrations that are over, until somebody takes them out."""
-        self._open: dict[str, Move] = {}
+        self._open: dict[str, tuple[float, str, str, float | None]] = {}
+        """Test → when it was sent, its home, its node, and the seconds expected at home."""
 
     def settle(self, tests: Iterable[Test]) -> None:
         """The plan as it stands is the first plan of ``tests``."""
@@ -57,16 +57,17 @@ class Migrations:
             (home.setup(s) + test.scale * home.unit(s) for s in test.kind.options[home.profile]), default=None
         )
         expected = max(home.finish, now) + there - now if there is not None else None
-        self._open[test.nodeid] = Move(
-            test=test.nodeid, at=now, home=home.id, node=node.id, expected_there_s=expected, took_s=None
-        )
+        self._open[test.nodeid] = (now, home.id, node.id, expected)
 
     def finished(self, test: Test, now: float) -> None:
         """``test`` ended."""
         move = self._open.pop(test.nodeid, None)
         if move is None:
             return
-        took = now - move.at
-        if move.expected_there_s is not None and took < move.expected_there_s:
+        at, home, node, expected = move
+        took = now - at
+        if expected is not None and took < expected:
             self.useful += 1
-        self.over.append(dataclasses.replace(move, took_s=took))
+        self.over.append(
+            Move(test=test.nodeid, at=at, home=home, node=node, expected_there_s=expected, took_s=took)
+        )

@@ -183,7 +183,9 @@ class Sender:
         """Browsers that no waiting test can use any more need not stay, once they are not in use."""
         in_use = set()
         for node in self.book.nodes.values():
-            for browser in self.book.unwanted & node.browsers:
+            for browser in sorted(
+                self.book.unwanted & node.browsers
+            ):  # a set has another order in each process
                 if node.session is not None and node.session[0] == browser:
                     in_use.add(browser)
                     continue

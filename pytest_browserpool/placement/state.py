@@ -222,11 +222,14 @@ class NodePlan:
         """Seconds at speed 1 until a session that is not warm would be."""
         if session in self.made:
             return self.estimates.of_first_run(session)
-        return self.estimates.of_load(session)
+        value = self.estimates.load.get(session)
+        return value if value is not None else self.estimates.of_load(session)
 
     def unit(self, session: Session) -> float:
         """Seconds of an average warm test of ``session`` here."""
-        return self.estimates.of_run(session) * self.slowness
+        # asked several times in each decision: a lookup is cheaper than a call
+        value = self.estimates.unit.get(session)
+        return (value if value is not None else self.estimates.of_run(session)) * self.slowness
 
     def warm_up(self, browser: str, session: Session | None) -> None:
         """``browser`` (and ``session``) is there, or will be before the next test begins."""
@@ -329,10 +332,18 @@ class NodePlan:
         of the run short ones are left, which can be shared out finely.
         """
         if self.order is None:
-            self.order = sorted(self.batches.values(), key=self._rank)
+            batches = self.batches.values()
+            self.order = sorted(batches, key=self._rank) if len(batches) > 1 else list(batches)
         return self.order
 
     def _rank(self, batch: Batch) -> tuple[int, bool, float, int]:
-        first = batch.tests[-1].scale * self.unit(batch.session) if batch.tests else 0.0
-        sole = batch.session in self.warm or not self.estimates.warm[batch.session]
-        return (-batch.kind.priority, sole, sum(self.setup_now(batch.session)) + first, -batch.kind.index)
+        session, kind, estimates = batch.session, batch.kind, self.estimates
+        value = estimates.unit.get(session)
+        unit = (value if value is not None else estimates.of_run(session)) * self.slowness
+        first = batch.tests[-1].scale * unit if batch.tests else 0.0
+        if session in self.warm:
+            return (-kind.priority, True, first, -kind.index)
+        setup = self._to_load(session) * self.slowness if session[0] else 0.0
+        if session[0] and session[0] not in self.browsers:
+            setup = estimates.of_launch(session[0], self.id) * self.slowness + setup
+        return (-kind.priority, not estimates.warm.get(session), setup + first, -kind.index)
