@@ -212,7 +212,7 @@ def test_only_what_a_source_led_to_is_sent(wire: Wire, tmp_path: Path) -> None:
     with pytest.raises(InvalidModel, match="on the controller"):
         resolved(wire, tmp_path, str(secret))
     with pytest.raises(SourceError, match="cannot be sent"):
-        wire.supplier._held(hashlib.sha256(b"secret").hexdigest(), 6)
+        wire.supplier.held(hashlib.sha256(b"secret").hexdigest(), 6)
 
 
 def test_onnxruntime_web_arrives_as_it_is_on_the_controller(
