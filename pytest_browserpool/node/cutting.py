@@ -27,7 +27,8 @@ WASM_MEMORY = 4 << 30
 
 LINK_BYTES_PER_S = 50e6
 LINK_SECONDS = 0.005
-"""Of a page on another node, beside ``plan.Host``'s of one here: through two links and the controller between them."""
+"""Of a page on another node, beside ``plan.Host``'s of one here. Through two links and the controller on one machine
+110 MB/s were measured; a network of 1 Gbit/s, which the controller's host has to pass twice, leaves half of that."""
 
 MEASURED_RUNS = 8
 """Runs of the yardstick; the quickest counts, because a busy machine only ever adds."""
