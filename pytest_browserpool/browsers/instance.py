@@ -104,7 +104,7 @@ class BrowserInstance:
             return await self._open(kind)
 
     async def _open(self, kind: PageKind) -> RuntimePage:
-        identity = f"{next(_pages)}"
+        identity, threads = f"{next(_pages)}", kind.threads or self._threads
         holder: list[RuntimePage] = []
 
         def on_event(event: Mapping[str, Any]) -> None:
@@ -117,10 +117,10 @@ class BrowserInstance:
         holder.append(page)
         try:
             async with asyncio.timeout(PAGE_OPEN_SECONDS):
-                url = self._server.page_url(identity, self.process.host)
+                url = self._server.page_url(identity, self.process.host, page.start(threads))
                 page.bind(await self.process.open_model_page(url, page.lose))
             await channel.ready(PAGE_OPEN_SECONDS)
-            await page.configure(kind.threads or self._threads, PAGE_OPEN_SECONDS)
+            await page.configure(threads, PAGE_OPEN_SECONDS)
         except BaseException as error:
             await self._discard(page)
             if isinstance(error, Fault):

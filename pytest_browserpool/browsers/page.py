@@ -154,14 +154,13 @@ class RuntimePage:
         """Whether the page is sound all the same: its connection was cut, and it has dialled again."""
         return isinstance(fault, ConnectionLost) and self.channel.connected
 
+    def start(self, threads: int) -> Mapping[str, Any]:
+        """What ``configure`` asks for. A page whose address says so has begun with it before it is asked."""
+        return {"bundle": self.kind.bundle, "threads": threads, "anchor": self._offer("anchor.onnx", ANCHOR)}
+
     async def configure(self, threads: int, timeout: float) -> None:
         """Loads the bundle and compiles its WebAssembly: what is left for a session is the session's own."""
-        args = {
-            "bundle": self.kind.bundle,
-            "threads": threads,
-            "anchor": self._offer("anchor.onnx", ANCHOR),
-        }
-        reply = await self.call("configure", args, timeout=timeout, where="start")
+        reply = await self.call("configure", self.start(threads), timeout=timeout, where="start")
         self.runtime = f"onnxruntime-web {reply.values['version']} ({self.kind.bundle})"
         self.threads = int(reply.values["threads"])
 

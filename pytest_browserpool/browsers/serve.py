@@ -10,8 +10,10 @@ from __future__ import annotations
 import asyncio
 import hmac
 import secrets
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
 
 from aiohttp import WSCloseCode, web
 
@@ -90,10 +92,14 @@ class Server:
         """The path that onnxruntime-web is under."""
         return f"/{self._runtime_path}/ort/"
 
-    def page_url(self, page_id: str, host: str | None) -> str:
-        """``host``: the name that the browser maps to this server; None: its address."""
+    def page_url(self, page_id: str, host: str | None, start: Mapping[str, Any] | None = None) -> str:
+        """``host``: the name that the browser maps to this server; None: its address. ``start``: what the page begins with
+        at once; None: nothing until it is asked."""
         origin = f"http://{host}" if host else self.origin
-        return f"{origin}{self.base}page/index.html?page={page_id}&base={self.base}&ort={self.runtime}"
+        query = urlencode(
+            {"page": page_id, "base": self.base, "ort": self.runtime, **(start or {})}, safe="/"
+        )
+        return f"{origin}{self.base}page/index.html?{query}"
 
     def offer(self, name: str, path: Path) -> str:
         """Serves ``path`` as ``name`` (a content hash) from now on; returns its path on this server."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import pytest
 from aiohttp import web
 
 from pytest_browserpool.browsers.code_cache import HOST
-from pytest_browserpool.browsers.serve import Server
+from pytest_browserpool.browsers.serve import PAGE_DIR, Server
 
 
 def serve(tmp_path: Path, client: Callable[[Server, aiohttp.ClientSession], Awaitable[Any]]) -> Any:
@@ -55,6 +56,13 @@ def test_a_page_and_the_runtime_are_served_isolated(tmp_path):
     assert headers["Cross-Origin-Opener-Policy"] == "same-origin"
     assert headers["Cross-Origin-Embedder-Policy"] == "require-corp"
     assert get(tmp_path, "RUNTIME/ort/ort.bundle.mjs")[0] == 200
+
+
+def test_all_modules_of_the_page_are_fetched_at_once(tmp_path):
+    """Not one after the other, as they import each other."""
+    _, _, body = get(tmp_path, "BASE/page/index.html")
+    asked = set(re.findall(r'rel="modulepreload" href="([^"]+)"', body.decode()))
+    assert asked == {path.name for path in PAGE_DIR.glob("*.js")}
 
 
 def test_the_runtime_s_secret_opens_nothing_else(tmp_path):

@@ -22,15 +22,19 @@ export class Models {
     this.sessions = new Map();
     this.states = new States();
     this.ort = null;
+    this.configured = null;
     this.watched = null;
   }
 
-  /** Loads the bundle (one per page: the builds do not share state) and sets its environment once. */
-  async configure({ bundle, threads, anchor }) {
-    if (this.ort) return { values: { version: this.ort.env.versions.web, threads: this.ort.env.wasm.numThreads } };
+  /** Loads the bundle (one per page: the builds do not share state) and sets its environment, the first time. */
+  configure(asked) {
+    return (this.configured ??= this.start(asked));
+  }
+
+  async start({ bundle, threads, anchor }) {
     const ort = await import(`${this.runtime}${BUNDLES[bundle]}`);
     ort.env.wasm.wasmPaths = `${location.origin}${this.runtime}`;
-    ort.env.wasm.numThreads = crossOriginIsolated ? threads : 1;
+    ort.env.wasm.numThreads = crossOriginIsolated ? Number(threads) : 1;
     ort.env.wasm.proxy = false; // excludes GPU tensors
     ort.env.logLevel = "warning"; // the sessions log their placement themselves
     // the first session compiles the WebAssembly, seconds that belong to the page and not to a model

@@ -9,9 +9,16 @@ const address = `${location.origin.replace("http", "ws")}${params.get("base")}ws
 let socket;
 
 const send = (to, header, tensors = []) => { for (const message of messages(header, tensors)) to.send(message); };
-const tell = (event) => { if (socket?.readyState === WebSocket.OPEN) send(socket, { event }); };
+const KEPT_EVENTS = 100; // what is said while there is no connection; a page that logs for hours says no more than that at once
+const unsent = [];
+const tell = (event) => {
+  if (socket?.readyState === WebSocket.OPEN) send(socket, { event });
+  else if (unsent.push(event) > KEPT_EVENTS) unsent.shift();
+};
 captureConsole(tell);
 const models = new Models(params.get("ort"), tell);
+// The node asks for this first, which hears of what comes of it; it takes a second, and nothing of it needs the connection.
+if (params.has("bundle")) models.configure(Object.fromEntries(params)).catch(() => {});
 window.browserpool = { models, get socket() { return socket; } }; // for a developer's console and for tests that break things on purpose
 
 // Commands that touch onnxruntime never overlap: two webgpu runs in one page end in a time-out or in memory faults.
@@ -85,6 +92,7 @@ function dial(attempt) {
     open = true;
     show("browser", navigator.userAgent);
     tell({ kind: "hello", agent: navigator.userAgent, isolated: crossOriginIsolated, secure: isSecureContext });
+    unsent.splice(0).forEach(tell);
   };
   own.onclose = ({ code }) => {
     show("connection", `closed (${code})`);
