@@ -25,7 +25,7 @@ EXPLANATION_SECONDS = 1.0
 a loaded machine later. Only a socket that was cut while its page lives waits for all of it."""
 
 
-LOOK_SECONDS = 0.05
+LOOK_SECONDS = 0.02
 """Between looks for that reason: a few processes are asked whether they live, 50 µs each."""
 
 
