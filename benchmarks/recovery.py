@@ -75,11 +75,13 @@ def same(answer: Outputs, wanted: Outputs) -> None:
 
 @contextlib.contextmanager
 def node_with(**settings: Any) -> Iterator[tuple[Node, list[dict[str, Any]]]]:
+    """As one of the nodes of ``-n auto``: a core each, and so one thread of WebAssembly, as by hand."""
     told: list[dict[str, Any]] = []
     node = Node(
         Settings(rootdir=str(Path.cwd()), db="", **settings),
         "bench",
         lambda message: told.extend(each_of(message)),
+        neighbours=os.cpu_count(),
     )
     with contextlib.closing(node):
         node.begin_test("bench")
@@ -215,7 +217,7 @@ def supervision(browser: str, options: argparse.Namespace, inputs: Inputs, calls
             "supervised": lambda: warm.run(node, resident, inputs),
             "recorded": lambda: node.run(resident, inputs),
         }
-        blocks = alternating(ways, calls)
+        blocks = alternating(ways, max(BLOCK, calls))
         told = {way: statistics.median(ms for block in blocks[way] for ms in block) for way in ways}
         print(f"  a warm call: {', '.join(f'{way} {ms:.3f} ms' for way, ms in told.items())}")
         for what, way, than in (
