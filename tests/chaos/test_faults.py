@@ -94,7 +94,7 @@ INJURIES = (
         "browser SIGKILL",
         kill(""),
         ("browser_crashed",),
-        short=ALL,
+        short=("headless-shell",),
         short_running=("chromium", "firefox"),
         running=True,
     ),
