@@ -122,8 +122,10 @@ class Killer:
         """The processes of each browser, so that all of one die at once: a renderer would outlive its browser for as long
         as a step takes."""
         for instance in self._node.pool.instances:
-            root = psutil.Process(instance.process.pid)
-            self._pids[instance.identity] = [root.pid, *(c.pid for c in root.children(recursive=True))]
+            # gone where an answer came before its kill: the next call meets that
+            with contextlib.suppress(psutil.NoSuchProcess):
+                root = psutil.Process(instance.process.pid)
+                self._pids[instance.identity] = [root.pid, *(c.pid for c in root.children(recursive=True))]
 
     def settled(self) -> None:
         """Level high: both copies are there again."""
@@ -143,6 +145,8 @@ class Killer:
 
     def _kill(self, loaded: Loaded) -> Any:
         self.browser = loaded.instance.name
+        if loaded.instance.identity not in self._pids:  # launched since, in place of one that was killed
+            self._look()
         for pid in self._pids[loaded.instance.identity]:
             with contextlib.suppress(ProcessLookupError):  # some end with their parents
                 os.kill(pid, signal.SIGKILL)
