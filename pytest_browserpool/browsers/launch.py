@@ -164,9 +164,8 @@ class BrowserProcess:
         self._closing = True
         # a second page reads what the first one wrote, and writes worse
         if self._keep is not None and self._opened == 1 and (profile := self._profile()) is not None:
-            with contextlib.suppress(
-                TimeoutError
-            ):  # a disk that hangs costs the code, not the end of the run
+            # a disk that hangs costs the code, not the end of the run
+            with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(CLOSE_SECONDS):
                     await asyncio.to_thread(self._keep, profile)
         with contextlib.suppress(Exception):

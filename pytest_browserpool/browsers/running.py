@@ -159,9 +159,8 @@ class RunningBrowsers:
         while len(self.instances) >= min(most, self._sizing.most):
             leaving = sizing.first_to_go(self.instances, self._sizing.soon)
             if leaving is None and len(self.instances) < most:
-                return (
-                    True  # memory for one browser less, but all are at work: their test needs them together
-                )
+                # memory for one browser less, but all are at work: their test needs them together
+                return True
             if leaving is None and self.lent and wait:
                 return False
             if leaving is None:

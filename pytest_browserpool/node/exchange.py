@@ -32,10 +32,8 @@ class Exchange:
         return self._suppliers[home]
 
     def _shipped(self, other: str, message: Message) -> None:
-        if message["kind"] in (
-            "send",
-            "ack",
-        ):  # files that were offered, and no sources: those are the controller's
+        # files that were offered, and no sources: those are the controller's
+        if message["kind"] in ("send", "ack"):
             self.depot.hear(other, message, lambda told: self.peers.ship(other, told))
         else:
             self._supplier(other).deliver(message)

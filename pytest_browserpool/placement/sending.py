@@ -183,9 +183,8 @@ class Sender:
         """Browsers that no waiting test can use any more need not stay, once they are not in use."""
         in_use = set()
         for node in self.book.nodes.values():
-            for browser in sorted(
-                self.book.unwanted & node.browsers
-            ):  # a set has another order in each process
+            # sorted, as a set has another order in each process
+            for browser in sorted(self.book.unwanted & node.browsers):
                 if node.session is not None and node.session[0] == browser:
                     in_use.add(browser)
                     continue
