@@ -239,7 +239,10 @@ def _table_of_facts(findings: dict[str, Any]) -> Any:
         "cache", f"{_plain(cache['path'])}: {readable_size(cache['bytes'])}, {cache['models']} models"
     )
     if not cache["writable"]:
-        table.add_row("", "[yellow]cannot be written[/]: what is not in it is neither fetched nor kept")
+        remedy = "BROWSERPOOL_CACHE=DIR names another"
+        table.add_row(
+            "", f"[yellow]cannot be written[/]: what is not in it is neither fetched nor kept; {remedy}"
+        )
     if "damaged" in cache:
         damage = _plain(", ".join(cache["damaged"]))
         mend = "browserpool fetch --verify, browserpool install --verify"

@@ -144,9 +144,8 @@ class ShardedResident:
         """What the model's own requests say of its browsers, for the cut of a later run."""
         for number, (lane, times) in enumerate(zip(self.lanes, self.times, strict=True)):
             requests = times.calls // len(lane.stages)
-            timed = (
-                requests >= TELLING_REQUESTS and times.compute_ms > 0
-            )  # a browser's clock may be too coarse
+            # nothing was seen where a browser's clock is too coarse
+            timed = requests >= TELLING_REQUESTS and times.compute_ms > 0
             if timed and lane.seat == self.made.seats[number]:
                 seen = self.made.speed_seen(number, times.compute_ms / requests)
                 self._learned(lane.seat, lane.backend, seen)

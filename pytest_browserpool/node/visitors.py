@@ -136,8 +136,12 @@ class Visitors:
 
     def _learn(self, home: str, note: Message) -> None:
         seat = Seat(note["browser"], LENT_SLOT, (note["backend"],))
+        try:
+            node = self._node()
+        except RuntimeError:  # the run is over here, before the word came
+            return
         threads = self._threads((home, note["visit"]))
-        speeds.learn(self._node(), seat, note["backend"], note["model"], threads, note["seen"])
+        speeds.learn(node, seat, note["backend"], note["model"], threads, note["seen"])
 
     def _threads(self, visitor: Visitor) -> int:
         """Of WebAssembly, for each of the visitor's pages: they share this node's cores."""
