@@ -378,7 +378,7 @@ def test_level_none_fails_and_gives_no_partial_answer(bench):
     source, shapes = REAL["angle"]
     model = sharded(bench, source, TWO, input_shapes=shapes, fault_tolerance="none")
     model(noise(shapes))
-    kill(model, 1)
+    lost(kill(model, 1))
     with pytest.raises(Fault):
         model(noise(shapes))
     assert model.recoveries == 0
