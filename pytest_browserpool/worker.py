@@ -23,7 +23,7 @@ from pytest_browserpool.link import HEARTBEAT, INPUT, PEER, Message, cut
 from pytest_browserpool.report.junit import test_properties
 from pytest_browserpool.runloop import RunLoop, find_interactor
 from pytest_browserpool.unrunnable import in_a_line, in_full, no_node
-from pytest_browserpool.values import NodeCapabilities
+from pytest_browserpool.values import ModelNeeds, NodeCapabilities
 
 if TYPE_CHECKING:
     from pytest_browserpool.config import OwnRuntime, Settings
@@ -79,6 +79,7 @@ class NodeSide:
         self._hints: dict[int, tuple[str | None, str | None]] = {}
         self._hint: tuple[str | None, str | None] | None = None
         self._items: dict[str, pytest.Item] = {}
+        self._expected: list[ModelNeeds] = []
         self._stop = threading.Event()
         self._heard = time.monotonic()
         """When the controller last said anything; on another machine it answers each beat."""
@@ -110,6 +111,7 @@ class NodeSide:
                 told = getattr(self.config, "workerinput", {}).get(INPUT, {})
                 known = strategies.known(self.config.hook.pytest_browserpool_recovery_strategies())
                 self._node = Node(self.settings, self.node_id, self.send, told.get("neighbours"), known)
+                self._node.expected = self._expected
                 if told.get("own_loop"):  # other schedulers end nodes before the run ends
                     self._node.peers, self._node.depot = self.exchange.peers, self.exchange.depot
             return self._node
@@ -255,19 +257,19 @@ class NodeSide:
     def pytest_collection_finish(self, session: pytest.Session) -> None:
         """Send needs and capabilities: tryfirst, so that they arrive before xdist reports the collection."""
         self._items = {item.nodeid: item for item in session.items}
-        if not self.distributed:
-            return
         distinct: dict[str, int] = {}
-        plain: list[dict[str, Any]] = []
         of_item: dict[int, int] = {}
         for index, item in enumerate(session.items):
             needs = markers.needs_of(item)
             if needs is None:
                 continue
-            number = distinct.setdefault(repr(needs), len(plain))
-            if number == len(plain):
-                plain.append(needs.to_plain())
+            number = distinct.setdefault(repr(needs), len(self._expected))
+            if number == len(self._expected):
+                self._expected.append(needs)
             of_item[index] = number
+        if not self.distributed:
+            return
+        plain = [needs.to_plain() for needs in self._expected]
         self.send({"kind": "needs", "needs": plain, "of_item": of_item})
         value = self.capabilities(probe=bool(of_item)).to_plain()
         self.send({"kind": "capabilities", "value": value, "python": _python(), "trouble": self.trouble})

@@ -15,6 +15,8 @@ from pytest_browserpool.errors import ConfigurationError
 
 BUNDLES = ("ort.all.bundle.min.mjs", "ort.webgpu.bundle.min.mjs")
 """What pages import by name; which WebAssembly a bundle loads is its own affair, and other versions have other names."""
+SMALL = "ort.wasm.bundle.min.mjs"
+"""For pages of wasm alone, where it is there."""
 SERVED = (".mjs", ".wasm")
 """What pages may be given of the directory, and so what its identity is made of."""
 OLDEST = (1, 21, 0)
@@ -63,6 +65,11 @@ def examine(directory: Path, where: str) -> OwnRuntime:
 def files(directory: Path) -> list[Path]:
     """What pages may be given of ``directory``, by name."""
     return sorted(p for p in directory.iterdir() if p.suffix in SERVED and p.is_file())
+
+
+def has_small(directory: Path) -> bool:
+    """Whether the build in ``directory`` has a bundle for wasm alone, with the WebAssembly that it loads."""
+    return (directory / SMALL).is_file() and all((directory / n).is_file() for n in _named(directory / SMALL))
 
 
 def identity(hashes: Iterable[tuple[str, str]]) -> str:
@@ -125,12 +132,12 @@ def _complete(place: Path, where: str) -> None:
 
 def _loaded(place: Path) -> Iterator[str]:
     """WebAssembly files that the bundles name."""
-    seen: set[str] = set()
-    for name in BUNDLES:
-        bundle = place / name
-        if bundle.is_file():
-            seen.update(_LOADS.findall(bundle.read_text(encoding="utf-8", errors="replace")))
-    yield from sorted(seen)
+    yield from sorted({name for bundle in BUNDLES for name in _named(place / bundle)})
+
+
+def _named(bundle: Path) -> list[str]:
+    """WebAssembly files that this bundle names."""
+    return _LOADS.findall(bundle.read_text(encoding="utf-8", errors="replace")) if bundle.is_file() else []
 
 
 def _version(place: Path) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from pytest_browserpool.values import BrowserCapabilities, ModelNeeds
@@ -93,6 +93,17 @@ def candidates(
 ) -> list[Candidate]:
     """``weighed`` without the weights."""
     return [candidate for _, candidate in weighed(needs, browsers, hint=hint, warm=warm, running=running)]
+
+
+def beyond_wasm(run: Iterable[ModelNeeds], browsers: Sequence[BrowserCapabilities]) -> frozenset[str]:
+    """Browsers from which a test of the run needs more than wasm: what the test would try first there."""
+    found = set()
+    for needs in run:
+        for browser in browsers:
+            first = next(iter(candidates(needs, [browser])), None)
+            if first is not None and first.backend != "wasm":
+                found.add(browser.name)
+    return frozenset(found)
 
 
 def _wish(wanted: tuple[str, ...], browser: BrowserCapabilities) -> int | None:

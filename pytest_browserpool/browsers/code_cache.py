@@ -146,6 +146,11 @@ class CodeCache:
                 shutil.rmtree(path, ignore_errors=True)
 
 
+def name_of(fingerprint: str, bundle: str) -> str:
+    """What compiled code of that browser and that bundle of onnxruntime-web is kept as: each has a WebAssembly of its own."""
+    return fingerprint if bundle == "all" else f"{fingerprint}-{bundle}"
+
+
 def opened(settings: Settings, directory: Path) -> tuple[CodeCache | None, str]:
     """The code cache and the runtime's path on the node's server.
 

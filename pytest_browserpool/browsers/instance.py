@@ -10,8 +10,9 @@ from contextlib import contextmanager
 from typing import Any
 
 from pytest_browserpool.browsers.channel import PageChannel
+from pytest_browserpool.browsers.kinds import WHOLE, Builds, PageKind
 from pytest_browserpool.browsers.launch import BrowserProcess, is_of_the_browser
-from pytest_browserpool.browsers.page import WHOLE, PageKind, RuntimePage, Session, SessionKey
+from pytest_browserpool.browsers.page import RuntimePage, Session, SessionKey
 from pytest_browserpool.browsers.serve import Server
 from pytest_browserpool.errors import BrowserCrashed, Fault
 
@@ -32,7 +33,7 @@ class BrowserInstance:
         process: BrowserProcess,
         server: Server,
         channels: dict[str, PageChannel],
-        threads: int,
+        builds: Builds,
         on_session_gone: Callable[[BrowserInstance, Session], None],
     ) -> None:
         self.process = process
@@ -48,7 +49,7 @@ class BrowserInstance:
         """Which of several browsers of this name: a sharded model may need more than there are names."""
         self._server = server
         self._channels = channels
-        self._threads = threads
+        self._builds = builds
         self._opening = asyncio.Lock()
         self._on_session_gone = on_session_gone
 
@@ -93,7 +94,7 @@ class BrowserInstance:
             Fault: it did not open; the browser is then lost too where it is at fault.
         """
         async with self._opening:
-            kind = PageKind(kind.bundle, kind.threads or self._threads)
+            kind = self._settled(kind)
             page = self.pages.get(kind)
             if page is not None and page.lost is None:
                 return page
@@ -103,8 +104,18 @@ class BrowserInstance:
                 raise self.lost
             return await self._open(kind)
 
+    def _settled(self, kind: PageKind) -> PageKind:
+        """The page that is meant: what runs on wasm alone goes where onnxruntime-web is compiled already."""
+        threads = kind.threads or self._builds.threads
+        exact, whole = PageKind(kind.bundle, threads), PageKind("all", threads)
+        if exact in self.pages:
+            return exact
+        if kind.bundle == "wasm" and whole in self.pages and self.pages[whole].lost is None:
+            return whole
+        return self._builds.of(kind)
+
     async def _open(self, kind: PageKind) -> RuntimePage:
-        identity, threads = f"{next(_pages)}", kind.threads or self._threads
+        identity, threads = f"{next(_pages)}", kind.threads or self._builds.threads
         holder: list[RuntimePage] = []
 
         def on_event(event: Mapping[str, Any]) -> None:
@@ -118,7 +129,7 @@ class BrowserInstance:
         try:
             async with asyncio.timeout(PAGE_OPEN_SECONDS):
                 url = self._server.page_url(identity, self.process.host, page.start(threads))
-                page.bind(await self.process.open_model_page(url, page.lose))
+                page.bind(await self.process.open_model_page(url, page.lose, kind.bundle))
             await channel.ready(PAGE_OPEN_SECONDS)
             await page.configure(threads, PAGE_OPEN_SECONDS)
         except BaseException as error:

@@ -64,6 +64,7 @@ class BrowserProcess:
         on_lost: OnLost,
         keep: Keep | None = None,
         kept_code: bool | None = None,
+        bundle: str = "all",
     ) -> None:
         self.installed = installed
         self.token = token
@@ -81,8 +82,10 @@ class BrowserProcess:
         self.pid = self._main.pid if self._main else None
         self._on_lost = on_lost
         self._keep = keep
-        self._opened = 0
-        """Model pages so far."""
+        self.bundle = bundle
+        """Whose compiled code it started with, and is to be kept."""
+        self._opened: list[str] = []
+        """Bundles of the model pages so far."""
         browser.on("disconnected", lambda _: self._lost("is gone"))
 
     def _lost(self, how: str) -> None:
@@ -121,8 +124,9 @@ class BrowserProcess:
         """The browser's processes now."""
         return processes.marked(self.token)
 
-    async def open_model_page(self, url: str, on_lost: OnLost) -> ModelPage:
+    async def open_model_page(self, url: str, on_lost: OnLost, bundle: str) -> ModelPage:
         """Opens ``url``. ``on_lost`` is called at most once for a crash or an end that nobody asked for."""
+        self._opened.append(bundle)
         if self.installed.engine == "chromium":
             return await self._open_target(url, on_lost)
         context = await self._browser.new_context()
@@ -145,7 +149,6 @@ class BrowserProcess:
             )
             self._cdp.on("Target.targetDestroyed", lambda e: self._target_lost(e["targetId"], "closed"))
             await self._cdp.send("Target.setDiscoverTargets", {"discover": True})
-        self._opened += 1
         target = (await self._cdp.send("Target.createTarget", {"url": url}))["targetId"]
         self._targets[target] = on_lost
         return UnattachedTarget(self._cdp, target)
@@ -163,7 +166,8 @@ class BrowserProcess:
         """Closes it; what does not close in time is killed, and what it left running too."""
         self._closing = True
         # a second page reads what the first one wrote, and writes worse
-        if self._keep is not None and self._opened == 1 and (profile := self._profile()) is not None:
+        alone = self._opened == [self.bundle]
+        if self._keep is not None and alone and (profile := self._profile()) is not None:
             # a disk that hangs costs the code, not the end of the run
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(CLOSE_SECONDS):
@@ -246,8 +250,10 @@ class Launcher:
         for process in started:
             process.cut_off()
 
-    async def launch(self, installed: InstalledBrowser, on_lost: OnLost, port: int) -> BrowserProcess:
-        """Starts a browser whose model pages come from the node's server at ``port``.
+    async def launch(
+        self, installed: InstalledBrowser, on_lost: OnLost, port: int, bundle: str
+    ) -> BrowserProcess:
+        """Starts a browser whose model pages come from the node's server at ``port``, the first one with ``bundle``.
 
         Raises:
             LaunchFailed: it did not start within ``launch_timeout``, or is not a browser.
@@ -267,16 +273,16 @@ class Launcher:
         started = time.perf_counter()
         try:
             async with asyncio.timeout(self._timeout + 1):
-                browser = await self._start(playwright, installed, environment, port)
+                browser = await self._start(playwright, installed, environment, port, bundle)
         except Exception as error:
             with contextlib.suppress(OSError):  # the guardian ends what cannot be ended now
                 await asyncio.to_thread(processes.kill, token, 0.0)
             raise self._failed(installed, error) from error
         launch_ms = (time.perf_counter() - started) * 1000
         try:
-            keep = self._keeper(installed, environment)
+            keep = self._keeper(installed, environment, bundle)
             kept_code = code_cache.SEED in environment if _mapped(installed) else None
-            process = BrowserProcess(installed, browser, token, launch_ms, on_lost, keep, kept_code)
+            process = BrowserProcess(installed, browser, token, launch_ms, on_lost, keep, kept_code, bundle)
         except OSError as error:  # the process table cannot be read: no file descriptor is left
             with contextlib.suppress(Exception):
                 async with asyncio.timeout(CLOSE_SECONDS):
@@ -285,18 +291,20 @@ class Launcher:
         self._started = [p for p in self._started if p.connected] + [process]
         return process
 
-    def _keeper(self, installed: InstalledBrowser, environment: Mapping[str, str]) -> Keep | None:
+    def _keeper(
+        self, installed: InstalledBrowser, environment: Mapping[str, str], bundle: str
+    ) -> Keep | None:
         code = self._code
         if code is None or not _mapped(installed) or code_cache.SEED in environment:
             return None
-        name = fingerprint(installed, self._settings)
+        name = code_cache.name_of(fingerprint(installed, self._settings), bundle)
         return lambda profile: code.keep(name, profile)
 
-    def _seeded(self, installed: InstalledBrowser, environment: dict[str, str]) -> str | None:
+    def _seeded(self, installed: InstalledBrowser, environment: dict[str, str], bundle: str) -> str | None:
         """What to execute so that a Chromium starts with compiled code in its profile."""
         if self._code is None or not installed.executable:
             return installed.executable
-        seed = self._code.seed(fingerprint(installed, self._settings))
+        seed = self._code.seed(code_cache.name_of(fingerprint(installed, self._settings), bundle))
         wrapper = code_cache.wrapper(self._workdir.path) if seed is not None else None
         if wrapper is None:
             return installed.executable
@@ -305,7 +313,12 @@ class Launcher:
         return str(wrapper)
 
     async def _start(
-        self, playwright: Playwright, installed: InstalledBrowser, environment: dict[str, str], port: int
+        self,
+        playwright: Playwright,
+        installed: InstalledBrowser,
+        environment: dict[str, str],
+        port: int,
+        bundle: str,
     ) -> Browser:
         if installed.endpoint:
             return await playwright.chromium.connect_over_cdp(
@@ -325,7 +338,7 @@ class Launcher:
             root = ROOT_FLAGS if os.getuid() == 0 else ()
             extra = EXTRA_FLAGS.get(installed.name, ())
             args = merge_flags(CHROMIUM_FLAGS, root, extra, (named_host(port),), installed.flags)
-            options["executable_path"] = self._seeded(installed, environment)
+            options["executable_path"] = self._seeded(installed, environment, bundle)
             return await playwright.chromium.launch(args=args, **options)
         if installed.engine == "firefox":
             prefs = {**FIREFOX_PREFS, **installed.prefs}

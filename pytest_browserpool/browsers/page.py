@@ -9,10 +9,11 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from pytest_browserpool.browsers.channel import PageChannel
 from pytest_browserpool.browsers.interpret import interpret
+from pytest_browserpool.browsers.kinds import WHOLE, PageKind
 from pytest_browserpool.browsers.post import PageError, Post, Reply
 from pytest_browserpool.browsers.protocol import Array, Packed, StateUse
 from pytest_browserpool.browsers.targets import ModelPage
@@ -26,19 +27,6 @@ FRESH_SECONDS = 0.25
 follow each other in milliseconds. What goes bad while nobody uses it does so in the pauses, which are longer."""
 
 _numbers = itertools.count(1)
-
-
-class PageKind(NamedTuple):
-    """What is settled for a page before its first session: pages that differ in it are different pages."""
-
-    bundle: str = "all"
-    """``all`` (JSEP, WebNN, wasm) or ``native`` (the native WebGPU provider)."""
-    threads: int | None = None
-    """Of WebAssembly (``ort.env.wasm.numThreads``); None: as many as the pool gives a whole model."""
-
-
-WHOLE = PageKind()
-"""What a whole model gets unless it asks for another bundle."""
 
 
 @dataclass(frozen=True)

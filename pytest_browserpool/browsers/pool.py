@@ -14,12 +14,14 @@ from typing import Any, TypeVar
 
 from aiohttp import web
 
+from pytest_browserpool.artefacts import runtime
 from pytest_browserpool.browsers import code_cache
 from pytest_browserpool.browsers.catalogue import InstalledBrowser
 from pytest_browserpool.browsers.channel import PageChannel
 from pytest_browserpool.browsers.instance import BrowserInstance
+from pytest_browserpool.browsers.kinds import PageKind
 from pytest_browserpool.browsers.launch import Launcher
-from pytest_browserpool.browsers.page import PageKind, RuntimePage, Session, SessionKey
+from pytest_browserpool.browsers.page import RuntimePage, Session, SessionKey
 from pytest_browserpool.browsers.processes import Workdir
 from pytest_browserpool.browsers.protocol import Packed, StateUse
 from pytest_browserpool.browsers.running import Emit, RunningBrowsers
@@ -91,6 +93,7 @@ class Pool:
             self._server,
             self._channels,
             threads=threads,
+            small=runtime.has_small(runtime_dir),
             emit=emit,
             on_session_gone=self._session_gone,
         )

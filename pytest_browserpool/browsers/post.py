@@ -5,8 +5,7 @@ from __future__ import annotations
 import threading
 import types
 from collections.abc import Callable, Coroutine, Generator, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from pytest_browserpool.browsers.protocol import Array, Packed, encode, tensors_of
 
@@ -19,13 +18,18 @@ class PageError(Exception):
         self.text, self.stack = text, stack
 
 
-@dataclass(frozen=True, slots=True)
-class Reply:
-    """What a command brought back."""
+_NONE: Mapping[str, Any] = types.MappingProxyType({})
+
+
+class Reply(NamedTuple):
+    """What a command brought back.
+
+    A tuple, like all that is made for each warm call: a frozen dataclass takes several times as long.
+    """
 
     values: Mapping[str, Any]
-    tensors: Mapping[str, Array] = field(default_factory=dict)
-    packed: Mapping[str, Packed] = field(default_factory=dict)
+    tensors: Mapping[str, Array] = _NONE
+    packed: Mapping[str, Packed] = _NONE
     """The tensors as they came, where the caller asked for them so; ``tensors`` is empty then."""
 
 

@@ -14,7 +14,7 @@ import json
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -68,8 +68,7 @@ def type_name(array: Array) -> str:
     return name
 
 
-@dataclass(frozen=True, slots=True)
-class Packed:
+class Packed(NamedTuple):
     """A tensor as it lies in a message: its bytes are not touched, so it goes from page to page without a copy here.
 
     ``data`` is a view of the message that brought it, which lives as long as the view.

@@ -11,8 +11,9 @@ from pytest_browserpool.browsers import sizing
 from pytest_browserpool.browsers.catalogue import InstalledBrowser
 from pytest_browserpool.browsers.channel import PageChannel
 from pytest_browserpool.browsers.instance import BrowserInstance
+from pytest_browserpool.browsers.kinds import WHOLE, Builds, PageKind
 from pytest_browserpool.browsers.launch import Launcher
-from pytest_browserpool.browsers.page import PageKind, Session
+from pytest_browserpool.browsers.page import Session
 from pytest_browserpool.browsers.serve import Server
 from pytest_browserpool.config import Settings
 from pytest_browserpool.errors import BrowserCrashed, CapabilityError, Fault, NoBrowser
@@ -44,19 +45,22 @@ class RunningBrowsers:
         channels: dict[str, PageChannel],
         *,
         threads: int,
+        small: bool,
         emit: Emit,
         on_session_gone: Callable[[BrowserInstance, Session], None],
     ) -> None:
         self.installed = {b.name: b for b in installed}
         self.instances: list[BrowserInstance] = []
         self.launches = 0
+        self.whole: frozenset[str] = frozenset()
+        """Of which the run needs more than wasm: their pages begin with the whole onnxruntime-web."""
         self.lent = 0
         """Browsers that are kept for other nodes' models, running or not."""
         self._settings = settings
         self._launcher = launcher
         self._server = server
         self._channels = channels
-        self._threads = threads
+        self._threads, self._small = threads, small
         self._emit = emit
         self._on_session_gone = on_session_gone
         self._places = asyncio.Lock()
@@ -117,10 +121,10 @@ class RunningBrowsers:
                 holder[0].lose(fault)
 
         self._emit("begins", {"what": "launching", "browser": name, "sha256": ""})
-        process = await self._launcher.launch(installed, on_lost, self._server.port)
-        instance = BrowserInstance(
-            process, self._server, self._channels, self._threads, self._on_session_gone
-        )
+        builds = Builds(self._threads, self._small, name in self.whole)
+        bundle = builds.of(kind or WHOLE).bundle
+        process = await self._launcher.launch(installed, on_lost, self._server.port, bundle)
+        instance = BrowserInstance(process, self._server, self._channels, builds, self._on_session_gone)
         holder.append(instance)
         instance.slot = slot
         self.instances.append(instance)

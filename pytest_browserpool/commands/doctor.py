@@ -17,6 +17,7 @@ import click
 from pytest_browserpool.artefacts import charts, fetch, pins, runtime
 from pytest_browserpool.browsers import catalogue, code_cache
 from pytest_browserpool.browsers.identity import fingerprint
+from pytest_browserpool.browsers.kinds import BUNDLES
 from pytest_browserpool.commands import find_rootdir, readable_size, settings_of
 from pytest_browserpool.config import Settings
 from pytest_browserpool.errors import BrowserPoolError
@@ -97,7 +98,8 @@ def _browser(browser: catalogue.InstalledBrowser, settings: Settings) -> dict[st
     from pytest_browserpool.browsers.probe import probe_installed
 
     place = browser.executable or browser.endpoint or f"Playwright's {browser.channel or browser.engine}"
-    code = code_cache.CodeCache(pins.default_cache()).size(fingerprint(browser, settings))
+    kept, name = code_cache.CodeCache(pins.default_cache()), fingerprint(browser, settings)
+    code = sum(kept.size(code_cache.name_of(name, bundle)) for bundle in BUNDLES)
     entry: dict[str, Any] = {
         "name": browser.name,
         "family": browser.family,

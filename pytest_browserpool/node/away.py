@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 from pytest_browserpool import machine
 from pytest_browserpool.browsers.channel import PageChannel
 from pytest_browserpool.browsers.instance import BrowserInstance
-from pytest_browserpool.browsers.page import PageKind, RuntimePage, Session, SessionKey
+from pytest_browserpool.browsers.kinds import Builds, PageKind
+from pytest_browserpool.browsers.page import RuntimePage, Session, SessionKey
 from pytest_browserpool.browsers.pool import Loaded, ModelContent
 from pytest_browserpool.browsers.post import Reply
 from pytest_browserpool.browsers.protocol import Array, Packed, pack
@@ -78,7 +79,9 @@ class GuestInstance(BrowserInstance):
     def __init__(self, node: str, told: Mapping[str, Any]) -> None:
         process = _Process(_Installed(told["name"], told["family"]), told["version"], told["instance"])
         nothing = cast("Server", None)  # no page is opened from here
-        super().__init__(cast("BrowserProcess", process), nothing, {}, 0, lambda instance, session: None)
+        super().__init__(
+            cast("BrowserProcess", process), nothing, {}, Builds(0), lambda instance, session: None
+        )
         self.node = node
 
 

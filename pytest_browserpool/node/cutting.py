@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_browserpool.browsers import choice
-from pytest_browserpool.browsers.page import PageKind
 from pytest_browserpool.browsers.pool import ModelContent
 from pytest_browserpool.errors import BackendRefused, CapabilityError, ConfigurationError, ShardingError
 from pytest_browserpool.values import BrowserCapabilities, ModelNeeds
@@ -74,12 +73,6 @@ class Cut:
         segments = self.sharded.plan.segments
         work = sum(segments[i].seconds for i in self.sharded.plan.shards[shard].segments) * self.speeds[shard]
         return _step(work / (compute_ms / 1000))
-
-
-def page_for(backend: str, threads: int) -> PageKind:
-    """The page of a shard. ``threads`` are WebAssembly's: what runs elsewhere shares the page of whole models, because
-    another one would have a GPU device of its own for nothing."""
-    return PageKind(threads=threads if backend == "wasm" else None)
 
 
 def seats(

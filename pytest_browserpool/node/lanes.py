@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pytest_browserpool.browsers.choice import Candidate
+from pytest_browserpool.browsers.kinds import page_for
 from pytest_browserpool.browsers.page import SessionKey
 from pytest_browserpool.browsers.pool import Loaded, ModelContent
 from pytest_browserpool.errors import (
@@ -22,7 +23,7 @@ from pytest_browserpool.errors import (
     PageHung,
     UnsupportedOperator,
 )
-from pytest_browserpool.node.cutting import Cut, Seat, Shapes, contents, fixed_shapes, page_for
+from pytest_browserpool.node.cutting import Cut, Seat, Shapes, contents, fixed_shapes
 from pytest_browserpool.node.places import Places
 from pytest_browserpool.node.refusals import Refusal, SegmentsRefused
 from pytest_browserpool.node.use import ModelUse

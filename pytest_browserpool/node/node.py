@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_browserpool import machine
 from pytest_browserpool.artefacts import pins, runtime
-from pytest_browserpool.browsers import catalogue, gpu, probe
+from pytest_browserpool.browsers import catalogue, choice, gpu, probe
 from pytest_browserpool.browsers.choice import Candidate
 from pytest_browserpool.browsers.pool import ModelContent, Pool
 from pytest_browserpool.browsers.processes import Workdir, sweep
@@ -87,6 +87,8 @@ class Node(NodeLoop):
         self.peers: Peers | None = None
         """The way to other nodes of the run, where there may be some; ``depot`` has what is sent to them."""
         self.depot: Depot | None = None
+        self.expected: Sequence[ModelNeeds] = ()
+        """What the tests of the run ask for, where it is known before the first: which onnxruntime-web the pages take."""
         self._settled = time.monotonic()
         self.last_page_ms = 0.0
         """Milliseconds of the latest ``session.run``, measured in the page: what a benchmark takes off a call."""
@@ -152,6 +154,7 @@ class Node(NodeLoop):
             memory_limit=int(capabilities.memory_gib * (1 << 30)),
             emit=self.report.pool_event,
         )
+        self._pool.running.whole = choice.beyond_wasm(self.expected, capabilities.browsers)
         portal.call(self._pool.start)
 
     # -- tests ------------------------------------------------------------------------------------------------------

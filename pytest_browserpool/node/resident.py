@@ -6,14 +6,14 @@ import dataclasses
 import json
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from numpy.typing import NDArray
 
 from pytest_browserpool.browsers.choice import Candidate
-from pytest_browserpool.browsers.page import PageKind, SessionKey
+from pytest_browserpool.browsers.kinds import PageKind, page_for
+from pytest_browserpool.browsers.page import SessionKey
 from pytest_browserpool.browsers.pool import Loaded, ModelContent, Pool
 from pytest_browserpool.config import did_you_mean
 from pytest_browserpool.errors import (
@@ -44,11 +44,11 @@ Refusals = dict[tuple[str, str, str, Shapes], BrowserPoolError]
 
 BUNDLES = {"jsep": "all", "native": "native"}
 """``session_options={"bundle": …}`` → the page's bundle. JSEP is quicker on software adapters and exact where the native
-WebGPU provider was off by 1e-2 (Silero VAD); the native one covers more operators."""
+WebGPU provider was off by 1e-2 (Silero VAD); the native one covers more operators. Unless given: JSEP for webgpu and
+webnn, and for wasm whichever build is there, for they answer alike (``browsers.kinds``)."""
 
 
-@dataclass(frozen=True)
-class Reply:
+class Reply(NamedTuple):
     """One call's outcome."""
 
     outputs: Mapping[str, NDArray[Any]]
@@ -92,7 +92,9 @@ class Resident:
         self._static = static
         self._on_refused = on_refused
         options = dict(needs.session_options or {})
-        self._page = PageKind(_bundle(options.pop("bundle", "jsep")))
+        bundle = options.pop("bundle", None)
+        self._page = PageKind(_bundle(bundle)) if bundle is not None else None
+        """Where the marker names one; else the one that the backend needs."""
         self._shapes: Mapping[str, tuple[int, ...]] | None = None
         self._options = json.dumps(options, sort_keys=True)
 
@@ -207,7 +209,8 @@ class Resident:
         return loaded
 
     async def _load(self, candidate: Candidate, fixed: Shapes, slot: int) -> Loaded:
-        key = SessionKey(self.content.sha256, candidate.backend, self._page, self._options, fixed)
+        page = self._page or page_for(candidate.backend)
+        key = SessionKey(self.content.sha256, candidate.backend, page, self._options, fixed)
         content = self.content
         if fixed:
             path = self._static(content, dict(fixed))

@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from pytest_browserpool.artefacts import pins
+from pytest_browserpool.browsers.kinds import page_for
 from pytest_browserpool.browsers.page import SessionKey
 from pytest_browserpool.browsers.pool import ModelContent
 from pytest_browserpool.errors import BackendRefused, RunFailed, UnsupportedOperator
-from pytest_browserpool.node.cutting import MEASURED_RUNS, Seat, page_for, speed_of, yardstick
+from pytest_browserpool.node.cutting import MEASURED_RUNS, Seat, speed_of, yardstick
 
 if TYPE_CHECKING:
     from pytest_browserpool.node.node import Node

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_browserpool import machine
+from pytest_browserpool.browsers.kinds import page_for
 from pytest_browserpool.browsers.page import SessionKey
 from pytest_browserpool.browsers.pool import Loaded, ModelContent, Pool
 from pytest_browserpool.browsers.protocol import Packed, StateUse
@@ -22,7 +23,7 @@ from pytest_browserpool.models.shipping import Supplier
 from pytest_browserpool.models.sources import remembered_hash
 from pytest_browserpool.node import speeds
 from pytest_browserpool.node.away import session_told
-from pytest_browserpool.node.cutting import Seat, page_for
+from pytest_browserpool.node.cutting import Seat
 from pytest_browserpool.node.peers import Message, Peers, Request
 from pytest_browserpool.node.reach import KEPT
 from pytest_browserpool.sharding.threads import of_shard

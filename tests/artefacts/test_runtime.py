@@ -65,6 +65,16 @@ def test_each_missing_file_is_named(build: Path, lacking: str) -> None:
     assert f"{(build / 'dist').resolve()} has no {lacking}, which the pages load" == refusal(build).what
 
 
+def test_a_bundle_for_wasm_alone_counts_only_with_its_webassembly(build: Path) -> None:
+    dist = build / "dist"
+    assert not runtime.has_small(dist)
+    (dist / runtime.SMALL).write_text('fetch("ort-small.wasm")')
+    assert not runtime.has_small(dist)
+    (dist / "ort-small.wasm").write_bytes(b"\0asm")
+    assert runtime.has_small(dist)
+    assert runtime.has_small(pins.runtime_dir())
+
+
 def test_a_build_that_names_no_webassembly_must_still_have_one(build: Path) -> None:
     for name in runtime.BUNDLES:
         (build / "dist" / name).write_text("export {}")

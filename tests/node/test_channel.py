@@ -14,7 +14,8 @@ from aiohttp import web
 from waiting import until
 
 from pytest_browserpool.browsers.channel import PageChannel
-from pytest_browserpool.browsers.page import WHOLE, RuntimePage
+from pytest_browserpool.browsers.kinds import WHOLE
+from pytest_browserpool.browsers.page import RuntimePage
 from pytest_browserpool.browsers.post import Post
 from pytest_browserpool.browsers.protocol import decode, encode
 from pytest_browserpool.browsers.serve import Server

@@ -5,7 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_browserpool.browsers.choice import Candidate, candidates, reasons, weighed
+from pytest_browserpool.browsers.choice import Candidate, beyond_wasm, candidates, reasons, weighed
+from pytest_browserpool.browsers.kinds import Builds, PageKind
 from pytest_browserpool.values import BACKENDS, Adapter, BackendSupport, BrowserCapabilities, ModelNeeds
 
 
@@ -120,3 +121,33 @@ def test_only_what_is_allowed_and_given_each_once_in_the_order_of_backends(brows
     if backends:
         ranks = [backends.index(c.backend) for c in found]
         assert ranks == sorted(ranks)
+
+
+def test_only_what_would_be_tried_first_asks_for_more_than_wasm():
+    anything = ModelNeeds()
+    assert beyond_wasm([ModelNeeds(backends=("wasm", "webgpu"))], ALL) == frozenset()
+    assert (
+        beyond_wasm([anything], (CHROMIUM, FIREFOX)) == frozenset()
+    )  # on software adapters wasm comes first
+    assert beyond_wasm([ModelNeeds(backends=("webnn", "wasm"))], ALL) == {"headless-shell"}
+    assert beyond_wasm([ModelNeeds(backends=("webgpu",), browsers=("firefox",))], ALL) == {"firefox"}
+    assert beyond_wasm([anything], [browser("chromium", "chrome", "webgpu", "wasm", software=False)]) == {
+        "chromium"
+    }
+    assert beyond_wasm([ModelNeeds(backends=("webnn",), browsers=("firefox",))], ALL) == frozenset()
+
+
+@given(
+    st.sampled_from(["all", "native", "wasm"]), st.sampled_from([None, 1, 2]), st.booleans(), st.booleans()
+)
+def test_a_page_has_the_build_that_was_asked_for_or_the_whole_one_in_its_place(bundle, threads, small, soon):
+    kind = Builds(threads=2, small=small, whole_soon=soon).of(PageKind(bundle, threads))
+    assert kind.threads == (threads or 2)
+    if bundle != "wasm":
+        assert kind.bundle == bundle
+    elif not small or (
+        soon and kind.threads == 2
+    ):  # shards with threads of their own share no page with webgpu
+        assert kind.bundle == "all"
+    else:
+        assert kind.bundle == "wasm"

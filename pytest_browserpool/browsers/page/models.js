@@ -3,7 +3,7 @@ import { ortLog, show } from "./journal.js";
 import { placementFrom } from "./placement.js";
 import { States } from "./states.js";
 
-const BUNDLES = { all: "ort.all.bundle.min.mjs", native: "ort.webgpu.bundle.min.mjs" };
+const BUNDLES = { all: "ort.all.bundle.min.mjs", native: "ort.webgpu.bundle.min.mjs", wasm: "ort.wasm.bundle.min.mjs" };
 const WEBNN_DEVICES = { webnn: "cpu", "webnn-gpu": "gpu", "webnn-npu": "npu" };
 
 // onnxruntime's threads spin for a while after each run: on a small machine they take the core that the reply needs.
