@@ -7,45 +7,42 @@ from acceptance_support import Runner
 
 pytestmark = pytest.mark.chaos
 
-KILLED_ONCE = """
-    import os, pathlib, pytest, signal, time
 
-    HERE = pathlib.Path(__file__).parent
-
-    @pytest.mark.parametrize("i", range(8))
-    def test_fine(i): time.sleep(0.05)
-
-    def test_kills_its_first_node():
-        flag = HERE / "killed"
-        if not flag.exists():
-            flag.touch()
-            os.kill(os.getpid(), signal.SIGKILL)
-"""
-
-
-def test_a_killed_nodes_test_is_tried_on_another_and_reported_once(run: Runner) -> None:
-    run.suite(test_kill=KILLED_ONCE)
-    done = run("-n", "2")
-    assert done.terminal == {"passed": 9}
-    assert done.once() == {"passed": 9}
-    assert "was lost while it ran test_kill.py::test_kills_its_first_node" in done.output
-    assert done.result.ret == 0
-
-
-def test_a_test_that_kills_every_node_fails_after_two_with_its_history(run: Runner) -> None:
+def test_killed_nodes_tests_are_tried_on_another_at_most_once_and_each_is_reported_once(run: Runner) -> None:
+    """One that kills the first node that runs it, one that kills each, one that dies when it has passed, and others."""
     run.suite(
         test_kill="""
-        import os, pytest, signal, time
+        import os, pathlib, pytest, signal, time
+
+        HERE = pathlib.Path(__file__).parent
+
+        def kill_once(name):
+            flag = HERE / name
+            if not flag.exists():
+                flag.touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        @pytest.fixture
+        def deadly():
+            yield
+            kill_once("in a teardown")
 
         @pytest.mark.parametrize("i", range(8))
         def test_fine(i): time.sleep(0.05)
 
+        def test_kills_its_first_node(): kill_once("in a call")
+
         def test_kills(): os.kill(os.getpid(), signal.SIGKILL)
+
+        def test_passes(deadly): pass
     """
     )
     done = run("-n", "2")
-    assert done.terminal == {"passed": 8, "failed": 1}
-    assert done.once() == {"passed": 8, "failure": 1}
+    assert done.terminal == {"passed": 10, "failed": 1}
+    assert done.once() == {"passed": 10, "failure": 1}
+    assert done.junit["test_kills"] == ["failure"]
+    assert "was lost while it ran test_kill.py::test_kills_its_first_node" in done.output
+    assert done.output.count("was lost while it ran test_kill.py::test_kills:") == 2
     done.result.stdout.fnmatch_lines(["*lost with 2 nodes, and not tried again:*", "*gw?: *setup passed*"])
     assert done.result.ret == 1
 
@@ -71,6 +68,7 @@ def test_a_stopped_node_is_ended_and_its_test_runs_elsewhere(run: Runner) -> Non
     assert done.terminal == {"passed": 7}
     assert done.once() == {"passed": 7}
     assert "silent for 4 s" in done.output
+    assert done.result.ret == 0
 
 
 def test_at_the_restart_limit_what_is_left_is_reported(run: Runner) -> None:
@@ -104,29 +102,6 @@ def test_no_restarts_at_all(run: Runner) -> None:
     assert sum(done.terminal.values()) == 4
     assert sum(done.once().values()) == 4
     assert done.terminal["failed"] >= 1
-
-
-def test_a_node_that_dies_in_a_teardown_does_not_report_its_test_twice(run: Runner) -> None:
-    run.suite(
-        test_kill="""
-        import os, pathlib, pytest, signal
-        HERE = pathlib.Path(__file__).parent
-
-        @pytest.fixture
-        def deadly():
-            yield
-            flag = HERE / "killed"
-            if not flag.exists():
-                flag.touch()
-                os.kill(os.getpid(), signal.SIGKILL)
-
-        def test_passes(deadly): pass
-        def test_other(): pass
-    """
-    )
-    done = run("-n", "2")
-    assert done.terminal == {"passed": 2}
-    assert done.once() == {"passed": 2}
 
 
 def test_rerunfailures_may_ask_for_more(run: Runner) -> None:
