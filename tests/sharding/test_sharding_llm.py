@@ -23,6 +23,9 @@ from pytest_browserpool.sharding.split import write_segments
 
 STEP = {"new": 1, "past": 8, "total": 9}
 
+TOKENS = 8
+"""That the real model generates, three times: a step reads half a gigabyte of weights."""
+
 HOSTS = [Host(name=f"browser{i}") for i in range(3)]
 
 
@@ -132,7 +135,7 @@ def test_smollm2_says_paris_in_three_shards_as_whole(
     prompt = tokenizer.encode("The capital of France is")
     assert prompt == [504, 3575, 282, 4649, 314]
     assert tokenizer.decode(prompt) == "The capital of France is"
-    whole = greedy(NativeWhole(smollm2).run, config, prompt, 16)
+    whole = greedy(NativeWhole(smollm2).run, config, prompt, TOKENS)
     assert tokenizer.decode(whole).startswith(" Paris.")
     source = read(
         smollm2, dimensions={"new": 1, "past": 16, "total": 17}, resident=[*config.past, *config.present]
@@ -141,10 +144,10 @@ def test_smollm2_says_paris_in_three_shards_as_whole(
     assert plan.bottleneck_s < 1.05 * plan.lower_bound_s
     assert plan.duplicated_bytes >= config.vocabulary * config.width * 4  # the tied embedding, twice
     shards = NativeShards(write_segments(source, plan, tmp_path), source.graph.outputs)
-    assert greedy(shards.run, config, prompt, 16) == whole
+    assert greedy(shards.run, config, prompt, TOKENS) == whole
     reference = NumpyLlama(config, weights.tensor)
     tokens, new = [], list(prompt)
-    for _ in range(16):
+    for _ in range(TOKENS):
         new = [int(reference.step(new).argmax())]
         tokens += new
     assert tokens == whole
