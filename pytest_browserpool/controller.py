@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import json
 import socket
@@ -16,9 +15,9 @@ import pytest
 
 from pytest_browserpool import __version__, alone, link, outcomes, worker
 from pytest_browserpool.advice import PoolAdviser
-from pytest_browserpool.config import did_you_mean
 from pytest_browserpool.fleet import Fleet
 from pytest_browserpool.hearing import Hearing
+from pytest_browserpool.heartbeat import Watch
 from pytest_browserpool.ledger import Ledger
 from pytest_browserpool.link import Message
 from pytest_browserpool.models import shipping
@@ -43,10 +42,6 @@ PLUGIN = "browserpool-controller"
 TICK = 1.0
 """Seconds between ticks: short beside a heartbeat's time-out, nothing beside a test."""
 
-STARTUP = 60.0
-"""Seconds beyond the heartbeat's time-out for a node's first sign of life: Python and all plugins start in one to two
-seconds, thirty times that on a machine that is overrun."""
-
 OURS_REPLACES = ("load", "worksteal")
 """xdist's schedulers that balance load; the others keep tests together as the user asked, and stay."""
 
@@ -55,25 +50,6 @@ IMPROVE_SECONDS = 0.02
 
 FINISHED = "finished"
 """Why a node went that ended as it should."""
-
-
-def settings_for(spec: Any, settings: Settings, words: Words) -> Settings:
-    """The settings of one node: ``--tx popen//browsers=firefox`` gives it only some of the browsers.
-
-    Raises:
-        pytest.UsageError: the spec names a browser that is in no catalogue.
-    """
-    given = getattr(spec, "browsers", None)
-    if not given:
-        return settings
-    names = tuple(name.strip() for name in given.split(",") if name.strip())
-    for name in names:
-        if name not in words.allowed:
-            raise pytest.UsageError(
-                f"--tx {spec}: browser {name!r} is unknown{did_you_mean(name, words.allowed)}; "
-                f"one of {', '.join(words.allowed)}"
-            )
-    return dataclasses.replace(settings, browsers=names)
 
 
 class Controller:
@@ -89,8 +65,7 @@ class Controller:
         self._observer: Observer | None = None
         self._adviser: PoolAdviser | None = None
         self._gate: outcomes.ReportGate | None = None
-        self._heard: dict[Any, float] = {}
-        """Node → when it last said anything, by the monotonic clock. Written by receiver threads."""
+        self._watch = Watch(settings.heartbeat_timeout)
         self._down: dict[str, str] = {}
         self._iterations = 100
         """Of the search, in the next tick; adapted to ``IMPROVE_SECONDS``."""
@@ -203,7 +178,7 @@ class Controller:
         link.serialise_writes(node.gateway)
         channel = node.gateway.newchannel()
         node.browserpool_channel = channel
-        settings = settings_for(node.gateway.spec, self.settings, self.words)
+        settings = link.settings_for(node.gateway.spec, self.settings, self.words)
         plain = link.worker_input(channel, settings, self.words, node.gateway.id, self.run_id)
         elsewhere = is_elsewhere(node.gateway.spec)
         machine = machine_of(node.gateway.spec)
@@ -213,13 +188,13 @@ class Controller:
             "elsewhere": elsewhere,
             "neighbours": max(1, neighbours),
         }
-        self._heard[node] = time.monotonic() + STARTUP
+        self._watch.expect(node)
         self._switchboard.joined(node.gateway.id, functools.partial(link.send, channel))
         channel.setcallback(lambda message: self._receive(node, message))
 
     def _receive(self, node: Any, message: Message) -> None:
         """On the gateway's receiver thread: note the sign of life, leave the rest to the main thread."""
-        self._heard[node] = time.monotonic()
+        self._watch.heard(node)
         name, kind = node.gateway.id, message["kind"]
         if kind in shipping.KINDS_FROM_NODE:
             self._depot.hear(name, message, lambda told: link.send(node.browserpool_channel, told))
@@ -241,7 +216,7 @@ class Controller:
     @pytest.hookimpl(optionalhook=True, tryfirst=True)
     def pytest_testnodedown(self, node: Any, error: object) -> None:
         name = node.gateway.id
-        self._heard.pop(node, None)
+        self._watch.forget(node)
         self._switchboard.lost(name)
         self._ended_early(node, error)
         reason = self._down.setdefault(name, str(error) if error else FINISHED)
@@ -332,14 +307,9 @@ class Controller:
         """The timer's thread. It cuts silent nodes off itself: the main thread may be blocked writing to
         one."""
         while not self._stop.wait(TICK):
-            now = time.monotonic()
-            for node, heard in list(self._heard.items()):
-                if now - heard > self.settings.heartbeat_timeout:
-                    self._heard.pop(node, None)
-                    self._down[node.gateway.id] = (
-                        f"ended by us, silent for {self.settings.heartbeat_timeout:g} s"
-                    )
-                    link.cut(node.gateway)
+            for node in self._watch.silent():
+                self._down[node.gateway.id] = f"ended by us, silent for {self.settings.heartbeat_timeout:g} s"
+                link.cut(node.gateway)
             self.dsession.queue.put(("browserpool_tick", {}))
 
     def _on_tick(self) -> None:

@@ -15,7 +15,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from pytest_browserpool.config import Settings
+import pytest
+
+from pytest_browserpool.config import Settings, did_you_mean
 from pytest_browserpool.keywords import Words
 
 if TYPE_CHECKING:
@@ -116,6 +118,25 @@ class WorkerLink:
         """Call ``handle`` for each directive, on execnet's receiver thread: it must return at once."""
         serialise_writes(self.channel.gateway)
         self.channel.setcallback(handle)
+
+
+def settings_for(spec: Any, settings: Settings, words: Words) -> Settings:
+    """The settings of one node: ``--tx popen//browsers=firefox`` gives it only some of the browsers.
+
+    Raises:
+        pytest.UsageError: the spec names a browser that is in no catalogue.
+    """
+    given = getattr(spec, "browsers", None)
+    if not given:
+        return settings
+    names = tuple(name.strip() for name in given.split(",") if name.strip())
+    for name in names:
+        if name not in words.allowed:
+            raise pytest.UsageError(
+                f"--tx {spec}: browser {name!r} is unknown{did_you_mean(name, words.allowed)}; "
+                f"one of {', '.join(words.allowed)}"
+            )
+    return replace(settings, browsers=names)
 
 
 def worker_input(

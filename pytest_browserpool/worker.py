@@ -9,7 +9,6 @@ import os
 import socket
 import sys
 import threading
-import time
 from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -19,7 +18,8 @@ import pytest
 
 from pytest_browserpool import hooked, machine, markers
 from pytest_browserpool.errors import BrowserPoolError, ConfigurationError, NoBrowser, NoNode
-from pytest_browserpool.link import HEARTBEAT, INPUT, PEER, Message, cut
+from pytest_browserpool.heartbeat import Pulse
+from pytest_browserpool.link import INPUT, PEER, Message
 from pytest_browserpool.report.junit import test_properties
 from pytest_browserpool.runloop import RunLoop, find_interactor
 from pytest_browserpool.unrunnable import in_a_line, in_full, no_node
@@ -32,8 +32,6 @@ if TYPE_CHECKING:
     from pytest_browserpool.node.node import Node
 
 PLUGIN = "browserpool-node"
-CLOSE_SECONDS = 10.0
-"""For closing the browsers of a node that lost its controller; what is left then dies with the process."""
 USE_KEY: pytest.StashKey[dict[str, Any]] = pytest.StashKey()
 """On an item: what its test used, as plain values, from the end of its call on."""
 
@@ -80,9 +78,7 @@ class NodeSide:
         self._hint: tuple[str | None, str | None] | None = None
         self._items: dict[str, pytest.Item] = {}
         self._expected: list[ModelNeeds] = []
-        self._stop = threading.Event()
-        self._heard = time.monotonic()
-        """When the controller last said anything; on another machine it answers each beat."""
+        self._pulse = Pulse(send, settings.heartbeat_timeout, self.close)
         self._supplier: Supplier | None = None
         """On another machine than the controller's: what brings its models here."""
         self._runtime_here = False
@@ -205,53 +201,8 @@ class NodeSide:
     def start_beating(self) -> None:
         """Tell the controller every few seconds that this process lives, from now until it ends; one on another machine
         answers, and this process ends when it does not."""
-        threading.Thread(target=self._beat, name="browserpool-heartbeat", daemon=True).start()
-        if self._supplier is not None:
-            threading.Thread(
-                target=self._listen_for_controller, name="browserpool-watch", daemon=True
-            ).start()
-
-    def _beat(self) -> None:
-        import psutil
-
-        from pytest_browserpool.browsers import gpu
-
-        process = psutil.Process()
-        psutil.cpu_percent(None)  # the first reading has nothing to compare with
-        beaten = False
-        while True:
-            measured = {"memory_bytes": process.memory_info().rss, **gpu.reading()}
-            if beaten:
-                measured["cpu_percent"] = psutil.cpu_percent(None)
-            self.send({"kind": "beat", "at": time.time(), **measured})
-            beaten = True
-            if self._stop.wait(HEARTBEAT):
-                return
-
-    def _listen_for_controller(self) -> None:
-        """On a thread of its own: a beat into a link that is cut may block for ever."""
-        while not self._stop.wait(max(0.1, self._heard + self._patience - time.monotonic())):
-            if time.monotonic() >= self._heard + self._patience:
-                self._end_alone()
-                return
-
-    @property
-    def _patience(self) -> float:
-        """Seconds without a word from a controller on another machine: three quarters of what it waits for us, so that
-        what runs here has ended, and its concurrency key is free, when it runs again elsewhere."""
-        return 0.75 * self.settings.heartbeat_timeout
-
-    def _end_alone(self) -> None:
-        """The controller, on another machine, is out of reach: it has given this node up, and nobody else would
-        end it, for a cut link looks like silence from both ends. Local nodes see their pipe close."""
-        link = self.config.workerinput[INPUT]["channel"].gateway  # type: ignore[attr-defined]
-        if getattr(link._io, "sock", None) is not None:
-            cut(link)  # execnet then ends what runs; the socket server may live on for the next run
-            return
-        closing = threading.Thread(target=self.close, daemon=True)
-        closing.start()
-        closing.join(min(CLOSE_SECONDS, self.settings.heartbeat_timeout / 8))
-        os._exit(1)
+        elsewhere = self._supplier is not None
+        self._pulse.begin(self.config.workerinput[INPUT]["channel"].gateway if elsewhere else None)  # type: ignore[attr-defined]
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_collection_finish(self, session: pytest.Session) -> None:
@@ -279,7 +230,7 @@ class NodeSide:
     def on_directive(self, message: Message) -> None:
         """One message of the controller, on execnet's receiver thread: nothing here may wait."""
         kind = message["kind"]
-        self._heard = time.monotonic()
+        self._pulse.heard()
         if kind in ("manifest", "refused", "piece"):
             assert self._supplier is not None
             self._supplier.deliver(message)
@@ -395,7 +346,7 @@ class NodeSide:
             self.close()
 
     def pytest_unconfigure(self) -> None:
-        self._stop.set()
+        self._pulse.end()
         self.close()
 
 
