@@ -189,7 +189,7 @@ def test_while_idle(
     source, inputs = (dense(), {"x": X}) if injury.webgpu else (spin(), turns(5))
     model = bench.load(source, kind, "webgpu" if injury.webgpu else "wasm", **injury.needs)
     undisturbed = model(inputs)["y"]
-    before = model._resident.loaded.instance
+    before, page = model._resident.loaded.instance, bench.page_of(model)
     started = time.monotonic()
     injury.inject(bench, model, kind)
     time.sleep(0.2)  # what is set for soon has happened by then; what is seen late is seen by the call
@@ -201,6 +201,11 @@ def test_while_idle(
         assert answer.tobytes() == undisturbed.tobytes()
     if injury.name == "browser SIGKILL":
         assert model._resident.loaded.instance is not before
+    if injury.kinds == ("page_crashed",):
+        assert bench.page_of(model) is not page
+        assert kind != "chromium" or seconds < 10, (
+            "it is noticed at once, and not when the call's time is over"
+        )
     fault = check(bench, model, injury, request.node.nodeid, 2)
     ledger.add(f"{injury.name}, idle", kind, fault["outcome"], seconds)
 
