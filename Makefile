@@ -106,7 +106,8 @@ reference: $(STAMP) ## docs/reference.md and the layers, from the code
 
 .PHONY: chaos
 chaos: setup ## every fault on every browser where it exists, with the table of what came of it
-	BROWSERPOOL_CHAOS=full $(BIN)/pytest tests/chaos tests/store/test_store_integrity.py tests/store/test_store_writer.py -q $(ARGS)
+	BROWSERPOOL_CHAOS=full $(BIN)/pytest tests/chaos tests/store/test_store_integrity.py tests/store/test_store_writer.py \
+	  tests/browser/test_sharded.py::test_a_real_model_over_browsers_is_the_whole -q $(ARGS)
 
 .PHONY: bench-recovery
 bench-recovery: setup ## seconds from the death of a browser to the right answer, beside a rerun by hand
