@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -19,7 +18,7 @@ import psutil
 from playwright.async_api import Browser, BrowserContext, CDPSession, Playwright, async_playwright
 from playwright.async_api import Error as PlaywrightError
 
-from pytest_browserpool.browsers import code_cache, firefox, processes
+from pytest_browserpool.browsers import code_cache, firefox, processes, symptoms
 from pytest_browserpool.browsers.catalogue import InstalledBrowser
 from pytest_browserpool.browsers.flags import (
     CHROMIUM_FLAGS,
@@ -60,6 +59,7 @@ class BrowserProcess:
         installed: InstalledBrowser,
         browser: Browser,
         token: str,
+        main: psutil.Process | None,
         launch_ms: float,
         on_lost: OnLost,
         keep: Keep | None = None,
@@ -78,8 +78,8 @@ class BrowserProcess:
         self._targets: dict[str, OnLost] = {}
         self._closing = False
         self._cut_off = False
-        self._main = processes.main_process(token)
-        self.pid = self._main.pid if self._main else None
+        self._main = main
+        self.pid = main.pid if main else None
         self._on_lost = on_lost
         self._keep = keep
         self.bundle = bundle
@@ -282,7 +282,10 @@ class Launcher:
         try:
             keep = self._keeper(installed, environment, bundle)
             kept_code = code_cache.SEED in environment if _mapped(installed) else None
-            process = BrowserProcess(installed, browser, token, launch_ms, on_lost, keep, kept_code, bundle)
+            main = await asyncio.to_thread(processes.main_process, token)
+            process = BrowserProcess(
+                installed, browser, token, main, launch_ms, on_lost, keep, kept_code, bundle
+            )
         except OSError as error:  # the process table cannot be read: no file descriptor is left
             with contextlib.suppress(Exception):
                 async with asyncio.timeout(CLOSE_SECONDS):
@@ -354,7 +357,7 @@ class Launcher:
     def _failed(self, installed: InstalledBrowser, error: Exception) -> LaunchFailed:
         place = installed.executable or installed.endpoint or f"channel {installed.channel}"
         return LaunchFailed(
-            f"{installed.name} did not start: {_said(error) or f'no answer within {self._timeout:g} s'}",
+            f"{installed.name} did not start: {symptoms.said_at_launch(error) or f'no answer within {self._timeout:g} s'}",
             where=place,
             remedy="run `browserpool doctor`; start the executable by hand to see what it says",
         )
@@ -382,19 +385,3 @@ def is_of_the_browser(error: Exception) -> bool:
 def _mapped(installed: InstalledBrowser) -> bool:
     """Whether it is a Chromium that we start: its switches are ours."""
     return installed.engine == "chromium" and not installed.endpoint
-
-
-def _said(error: Exception) -> str:
-    """What is worth reading of a failed launch: Playwright's first line hides that the program ended, and its own words."""
-    lines = str(error).strip().splitlines()
-    if not lines:
-        return ""
-    own = [
-        re.sub(r"^.*?\[pid=\d+\]\[(?:err|out)\] ?", "", line)
-        for line in lines
-        if re.search(r"\]\[(err|out)\]", line)
-    ]
-    first = lines[0].removeprefix("BrowserType.launch: ")
-    if "has been closed" in first:
-        first = "it ended at once; is it a browser?"
-    return f"{first} It said: {' / '.join(own[-2:])[:300]}" if own else first

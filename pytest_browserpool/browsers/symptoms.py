@@ -281,3 +281,19 @@ RULES: tuple[Rule, ...] = (
     ),
 )
 """First match wins."""
+
+
+def said_at_launch(error: Exception) -> str:
+    """What is worth reading of a failed launch: Playwright's first line hides that the program ended, and its own words."""
+    lines = str(error).strip().splitlines()
+    if not lines:
+        return ""
+    own = [
+        re.sub(r"^.*?\[pid=\d+\]\[(?:err|out)\] ?", "", line)
+        for line in lines
+        if re.search(r"\]\[(err|out)\]", line)
+    ]
+    first = lines[0].removeprefix("BrowserType.launch: ")
+    if "has been closed" in first:
+        first = "it ended at once; is it a browser?"
+    return f"{first} It said: {' / '.join(own[-2:])[:300]}" if own else first
