@@ -3,6 +3,8 @@
 Ours (progressive; immediate with a cold browser of another name; immediate with a hot standby) beside what a careful user
 of pytest-playwright with pytest-rerunfailures gets: the call fails, a new browser is launched by Playwright, the model is
 loaded anew in a fresh page with the same onnxruntime-web, the call is made again (pytest's own share of a rerun left out).
+By hand twice: with the build that has every backend, and with the one for wasm alone, which the pool takes where wasm is all
+that is wanted.
 All ways take turns in one run, each time from a warm call on. Then what supervision costs a call that meets no fault, and
 what its record costs.
 """
@@ -11,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import functools
 import json
 import os
 import platform
@@ -44,7 +45,8 @@ from pytest_browserpool.values import ModelNeeds
 
 SOURCE = "pypi:silero-vad==6.2.3/silero_vad/data/silero_vad_openvino_16k.onnx"
 ELSEWHERE = {"chromium": "firefox", "firefox": "chromium"}
-WAYS = ("progressive", "immediate cold", "immediate hot", "plain")
+WAYS = ("progressive", "immediate cold", "immediate hot", "plain", "plain, wasm build")
+BUNDLES = {"plain": "ort.all.bundle.min.mjs", "plain, wasm build": "ort.wasm.bundle.min.mjs"}
 
 LOAD = """async ([ort, model, backend]) => {
   const runtime = await import(ort);
@@ -124,13 +126,13 @@ def ours(way: str, browser: str, options: argparse.Namespace, inputs: Inputs) ->
         return seconds, warm, " > ".join(a["action"] for a in json.loads(fault["attempts"])[1:])
 
 
-def plain(browser: str, options: argparse.Namespace, inputs: Inputs) -> tuple[float, float, str]:
+def plain(way: str, browser: str, options: argparse.Namespace, inputs: Inputs) -> tuple[float, float, str]:
     """The same by Playwright alone; the node only serves the files."""
     with node_with() as (node, _):
         pool = node.pool
         content, _ = node.resolve(options.source, None)
         path = pool.offer("bench-model", content.path)
-        ort = f"{pool._server.origin}{pool._server.runtime}ort.all.bundle.min.mjs"
+        ort = f"{pool._server.origin}{pool._server.runtime}{BUNDLES[way]}"
         arguments = [ort, path, options.backend]
         sent = {name: [list(a.shape), a.ravel().tolist()] for name, a in inputs.items()}
         installed = pool.installed[browser]
@@ -254,22 +256,26 @@ def alternating(ways: Mapping[str, Callable[[], Any]], calls: int) -> dict[str, 
 
 def by_way(browser: str, options: argparse.Namespace, inputs: Inputs) -> None:
     """Each way in each round, another one first in each; prints every figure when it is there, then the medians."""
-    ways = [way for way in WAYS if way in options.ways.split(",")]
+    ways = [way for way in WAYS if way in options.ways.split("/")]
+    if options.backend != "wasm" and "plain, wasm build" in ways:
+        ways.remove("plain, wasm build")
     seen: dict[str, list[tuple[float, float, str]]] = {way: [] for way in ways}
     for number in range(options.rounds):
         turn = number % len(ways)
         for way in ways[turn:] + ways[:turn]:
-            measure = plain if way == "plain" else functools.partial(ours, way)
-            seen[way].append(measure(browser, options, inputs))
+            measure = plain if way in BUNDLES else ours
+            seen[way].append(measure(way, browser, options, inputs))
             print(f"  {browser}, round {number + 1}, {way}: {seen[way][-1][0]:.3f} s", flush=True)
     print(f"\n{browser}: seconds from SIGKILL to the right answer")
     for way in ways:
         seconds = sorted(s for s, _, _ in seen[way])
         usual = statistics.median(w for _, w, _ in seen[way]) * 1000
-        line = f"  {way:15} median {statistics.median(seconds):6.3f}  ({seconds[0]:.3f} - {seconds[-1]:.3f})"
-        if "plain" in seen:
-            pairs = zip(seen["plain"], seen[way], strict=True)
-            line += f"   plain / this {statistics.median(p[0] / o[0] for p, o in pairs):6.1f}, pair by pair"
+        line = f"  {way:17} median {statistics.median(seconds):6.3f}  ({seconds[0]:.3f} - {seconds[-1]:.3f})"
+        for other in BUNDLES:
+            if other in seen:
+                ratios = sorted(p[0] / o[0] for p, o in zip(seen[other], seen[way], strict=True))
+                middle = statistics.median(ratios)
+                line += f"   {other} / this {middle:6.2f} ({ratios[0]:.2f} - {ratios[-1]:.2f})"
         steps = ", ".join(sorted({steps for _, _, steps in seen[way]}))
         print(f"{line}   warm call {usual:7.2f} ms   {steps}")
 
@@ -280,7 +286,7 @@ def main() -> None:
     )
     parser.add_argument("--rounds", type=int, default=5, help="0: only what supervision costs")
     parser.add_argument("--calls", type=int, default=2000, help="warm calls for the cost of supervision")
-    parser.add_argument("--ways", default=",".join(WAYS), help="to the answer, comma separated")
+    parser.add_argument("--ways", default="/".join(WAYS), help="to the answer, with / between them")
     parser.add_argument("--source", default=SOURCE)
     parser.add_argument("--backend", default="wasm")
     parser.add_argument("--browsers", default="chromium,firefox")

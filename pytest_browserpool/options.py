@@ -112,6 +112,12 @@ OPTIONS = (
         kind="float",
         cli=False,
     ),
+    Option(
+        name="state-sync-interval",
+        help="seconds between writes of what came to disk; into the history itself within six times that (5)",
+        kind="float",
+        cli=False,
+    ),
 )
 
 

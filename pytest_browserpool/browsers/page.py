@@ -80,7 +80,6 @@ class RuntimePage:
         """Of its WebAssembly, as the page itself says; 0 before it is configured."""
         self.sessions: dict[SessionKey, Session] = {}
         self.loads = 0
-        self.runtime = ""
         self.lost: Fault | None = None
         self._page: ModelPage | None = None
         self._offer = offer
@@ -149,7 +148,6 @@ class RuntimePage:
     async def configure(self, threads: int, timeout: float) -> None:
         """Loads the bundle and compiles its WebAssembly: what is left for a session is the session's own."""
         reply = await self.call("configure", self.start(threads), timeout=timeout, where="start")
-        self.runtime = f"onnxruntime-web {reply.values['version']} ({self.kind.bundle})"
         self.threads = int(reply.values["threads"])
 
     async def create(

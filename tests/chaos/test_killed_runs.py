@@ -115,19 +115,11 @@ def committed(history: Path) -> int:
         return 0
 
 
-OFTEN = """
-from pytest_browserpool import ledger
-
-Writer = ledger.HistoryWriter
-ledger.HistoryWriter = lambda *args, **given: Writer(*args, **given | {"interval": 0.5})
-"""
-"""A conftest.py with which the history takes rows every 3 s at the latest; else that is half a minute."""
-
-
 def test_pytest_itself_killed_keeps_what_was_committed(tmp_path: Path, tmpdir_of_run: Path, ledger) -> None:
     (tmp_path / "spin.onnx").write_bytes(spin())
-    (tmp_path / "pytest.ini").write_text("[pytest]\nasyncio_default_fixture_loop_scope = function\n")
-    (tmp_path / "conftest.py").write_text(OFTEN)
+    (tmp_path / "pytest.ini").write_text(
+        "[pytest]\nasyncio_default_fixture_loop_scope = function\nbrowserpool_state_sync_interval = 0.5\n"
+    )
     suite = textwrap.dedent(SUITE.format(signal="SIGKILL"))
     (tmp_path / "test_long.py").write_text(suite.replace("range(4)", "range(400)"))
     command = [
