@@ -52,7 +52,7 @@ class Levels(threading.Thread):
 
     def run(self) -> None:
         while not self.enough.wait(LEVEL_SECONDS):
-            # ended browsers that nobody has waited for yet are ours to reap when the run is over
+            # what has ended and is not buried yet counts no more
             pids = [pid for pid in measure.tree(os.getpid()) if _state(pid) not in "ZX"]
             self.readings.append(
                 {

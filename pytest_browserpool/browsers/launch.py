@@ -46,6 +46,9 @@ DRIVER_CHECK_SECONDS = 0.1
 """Between looks at the driver's process (50 µs each): less than a closed socket waits for its explanation."""
 
 
+THERE_SECONDS = 0.3
+"""After which a browser that starts has its process, and is not done: Chromium takes half a second, Firefox two."""
+
 DEATH_SECONDS = 0.1
 """A page that closes waits so long for its browser's death, which is told later and explains it: a killed process
 closes its connections before it is gone."""
@@ -271,10 +274,12 @@ class Launcher:
             processes.MARK: token,
         }
         started = time.perf_counter()
+        main = asyncio.create_task(_main_process(token))
         try:
             async with asyncio.timeout(self._timeout + 1):
                 browser = await self._start(playwright, installed, environment, port, bundle)
         except Exception as error:
+            main.cancel()
             with contextlib.suppress(OSError):  # the guardian ends what cannot be ended now
                 await asyncio.to_thread(processes.kill, token, 0.0)
             raise self._failed(installed, error) from error
@@ -282,15 +287,17 @@ class Launcher:
         try:
             keep = self._keeper(installed, environment, bundle)
             kept_code = code_cache.SEED in environment if _mapped(installed) else None
-            main = await asyncio.to_thread(processes.main_process, token)
+            found = await main or await asyncio.to_thread(processes.main_process, token)
             process = BrowserProcess(
-                installed, browser, token, main, launch_ms, on_lost, keep, kept_code, bundle
+                installed, browser, token, found, launch_ms, on_lost, keep, kept_code, bundle
             )
-        except OSError as error:  # the process table cannot be read: no file descriptor is left
+        except BaseException as error:
             with contextlib.suppress(Exception):
                 async with asyncio.timeout(CLOSE_SECONDS):
                     await browser.close()
-            raise self._failed(installed, error) from error
+            if isinstance(error, OSError):  # the process table cannot be read: no file descriptor is left
+                raise self._failed(installed, error) from error
+            raise
         self._started = [p for p in self._started if p.connected] + [process]
         return process
 
@@ -373,6 +380,12 @@ class Launcher:
                 async with asyncio.timeout(CLOSE_SECONDS):
                     await self._playwright.stop()
             self._playwright = None
+
+
+async def _main_process(token: str) -> psutil.Process | None:
+    """The browser's own process, looked for while the browser still starts: the look takes a while too."""
+    await asyncio.sleep(THERE_SECONDS)
+    return await asyncio.to_thread(processes.main_process, token)
 
 
 def is_of_the_browser(error: Exception) -> bool:
