@@ -147,7 +147,7 @@ class Killer:
         self.browser = loaded.instance.name
         if loaded.instance.identity not in self._pids:  # launched since, in place of one that was killed
             self._look()
-        for pid in self._pids[loaded.instance.identity]:
+        for pid in self._pids.get(loaded.instance.identity, ()):  # none: it died of the kill before
             with contextlib.suppress(ProcessLookupError):  # some end with their parents
                 os.kill(pid, signal.SIGKILL)
         return loaded.page
