@@ -66,9 +66,13 @@ class RunningBrowsers:
         self._places = asyncio.Lock()
         self._sizing = sizing.Sizing(size=settings.max_browsers, most=settings.max_browsers)
         self._closing: set[asyncio.Future[None]] = set()
+        self._again: asyncio.TimerHandle | None = None
+        """Looks whether the pool can shrink when some of its surplus has not been used for long enough."""
 
     async def close(self) -> None:
         """Closes all of them, and the driver."""
+        if self._again is not None:
+            self._again.cancel()
         instances, self.instances = self.instances, []
         closing = [self._close(i, "end of run") for i in instances]
         await asyncio.gather(*closing, *self._closing, return_exceptions=True)
@@ -183,10 +187,23 @@ class RunningBrowsers:
         await self.shrink()
 
     async def shrink(self) -> None:
-        """Closes what is beyond the advised size."""
+        """Closes what is beyond the advised size and was not used for the cool-down; what was is looked at again then."""
+        patience = self._settings.pool_cool_down
         async with self._places:
-            for instance in sizing.surplus(self.instances, self._sizing):
-                await self.retire(instance, "the plan needs fewer")
+            # one by one: while the first of them closes, a test may take the next
+            while spare := sizing.surplus(self.instances, self._sizing, time.monotonic() - patience):
+                await self.retire(spare[0], "the plan needs fewer")
+            young = sizing.surplus(self.instances, self._sizing)
+        if young and self._again is None:
+            wait = min(b.last_used for b in young) + patience - time.monotonic()
+            loop = asyncio.get_running_loop()
+            self._again = loop.call_later(max(0.0, wait) + LOOK_SECONDS, self._shrink_again)
+
+    def _shrink_again(self) -> None:
+        self._again = None
+        shrinking = asyncio.ensure_future(self.shrink())
+        self._closing.add(shrinking)
+        shrinking.add_done_callback(self._closing.discard)
 
     async def retire(self, instance: BrowserInstance, reason: str) -> None:
         """Closes it, whatever uses it."""
@@ -209,8 +226,11 @@ class RunningBrowsers:
 
     async def retire_idle(self, name: str) -> None:
         """Closes the browser of this name unless something holds it."""
-        for instance in [i for i in self.instances if i.name == name and not i.leases]:
-            await self.retire(instance, "nothing more needs it")
+        for instance in [i for i in self.instances if i.name == name]:
+            if (
+                not instance.leases and instance in self.instances
+            ):  # since the one before it began to close, too
+                await self.retire(instance, "nothing more needs it")
 
     async def _close(self, instance: BrowserInstance, reason: str) -> None:
         await instance.close()

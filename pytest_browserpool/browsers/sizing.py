@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
@@ -37,8 +38,9 @@ def first_to_go(browsers: Iterable[K], soon: frozenset[str]) -> K | None:
     return min(idle, key=lambda b: (b.name in soon, b.last_used), default=None)
 
 
-def surplus(browsers: Sequence[K], sizing: Sizing) -> list[K]:
-    """Those beyond the advised size that nothing uses or soon needs, oldest first."""
-    spare = [b for b in browsers if not b.leases and b.name not in sizing.soon]
+def surplus(browsers: Sequence[K], sizing: Sizing, until: float = math.inf) -> list[K]:
+    """Those beyond the advised size that nothing uses or soon needs, oldest first. What was used after ``until`` stays:
+    tests may use browsers of which the plan knows nothing, and one that is closed beneath them is launched again."""
+    spare = [b for b in browsers if not b.leases and b.name not in sizing.soon and b.last_used <= until]
     spare.sort(key=lambda b: b.last_used)
     return spare[: max(0, len(browsers) - sizing.size)]

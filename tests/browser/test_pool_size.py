@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import subprocess
@@ -10,7 +11,9 @@ from pathlib import Path
 
 import onnx_models as make
 import pytest
+from bench_support import open_bench
 
+from pytest_browserpool.browsers.kinds import page_for
 from pytest_browserpool.store.connect import reading
 
 SUITE = """
@@ -101,3 +104,43 @@ def test_a_pool_shrinks_and_grows_with_the_plan(tmp_path: Path) -> None:
     assert "on gw0 ran chromium then; the plan kept 1" in browserpool(*asked)
     (plain,) = json.loads(browserpool(*asked, "--json"))
     assert plain["pool"] == {"running": ["chromium"], "advised": 1}
+
+
+def test_what_a_test_takes_while_another_browser_closes_stays_open(tmp_path: Path) -> None:
+    """Both are surplus when the pool begins to shrink."""
+    with open_bench(tmp_path, browsers=("chromium", "headless-shell"), pool_cool_down=0.001) as bench:
+        running = bench.node.pool.running
+
+        async def take_one_in_between() -> None:
+            for name in ("chromium", "headless-shell"):
+                instance, _ = await running.browser(name, 0, page_for("wasm"))
+            await asyncio.sleep(0.1)  # many times the cool-down
+            shrinking = asyncio.ensure_future(running.resize(0, 2, frozenset()))
+            # until the older one is about to close, which takes a while; the pool sends no event
+            while len(running.instances) == 2:  # noqa: ASYNC110
+                await asyncio.sleep(0)
+            taken, _ = await running.browser("headless-shell")
+            assert taken is instance
+            with taken.in_use():
+                await shrinking
+                assert taken.usable
+                assert running.instances == [taken]
+
+        bench.node.call(take_one_in_between, 60)
+
+
+def test_a_browser_that_tests_use_is_not_closed_for_a_plan_that_does_not_know_it(tmp_path: Path) -> None:
+    with open_bench(tmp_path, browsers=("chromium", "headless-shell"), pool_cool_down=1.0) as bench:
+        running = bench.node.pool.running
+
+        async def used_and_not() -> None:
+            for name in ("chromium", "headless-shell"):
+                await running.browser(name, 0, page_for("wasm"))
+            await running.resize(1, 2, frozenset({"chromium"}))
+            assert len(running.instances) == 2
+            async with asyncio.timeout(30):
+                while len(running.instances) == 2:  # noqa: ASYNC110 - as above
+                    await asyncio.sleep(0.05)
+            assert [i.name for i in running.instances] == ["chromium"]
+
+        bench.node.call(used_and_not, 60)

@@ -46,6 +46,13 @@ def test_only_the_surplus_goes_and_nothing_that_is_wanted(here: list[Browser], s
     assert all(g.last_used <= used for g in gone for used in rest), "oldest first"
 
 
+@given(browsers, sizings, st.floats(0, 100))
+def test_what_was_used_a_moment_ago_stays(here: list[Browser], sizing: Sizing, until: float) -> None:
+    gone = surplus(here, sizing, until)
+    assert all(b.last_used <= until for b in gone)
+    assert gone == [b for b in surplus(here, sizing, 1000.0) if b.last_used <= until]
+
+
 @given(browsers, st.frozensets(st.sampled_from(["chromium", "firefox"])))
 def test_room_is_made_where_it_hurts_least(here: list[Browser], soon: frozenset[str]) -> None:
     leaving = first_to_go(here, soon)
