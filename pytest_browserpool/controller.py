@@ -117,11 +117,16 @@ class Controller:
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtestloop(self, session: pytest.Session) -> Generator[None, object, object]:
-        """After xdist's loop: say of each test that was never run why it was not."""
+        """After xdist's loop: say of each test that was never run why it was not. Who stopped the run knows."""
+        stopped = False
         try:
             return (yield)
+        except (KeyboardInterrupt, pytest.exit.Exception):
+            stopped = True
+            raise
         finally:
-            self._report_what_is_left()
+            if not stopped:
+                self._report_what_is_left()
             if (
                 self.scheduler is not None
             ):  # xdist goes by the node that collected last, which may lack all tests
