@@ -80,6 +80,8 @@ class RuntimePage:
         """Of its WebAssembly, as the page itself says; 0 before it is configured."""
         self.sessions: dict[SessionKey, Session] = {}
         self.loads = 0
+        self.runtime = ""
+        """Version and build of its onnxruntime-web, as the page itself says."""
         self.lost: Fault | None = None
         self._page: ModelPage | None = None
         self._offer = offer
@@ -149,6 +151,7 @@ class RuntimePage:
         """Loads the bundle and compiles its WebAssembly: what is left for a session is the session's own."""
         reply = await self.call("configure", self.start(threads), timeout=timeout, where="start")
         self.threads = int(reply.values["threads"])
+        self.runtime = f"onnxruntime-web {reply.values['version']} ({self.kind.bundle})"
 
     async def create(
         self,

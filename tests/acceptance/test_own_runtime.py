@@ -23,7 +23,7 @@ SUITE = """
         assert model({"x": np.full((4, 4), 3, np.float32)})["y"].tolist() == [[7.0] * 4] * 4
         assert model.placement.keys() == {"wasm"}
         pages = [p for i in node_for(request.node).pool.instances for p in i.pages.values()]
-        assert [p.runtime for p in pages] == ["onnxruntime-web 1.29.0 (all)"]
+        assert [p.runtime for p in pages] == ["onnxruntime-web 1.29.0 (wasm)"]
 """
 HOOK = """
     from pathlib import Path

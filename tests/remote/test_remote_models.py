@@ -101,7 +101,7 @@ from pytest_browserpool.worker import node_for
 def test_on_it(model, request):
     assert model({"x": np.array([[1, 2, 3]], np.float32)})["y"].tolist() == [[3, 6, 9]]
     node = node_for(request.node)
-    assert [p.runtime for i in node.pool.instances for p in i.pages.values()] == ["onnxruntime-web 1.29.0 (all)"]
+    assert [p.runtime for i in node.pool.instances for p in i.pages.values()] == ["onnxruntime-web 1.29.0 (wasm)"]
 """
 HOOK = """
 import pathlib
