@@ -8,6 +8,7 @@ import json
 import os
 import platform
 import socket
+import sys
 import time
 from collections import defaultdict
 from collections.abc import Mapping
@@ -170,7 +171,9 @@ class Ledger:
         """A row that a node made; the run is the controller's to name."""
         kind = TABLES[table]
         given = {**plain, "run_id": self.run_id} if "run_id" in kind.__dataclass_fields__ else plain  # type: ignore[attr-defined]
-        self.writer.add(kind.from_plain(given))
+        # the channel makes each string anew, and a run's report keeps thousands of rows that repeat the same names
+        shared = {key: sys.intern(value) if type(value) is str else value for key, value in given.items()}
+        self.writer.add(kind.from_plain(shared))
 
     def journal(self, node: str, entry: Mapping[str, Any]) -> None:
         """A transaction of a node's state, in order: kept here as it is there, so that a lost node leaves it behind."""

@@ -23,8 +23,13 @@ CHROMIUM_FLAGS: tuple[str, ...] = (
 ROOT_FLAGS: tuple[str, ...] = ("--no-sandbox",)  # Chromium refuses to start as root with its sandbox
 
 EXTRA_FLAGS: Mapping[str, tuple[str, ...]] = {
-    # without these two the headless shell finds no adapter; its package ships SwiftShader beside it
-    "headless-shell": ("--use-webgpu-adapter=swiftshader", "--use-angle=swiftshader"),
+    "headless-shell": (
+        # its package ships SwiftShader beside it, and there may be no other adapter
+        "--use-webgpu-adapter=swiftshader",
+        "--use-angle=swiftshader",
+        # pages composed with ANGLE's SwiftShader leave a shared memory segment of its GPU process open, each page one more
+        "--disable-gpu-compositing",
+    ),
 }
 
 FIREFOX_PREFS: Mapping[str, Any] = {

@@ -48,7 +48,7 @@ class RunRows:
 
 
 MAX_OPERATIONS = 200_000
-"""Operations of one run kept for its report: about 200 MiB. Of more, the latest are shown; the history
+"""Operations of one run kept for its report: about 120 MiB. Of more, the latest are shown; the history
 has all.
 """
 
@@ -57,7 +57,9 @@ MAX_SAMPLES = 200_000
 
 
 class RunCollector:
-    """Keeps the rows of the running run for its report. Safe to use from several threads."""
+    """Keeps the rows of the running run for its report, but for its journal, which no report shows and of which each
+    operation has a row. Safe to use from several threads.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -73,7 +75,7 @@ class RunCollector:
                     self._operations.append(row)
                 elif isinstance(row, MetricRecord):
                     self._metrics.append(row)
-                else:
+                elif not isinstance(row, JournalRecord):
                     self._rows.append(row)
 
     def rows(self) -> RunRows | None:

@@ -10,6 +10,7 @@ import pytest
 from waiting import until
 
 from pytest_browserpool.errors import DeviceLost, Fault, PageHung, SessionRefused
+from pytest_browserpool.node.lease import leased
 
 X = {"x": np.zeros((4, 4), np.float32)}
 
@@ -261,3 +262,29 @@ def test_a_browser_that_a_test_holds_is_not_taken_away(fresh_bench):
     with pytest.raises(CapabilityError, match="--browserpool-max-browsers=2"):
         bench.load(make.affine(), "headless-shell", recovery="none")
     assert held(X)["y"].item(0) == 1
+
+
+@pytest.mark.parametrize("kind", ["headless-shell"])
+def test_pages_that_were_shown_leave_nothing_open(bench, kind):
+    """The headless shell's GPU process kept a shared memory segment of each page that ANGLE's SwiftShader had drawn."""
+
+    def shown(number):
+        with leased(bench.node, browsers=[kind]) as page:
+            page.set_content(f"<p>{number}</p>")
+            assert page.text_content("p") == str(number)
+
+    for number in range(5):  # what the first pages leave behind stays for all
+        shown(number)
+    before = handles(bench, kind)
+    for number in range(30):
+        shown(number)
+    deadline = time.monotonic() + 5  # closing goes on after the page is gone
+    while handles(bench, kind) > before + 10 and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert handles(bench, kind) <= before + 10
+
+
+def handles(bench, kind):
+    """Open files of all processes of that browser."""
+    instance = next(i for i in bench.node.pool.instances if i.name == kind)
+    return sum(p.num_fds() for p in instance.process.process_tree() if p.is_running())
