@@ -90,7 +90,7 @@ class Settings(Plain):
     otel: bool = False
     """Traces go to a collector, and most users have none."""
     state_sync_interval: float = 5.0
-    """What a kill of the controller may lose beyond commit points; a write takes milliseconds."""
+    """What a kill of the controller may lose; a write takes milliseconds."""
     launch_timeout: float = 30.0
     """Seconds: the slowest cold launch seen was 3 s; ten times that for a loaded machine."""
     ping_timeout: float = 5.0

@@ -52,6 +52,7 @@ def flush(
     *,
     unsecured: Sequence[Batch] = (),
     copies: Sequence[Path] = (),
+    examined: bool = False,
     forget_before: float | None = None,
     deadline: float = 10.0,
     opener: Opener | None = None,
@@ -59,9 +60,10 @@ def flush(
     """Write ``batches`` and every spooled one, forget runs that began before ``forget_before`` (seconds since the
     epoch), then renew ``copies``.
 
-    ``unsecured`` are batches written earlier that no copy has yet: they are written again if the file had to be
-    replaced by a copy. A batch that the file has already is left out, so all of this can be repeated; where one of
-    ``batches`` has a spool file, that goes when the batch is in the history.
+    ``unsecured`` are batches written earlier that no copy has yet: they are written again if the file was
+    replaced by a copy, now or by another run since. ``examined``: every block in use is read first. A batch that the
+    file has already is left out, so all of this can be repeated; where one of ``batches`` has a spool file, that goes
+    when the batch is in the history.
     ``deadline`` is in seconds, for the turn and for the file each. ``opener`` saves those who flush often time.
 
     Raises:
@@ -70,16 +72,18 @@ def flush(
     """
     db.parent.mkdir(parents=True, exist_ok=True)
     ours = opener or Opener()
+    wanted = [*unsecured, *batches]
     try:
         with writers_turn(db, deadline):
             try:
-                return _flush(ours, db, batches, copies, deadline, forget_before)
+                return _flush(ours, db, wanted, copies, deadline, forget_before, examined=examined)
             except duckdb.Error as error:
                 if not integrity.is_damaged(error):
                     raise
-                repaired = integrity.repair(db, str(error).strip().splitlines()[0])
+                reason = str(error).strip().splitlines()[0]
+                repaired = integrity.repair(db, reason, again={batch.name for batch in wanted})
             # once: a file that is damaged again right after its repair is beyond this
-            again = _flush(ours, db, [*unsecured, *batches], copies, deadline, forget_before)
+            again = _flush(ours, db, wanted, copies, deadline, forget_before)
             return dataclasses.replace(again, notes=(*repaired, *again.notes))
     finally:
         if opener is None:
@@ -93,6 +97,8 @@ def _flush(
     copies: Sequence[Path],
     deadline: float,
     forget_before: float | None,
+    *,
+    examined: bool = False,
 ) -> Flushed:
     notes: list[str] = []
     if not db.exists() and integrity.existing_copies(db):
@@ -105,6 +111,8 @@ def _flush(
     try:
         if not migrate.is_current(con):
             con = _migrate(opener, con, db, notes, deadline)
+        if examined:
+            integrity.read_blocks(con)
         spooled, damaged = spool.collect(db, but=[batch.name for batch in batches])
         notes += damaged
         merged = _merge(con, spooled, notes)

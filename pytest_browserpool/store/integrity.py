@@ -8,6 +8,7 @@ import hashlib
 import os
 import shutil
 import time
+from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -149,25 +150,34 @@ def examine(path: Path, *, checksum: bool = False, deadline: float = 10.0) -> He
     return Health(path=path, ok=True, detail=f"{rows} rows of {runs} runs{note}", rows=rows, runs=runs)
 
 
+def read_blocks(con: DuckDBPyConnection) -> dict[str, int]:
+    """Read every block in use of the open database; rows of each table.
+
+    Raises:
+        duckdb.Error: at the first damaged block.
+    """
+    tables = [
+        row[0] for row in con.execute("SELECT table_name FROM duckdb_tables() WHERE NOT internal").fetchall()
+    ]
+    rows = {}
+    for table in tables:
+        # a hash over whole rows cannot be answered from statistics: every column's blocks are read
+        row = con.execute(f'SELECT count(*), bit_xor(hash(t)) FROM "{table}" AS t').fetchone()
+        assert row is not None
+        rows[table] = int(row[0])
+    return rows
+
+
 def _read_everything(con: DuckDBPyConnection) -> tuple[int, int]:
     """Rows and runs; raises duckdb.Error at the first damaged block, HistoryError where a key occurs
     twice.
     """
     if migrate.level(con) == 0:
         raise HistoryError("the file is an empty database, not a history")
-    total = runs = 0
-    tables = [
-        row[0] for row in con.execute("SELECT table_name FROM duckdb_tables() WHERE NOT internal").fetchall()
-    ]
-    for table in tables:
-        # a hash over whole rows cannot be answered from statistics: every column's blocks are read
-        row = con.execute(f'SELECT count(*), bit_xor(hash(t)) FROM "{table}" AS t').fetchone()
-        assert row is not None
-        if table in TABLES:
-            total += int(row[0])
-            runs = int(row[0]) if table == "runs" else runs
-            _no_duplicates(con, table)
-    return total, runs
+    rows = {table: count for table, count in read_blocks(con).items() if table in TABLES}
+    for table in rows:
+        _no_duplicates(con, table)
+    return sum(rows.values()), rows.get("runs", 0)
 
 
 def _no_duplicates(con: DuckDBPyConnection, table: str) -> None:
@@ -183,21 +193,22 @@ def _words(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
-def repair(db: Path, why: str) -> list[str]:
-    """Set the damaged ``db`` aside and put the first good copy in its place; lines that tell the user.
+def repair(db: Path, why: str, *, again: Collection[str] = ()) -> list[str]:
+    """Set the damaged ``db`` aside and put the latest good copy in its place; lines that tell the user, also of what
+    the copy lacks. ``again``: names of batches that the caller writes after this.
 
     Call it while holding the writers' lock. A file that is missing is replaced too. Without a good copy
-    nothing
-    takes its place: the next writer starts a new file.
+    nothing takes its place: the next writer starts a new file.
 
     Raises:
         OSError: the directory cannot be written.
         HistoryError: the file is not DuckDB's, and no copy says that it once was.
     """
-    lines = [f"the history {db} is missing, but a copy of it is there"]
+    lines, aside = [f"the history {db} is missing, but a copy of it is there"], None
     if db.exists():
-        lines = [f"the history {db} was damaged ({why}); the damaged file is kept as {_set_aside(db)}"]
-    for copy in existing_copies(db):
+        aside = _set_aside(db)
+        lines = [f"the history {db} was damaged ({why}); the damaged file is kept as {aside}"]
+    for copy in sorted(existing_copies(db), key=lambda path: path.stat().st_mtime, reverse=True):
         health = examine(copy, checksum=True)
         if health.ok:
             partial = db.with_name(db.name + ".restoring")
@@ -205,9 +216,41 @@ def repair(db: Path, why: str) -> list[str]:
             _sync(partial)
             partial.replace(db)
             lines.append(f"it was repaired from {copy} ({health.detail})")
-            return lines
+            return [*lines, *(_lacking(aside, db, copy, again) if aside else ())]
         lines.append(f"the copy {copy} cannot be used: {health.detail}")
     return [*lines, "no good copy was found: a new history begins"]
+
+
+def _lacking(aside: Path, db: Path, copy: Path, again: Collection[str]) -> list[str]:
+    """What the damaged file had and the copy in its place has not, as far as the damaged file can tell."""
+    made = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(copy.stat().st_mtime))
+    try:
+        there, here = _batches(aside), _batches(db)
+    except (duckdb.Error, OSError, HistoryError) as error:
+        return [
+            f"the copy is of {made}: rows of later than that may be missing ({aside} does not tell: {_words(error)})"
+        ]
+    gone = [(run, rows) for name, (run, rows) in there.items() if name not in here and name not in again]
+    if not gone:
+        return []
+    runs = sorted({run for run, _ in gone})
+    named = ", ".join(runs[:3]) + (", ..." if len(runs) > 3 else "")
+    return [
+        f"{sum(rows for _, rows in gone)} rows of the runs {named} are MISSING now: they came after the copy of {made} and "
+        f"are only in {aside}, as far as DuckDB can read it"
+    ]
+
+
+def _batches(path: Path) -> dict[str, tuple[str, int]]:
+    """Run and number of rows of each batch that the history at ``path`` has taken."""
+    con = open_file(path, read_only=True, deadline=1.0)
+    try:
+        return {
+            row[0]: (row[1], row[2])
+            for row in con.execute('SELECT batch, run_id, "rows" FROM batches').fetchall()
+        }
+    finally:
+        con.close()
 
 
 def _set_aside(db: Path) -> Path:

@@ -26,12 +26,15 @@ dropped, and said.
 """
 
 COPY_INTERVAL = 60.0
-"""Seconds between renewals of the copies at commit points, at least; the end of a run always makes one."""
+"""Seconds between renewals of the copies, at least; the end of a run always makes one."""
 
 COPY_SHARE = 50
-"""A copy that took n seconds is not renewed at a commit point for 50 n: a copy reads and writes the whole
-history, which
+"""A copy that took n seconds is not renewed for 50 n: a copy reads and writes the whole history, which
 is seconds for a million operations, and must stay below 2 % of the run."""
+
+EXAMINE_INTERVAL = 600.0
+"""Seconds between readings of all blocks, at least, and ``COPY_SHARE`` times what one took; the first flush makes one.
+Each copy is one as well, so these are for histories without copies, and for those whose copies take long."""
 
 STORE_SHARE = 400
 """A flush that took n seconds is not followed by another for 400 n, so that flushes take a quarter of a per cent of the
@@ -122,6 +125,7 @@ class HistoryWriter:
         self._opener: Opener | None = None
         self._next_store = 0.0
         self._next_copy: float | None = None
+        self._next_examination = 0.0
         self._number = 0
         self._said: set[str] = set()
         self._prefix = f"{re.sub(r'[^A-Za-z0-9.-]', '-', run_id)}-{time.time_ns():x}"
@@ -198,14 +202,14 @@ class HistoryWriter:
         """Bring everything that waits into the history; returns whether nothing is left outside it."""
         if rows:
             self._held.append(self._batch(rows))
-        copies = self._copies_due(committing=committing, closing=closing)
+        copies = self._copies_due(closing=closing)
         if not self._held and not copies and not (closing and self._keep_s is not None):
             return True
-        if not committing and self._monotonic() < self._next_store and self._spool_held():
+        if not (committing or copies) and self._monotonic() < self._next_store and self._spool_held():
             return True
         started = self._monotonic()
         try:
-            return self._store(copies, forget=closing)
+            return self._store(copies, closing=closing)
         except Exception as error:  # noqa: BLE001  whatever it is, the tests go on and the rows are kept
             return self._keep(error, closing=closing)
         finally:
@@ -227,7 +231,7 @@ class HistoryWriter:
             return False  # the flush that follows finds out what is wrong, and says so
         return True
 
-    def _store(self, copies: bool, *, forget: bool) -> bool:
+    def _store(self, copies: bool, *, closing: bool) -> bool:
         from pytest_browserpool.store import integrity
         from pytest_browserpool.store.connect import Opener, Trouble, trouble
         from pytest_browserpool.store.flush import flush
@@ -235,7 +239,8 @@ class HistoryWriter:
         started = self._monotonic()
         opener = self._opener = self._opener or Opener()
         targets = integrity.copies_of(self.path, self._copies) if copies else []
-        too_old = time.time() - self._keep_s if forget and self._keep_s is not None else None
+        too_old = time.time() - self._keep_s if closing and self._keep_s is not None else None
+        examined = not targets and (closing or started >= self._next_examination)
 
         def write() -> Flushed:
             return flush(
@@ -243,6 +248,7 @@ class HistoryWriter:
                 self._held,
                 unsecured=self._unsecured,
                 copies=targets,
+                examined=examined,
                 forget_before=too_old,
                 deadline=self._lock_deadline,
                 opener=opener,
@@ -254,7 +260,10 @@ class HistoryWriter:
             if trouble(error) is not Trouble.DEFECT or not self._drop_defective():
                 raise
             done = write()
-        self._account(done, self._monotonic() - started)
+        took = self._monotonic() - started
+        if examined or targets:
+            self._next_examination = self._monotonic() + max(EXAMINE_INTERVAL, COPY_SHARE * took)
+        self._account(done, took)
         return True
 
     def _account(self, done: Flushed, took: float) -> None:
@@ -332,11 +341,16 @@ class HistoryWriter:
         self._number += 1
         return Batch(name=f"{self._prefix}-{self._number:06d}", run_id=self.run_id, rows=tuple(rows))
 
-    def _copies_due(self, *, committing: bool, closing: bool) -> bool:
+    def _copies_due(self, *, closing: bool) -> bool:
         forgets = closing and self._keep_s is not None
-        if self._copies < 2 or not committing or not (self._held or self._unsecured or forgets):
+        if self._copies < 2 or not (self._held or self._unsecured or forgets):
             return False
-        return closing or self._next_copy is None or self._monotonic() >= self._next_copy
+        if (
+            self._next_copy is None
+        ):  # the first flush reads all blocks of what is there, and writes none of them
+            self._next_copy = self._monotonic() + self._copy_interval
+            return closing or self._copy_interval == 0
+        return closing or self._monotonic() >= self._next_copy
 
     def _warn(self, line: str, once: str | None = None) -> None:
         if once is not None:
