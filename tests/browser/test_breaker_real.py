@@ -25,7 +25,7 @@ def load(bench: Bench, *browsers: str, recovery: str = "none") -> Model:
 
 def crashes(bench: Bench, model: Model) -> None:
     """A call whose browser is killed before it; ``recovery="none"`` lets the fault through."""
-    assert send(bench, model.browser, "", signal.SIGKILL)
+    assert send(bench, model.browser.name, "", signal.SIGKILL)
     with pytest.raises(BrowserCrashed):
         model(X)
 
@@ -36,15 +36,15 @@ def test_five_crashes_open_the_breaker_and_the_next_test_gets_the_other_browser(
     bench = fresh_bench(max_browsers=2)
     for count in range(5):
         model = load(bench, "headless-shell", "chromium")
-        assert model.browser == "headless-shell", f"after {count} crashes"
+        assert model.browser.name == "headless-shell", f"after {count} crashes"
         crashes(bench, model)
         bench.node.end_test()
         bench.node.begin_test(f"after-{count}")
     after = load(bench, "headless-shell", "chromium")
-    assert after.browser == "chromium"
+    assert after.browser.name == "chromium"
     assert after(X)["y"].item(0) == 6
     alone = load(bench, "headless-shell")  # the last candidate is never blocked
-    assert (alone.browser, alone(X)["y"].item(0)) == ("headless-shell", 6)
+    assert (alone.browser.name, alone(X)["y"].item(0)) == ("headless-shell", 6)
     changes = [c for m in bench.told if m["kind"] == "journal" for c in m["entry"]["changes"]]
     assert [(key, row["status"]) for table, key, row in changes if table == "circuits"] == [
         ("headless-shell", "open")

@@ -13,11 +13,7 @@ from waiting import until
 
 from pytest_browserpool.fixtures import BrowserPool, Model
 
-LOSE = """async () => {
-    const device = await window.browserpool.models.ort.env.webgpu.device;
-    device.destroy();
-    await device.lost;
-}"""
+LOSE = "void window.browserpool.models.watched.destroy()"
 
 
 def test_the_second_lost_device_replaces_the_browser(
@@ -32,13 +28,15 @@ def test_the_second_lost_device_replaces_the_browser(
     seen = [of(model)]
     assert list(pool.stats()["health"].values()) == [100]
     for _ in range(2):
+        page = bench.page_of(model)
         bench.evaluate(model, LOSE)
+        until(lambda page=page: page.lost is not None, "the device was not lost")
         np.testing.assert_allclose(model({"x": X})["y"], expected, atol=1e-5)
         seen.append(of(model))
     assert seen[0] == seen[1] != seen[2], "the first loss costs a page, the second the browser"
     assert model.recoveries == 2
     assert list(pool.stats()["health"].values()) == [100], "the new one has done nothing wrong"
-    until(lambda: any(row["close_reason"] for row in bench.rows("browsers")))
+    until(lambda: any(row["close_reason"] for row in bench.rows("browsers")), "no end on the record")
     (closed,) = [row for row in bench.rows("browsers") if row["close_reason"]]
     assert closed["close_reason"].startswith("unhealthy: ")
     assert "lost its GPU device 2 times" in closed["close_reason"]
