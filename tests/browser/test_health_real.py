@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 
 import numpy as np
@@ -42,7 +41,6 @@ def test_the_second_lost_device_replaces_the_browser(
     assert "lost its GPU device 2 times" in closed["close_reason"]
     faults = bench.rows("faults")
     assert [(f["kind"], f["outcome"]) for f in faults] == [("device_lost", "recovered")] * 2
-    assert all(len(json.loads(f["attempts"])) == 1 for f in faults), faults
 
 
 def of(model: Model) -> str:
