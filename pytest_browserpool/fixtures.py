@@ -304,7 +304,8 @@ class BrowserPool:
         ]
 
     def stats(self) -> dict[str, Any]:
-        """Counts since the process began: launches, loads, warm hits, evictions, sessions now, bytes of each browser."""
+        """Counts since the process began: launches, loads, warm hits, evictions, sessions now; bytes and health (0 to
+        100) of each browser; the circuit breaker (closed, open, half_open) of each name that has met a fault."""
         pool = self._node.pool
         return {
             "launches": pool.launches,
@@ -315,6 +316,10 @@ class BrowserPool:
             "memory_bytes": {
                 f"{i.name}#{i.identity.split('/')[-1]}": i.process.memory() for i in list(pool.instances)
             },
+            "health": {
+                f"{i.name}#{i.identity.split('/')[-1]}": round(i.health.score) for i in list(pool.instances)
+            },
+            "breakers": self._node.recovery.circuits(),
         }
 
 

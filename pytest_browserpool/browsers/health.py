@@ -14,7 +14,7 @@ memory     from 0 at 80 % of the limit, linear, 30 at 100 %, on to 60 at 120 %  
 ping       from 0 at a tenth of the ping's deadline, linear, to 30 at the deadline           30
 =========  ==============================================================================  ======
 
-Below 50 a browser is unhealthy: it is not leased again and is replaced when idle. Four faults in a row (three
+Below 50 a browser is unhealthy: it is replaced as soon as nothing holds it. Four faults in a row (three
 in a browser that has done nothing else yet), memory far over its limit, or smaller troubles together get it
 there; one slow call or one fault does not. The weights are a starting point, to be set anew from the history
 once it tells which browsers failed next.
@@ -115,7 +115,7 @@ def explain(v: Vitals) -> str:
 
 @dataclass
 class Health:
-    """Keeps the vitals of one browser instance up to date. Not thread-safe: one event loop owns it."""
+    """Keeps the vitals of one browser instance up to date. One event loop owns it; others may read."""
 
     memory_limit_bytes: int = 0
     ping_limit_ms: float = 5000.0
@@ -123,7 +123,8 @@ class Health:
     """``ok``, ``fault`` or ``drop``, newest last."""
     _usual: dict[str, list[float]] = field(default_factory=dict)
     """The first latencies of each model in this browser, ``RECENT`` at most."""
-    _ratios: deque[float] = field(default_factory=lambda: deque(maxlen=RECENT))
+    _recent: deque[tuple[str, float]] = field(default_factory=lambda: deque(maxlen=RECENT))
+    """Model and latency of the last runs. Compared only when the score is asked for: each warm call appends here."""
     _streak: int = 0
     _memory_bytes: int = 0
     _ping_ms: float | None = 0.0
@@ -137,10 +138,12 @@ class Health:
         self._streak = 0
         if latency_ms is None or latency_ms <= 0:
             return
-        usual = self._usual.setdefault(model, [])
+        usual = self._usual.get(model)
+        if usual is None:
+            usual = self._usual[model] = []
         if len(usual) < RECENT:
             usual.append(latency_ms)
-        self._ratios.append(latency_ms / statistics.median(usual))
+        self._recent.append((model, latency_ms))
 
     def faulted(self, kind: str) -> None:
         """An operation met a fault of ``kind`` (``errors.Fault.kind``)."""
@@ -159,13 +162,15 @@ class Health:
 
     @property
     def vitals(self) -> Vitals:
-        """As of now."""
+        """As of now. Another thread may ask: the windows are copied at once."""
+        outcomes, recent = list(self._outcomes), list(self._recent)
+        ratios = [latency / statistics.median(self._usual[model]) for model, latency in recent]
         return Vitals(
-            operations=len(self._outcomes),
-            faults=sum(outcome != "ok" for outcome in self._outcomes),
+            operations=len(outcomes),
+            faults=sum(outcome != "ok" for outcome in outcomes),
             streak=self._streak,
-            latency_ratio=statistics.median(self._ratios) if self._ratios else 1.0,
-            drops=sum(outcome == "drop" for outcome in self._outcomes),
+            latency_ratio=statistics.median(ratios) if ratios else 1.0,
+            drops=sum(outcome == "drop" for outcome in outcomes),
             memory_bytes=self._memory_bytes,
             memory_limit_bytes=self.memory_limit_bytes,
             ping_ms=self._ping_ms,
@@ -178,3 +183,9 @@ class Health:
     def score(self) -> float:
         """Health from 0 to 100."""
         return score(self.vitals)
+
+    @property
+    def complaint(self) -> str | None:
+        """Why the browser should be replaced, with its score, for the record; None while it is healthy."""
+        vitals = self.vitals
+        return None if healthy(vitals) else f"unhealthy: {explain(vitals)}"

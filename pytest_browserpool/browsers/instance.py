@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from pytest_browserpool.browsers.channel import PageChannel
+from pytest_browserpool.browsers.health import Health
 from pytest_browserpool.browsers.kinds import WHOLE, Builds, PageKind
 from pytest_browserpool.browsers.launch import BrowserProcess, is_of_the_browser
 from pytest_browserpool.browsers.page import RuntimePage, Session, SessionKey
@@ -40,6 +41,7 @@ class BrowserInstance:
         self.name = process.installed.name
         self.pages: dict[PageKind, RuntimePage] = {}
         self.lost: Fault | None = None
+        self.health = Health()
         self.last_used = time.monotonic()
         self.busy_s = 0.0
         """Seconds spent in commands: the numerator of the utilization."""
@@ -57,8 +59,23 @@ class BrowserInstance:
         """The browser is gone, and its pages with it."""
         if self.lost is None:
             self.lost = fault
+            self.health.faulted(fault.kind)
         for page in self.pages.values():
             page.lose(fault)
+
+    def _page_lost(self, fault: Fault) -> None:
+        """Counts once, though its pages go with a browser."""
+        if self.lost is None:
+            self.health.faulted(fault.kind)
+
+    def ran(self, session: Session, began: float) -> None:
+        """A warm run of ``session`` that began then has just gone well."""
+        self.health.succeeded(session.name, (time.monotonic() - began) * 1000)
+
+    @property
+    def complaint(self) -> str | None:
+        """Why it should be given to nobody any more, and nothing holds it; None while it is healthy or held."""
+        return None if self.leases else self.health.complaint
 
     @property
     def usable(self) -> bool:
@@ -125,6 +142,7 @@ class BrowserInstance:
         channel = PageChannel(identity, on_event)
         self._channels[identity] = channel
         page = RuntimePage(channel, kind, self._server.offer)
+        page.on_lost = self._page_lost
         holder.append(page)
         try:
             async with asyncio.timeout(PAGE_OPEN_SECONDS):

@@ -83,6 +83,8 @@ class RuntimePage:
         self.runtime = ""
         """Version and build of its onnxruntime-web, as the page itself says."""
         self.lost: Fault | None = None
+        self.on_lost: Callable[[Fault], None] = lambda fault: None
+        """Told once, when it is lost."""
         self._page: ModelPage | None = None
         self._offer = offer
         self._queue = asyncio.Lock()
@@ -100,6 +102,7 @@ class RuntimePage:
         """The first reason counts; every pending command raises it."""
         if self.lost is None:
             self.lost = fault
+            self.on_lost(fault)
         self.channel.fail(fault)
 
     async def call(
@@ -234,17 +237,17 @@ class RuntimePage:
         """One inference, packed in the thread that will wait for it; ``post_run`` sends it."""
         return Post(self.channel.number(), "run", _run_args(session, None), inputs)
 
-    def post_run(self, session: Session, post: Post, landed: Callable[[], None]) -> None:
+    def post_run(self, session: Session, post: Post, landed: Callable[[bool], None]) -> None:
         """Sends what ``run_of`` made for another thread, which makes its own sense of what comes of it.
 
-        ``landed`` is called when it has ended, however.
+        ``landed`` is called when it has ended, with whether it went well.
         """
 
         def ended(ok: bool) -> None:
             self._ahead -= 1
             if ok:
                 self._ran(session)
-            landed()
+            landed(ok)
 
         self._ahead += 1
         post.landed = ended

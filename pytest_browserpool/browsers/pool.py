@@ -174,7 +174,7 @@ class Pool:
         """
         instance, launch_ms = await self.browser(browser, slot, key.page)
         found = instance.find(key)
-        if found is not None and not await found[0].ping(self.settings.ping_timeout):
+        if found is not None and not await self._pinged(instance, found[0]):
             # it went bad while nobody used it; the test that comes must not pay for that with its own time-out
             await self._clear_away(instance, found[0])
             return await self.load(browser, key, model, timeout, slot)
@@ -200,13 +200,26 @@ class Pool:
         load_ms = (time.perf_counter() - started) * 1000
         return Loaded(instance, page, session, warm=False, launch_ms=launch_ms, load_ms=load_ms)
 
+    async def _pinged(self, instance: BrowserInstance, page: RuntimePage) -> bool:
+        """Whether the page answers. One that does not is lost, and counts for its browser like any fault."""
+        started = time.perf_counter()
+        with instance.in_use():
+            answers = await page.ping(self.settings.ping_timeout)
+        if answers:
+            instance.health.pinged((time.perf_counter() - started) * 1000)
+        return answers
+
     async def run(
         self, loaded: Loaded, inputs: Mapping[str, Any], timeout: float, state: StateUse | None = None
     ) -> Any:
         """One inference: the page's reply."""
-        return await self.command(
+        warm, began = loaded.session.runs > 0, time.monotonic()
+        reply = await self.command(
             loaded, loaded.page.run(loaded.session, inputs, timeout=timeout, state=state)
         )
+        if warm:
+            loaded.instance.ran(loaded.session, began)
+        return reply
 
     async def run_packed(
         self, loaded: Loaded, inputs: Mapping[str, Packed], timeout: float, state: StateUse | None = None
@@ -236,6 +249,8 @@ class Pool:
         except (Fault, asyncio.CancelledError) as error:
             if isinstance(error, asyncio.CancelledError):
                 page.lose(PageHung(f"page {page.channel.page_id}: its command was given up"))
+            elif page.lost is None:  # a cut connection: what loses the page has counted with it
+                instance.health.faulted(error.kind)
             # at the end everything is closed anyway, and nothing may be opened any more
             if page.lost is not None and not self._ended:
                 await self._clear_away(instance, page)
@@ -246,6 +261,7 @@ class Pool:
         dropping = asyncio.ensure_future(instance.drop(page))
         # its browser is asked beside the closing, which takes its whole deadline where the browser is stopped
         if isinstance(page.lost, PageHung) and not await self._answers(instance, page):
+            instance.health.pinged(None)
             instance.lose(page.lost)
             await asyncio.shield(self.running.retire(instance, f"hung: {page.lost.what}"))
         await asyncio.shield(dropping)
@@ -281,6 +297,9 @@ class Pool:
             if not instance.usable:
                 await self.running.retire(instance, str(instance.lost or "disconnected"))
                 continue
+            if (complaint := instance.complaint) is not None:
+                await self.running.retire(instance, complaint)
+                continue
             for page in list(instance.pages.values()):
                 if page.lost is not None or page.loads >= self.settings.page_max_loads:
                     await instance.drop(page)
@@ -292,6 +311,7 @@ class Pool:
         most = self.settings.page_max_memory_gib * (1 << 30)
         for instance in list(self.instances):
             size = sizes.get(instance.identity, 0)
+            instance.health.measured(size)
             sessions = instance.sessions()
             sample = {
                 "bytes": size,

@@ -99,6 +99,8 @@ class RunningBrowsers:
                 for instance in list(self.instances):
                     if not instance.usable:
                         self._abandon(instance, str(instance.lost or "disconnected"))
+                    elif (complaint := instance.complaint) is not None:
+                        self._abandon(instance, complaint)
                 if (running := self._running(name, slot)) is not None:
                     return running, 0.0
                 if await self._make_room(self._promised(slot), wait=time.monotonic() < until):
@@ -107,7 +109,7 @@ class RunningBrowsers:
 
     def _running(self, name: str, slot: int) -> BrowserInstance | None:
         for instance in self.instances:
-            if instance.name == name and instance.slot == slot and instance.usable:
+            if instance.name == name and instance.slot == slot and instance.usable and not instance.complaint:
                 instance.last_used = time.monotonic()
                 return instance
         return None
@@ -131,6 +133,8 @@ class RunningBrowsers:
         instance = BrowserInstance(process, self._server, self._channels, builds, self._on_session_gone)
         holder.append(instance)
         instance.slot = slot
+        instance.health.memory_limit_bytes = int(self._settings.page_max_memory_gib * (1 << 30))
+        instance.health.ping_limit_ms = self._settings.ping_timeout * 1000
         self.instances.append(instance)
         self.launches += 1
         launch_ms = process.launch_ms

@@ -80,6 +80,11 @@ class Journal:
         for key in [key for key in self._sessions if key[0] == instance]:
             del self._sessions[key]
 
+    def circuit(self, browser: str, status: str) -> None:
+        """The circuit breaker of this browser name opened or closed."""
+        with self.change() as tx:
+            tx.circuit(browser, status)
+
     def session_made(self, instance: str, model: str, backend: str) -> None:
         key = (instance, model, backend)
         self._sessions[key] += 1

@@ -81,7 +81,7 @@ class Node(NodeLoop):
         self._capabilities: NodeCapabilities | None = None
         self._installed: tuple[catalogue.InstalledBrowser, ...] | None = None
         self._refusals: Refusals = {}
-        self._recovery = Recovery(settings, self.report, lambda: self.pool, lambda: self.test, strategies)
+        self.recovery = Recovery(settings, self.report, lambda: self.pool, lambda: self.test, strategies)
         self._models: dict[str, tuple[ModelContent, ModelInfo]] = {}
         self._residents: list[Resident | ShardedResident] = []
         self.peers: Peers | None = None
@@ -219,7 +219,7 @@ class Node(NodeLoop):
         use = ModelUse(key=needs.model_key or describe(source), label=content.label, sha256=content.sha256)
         resident = self._resident(needs, content, info, use, test.hint)
         self.hold(resident)
-        self._recovery.guard(resident)
+        self.recovery.guard(resident)
         if not resident.waits_for_shapes:
             self.ensure(resident)
         return resident
@@ -258,7 +258,7 @@ class Node(NodeLoop):
             self.static,
             refused,
             self._loaded,
-            self._recovery,
+            self.recovery,
         )
 
     def ensure(self, resident: Resident | ShardedResident) -> None:

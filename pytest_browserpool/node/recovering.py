@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable, Mapping
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pytest_browserpool.browsers.choice import Candidate
@@ -54,7 +55,7 @@ class Recovery:
     ) -> None:
         self._strategies = strategies
         self._settings, self._report, self._pool, self._test = settings, report, pool, test
-        self.breakers = Breakers()
+        self.breakers = Breakers(changed=lambda name, circuit: report.journal.circuit(name, circuit.value))
         if settings.redundancy > settings.max_browsers:
             raise ConfigurationError(
                 f"redundancy {settings.redundancy} needs as many browsers, and max_browsers is {settings.max_browsers}",
@@ -67,10 +68,35 @@ class Recovery:
             resident.standby = Standby(resident)
 
     def not_tried(self, resident: Resident, fault: Fault) -> None:
-        """A fault that is not recovered from, for the record."""
+        """A fault that is not recovered from, for the record; the browser's breaker counts it all the same."""
+        if resident.current is not None:
+            now = time.monotonic()
+            self.breakers.of(resident.current.browser).met(now, now, ok=False)
         self._report.fault(
             self._test(), resident, fault, strategy="none", attempts="[]", outcome="not_retried"
         )
+
+    def answered(self, browser: str, began: float) -> None:
+        """A call that ``began`` (seconds of ``time.monotonic``) went well in that browser, at its first attempt. In the
+        node's loop."""
+        if not self.breakers.pristine(browser):
+            self.breakers.of(browser).met(time.monotonic(), began, ok=True)
+
+    def steered(self, candidates: Sequence[Candidate], needs: ModelNeeds) -> list[Candidate]:
+        """The candidates in their order; where the first one's breaker is open, the next browser without comes first.
+
+        Where the marker names backends it must give the same one: the breaker takes no test to another.
+        """
+        blocked = self.breakers.blocked(time.monotonic(), (c.browser for c in candidates))
+        if not blocked or candidates[0].browser not in blocked:
+            return list(candidates)
+        backends = {candidates[0].backend} if needs.backends else {c.backend for c in candidates}
+        free = [c for c in candidates if c.browser not in blocked and c.backend in backends][:1]
+        return [*free, *(c for c in candidates if c not in free)]
+
+    def circuits(self) -> dict[str, str]:
+        """The state of each circuit breaker that has counted a fault, by browser name."""
+        return {name: c.value for name, c in self.breakers.circuits(time.monotonic()).items()}
 
     async def recover(
         self,

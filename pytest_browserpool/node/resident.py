@@ -87,7 +87,7 @@ class Resident:
         self.states: list[PageState] = []
         """Of the sessions with state that the test has open."""
         self._pool = pool
-        self._candidates = list(candidates)
+        self._candidates = recovery.steered(candidates, needs)
         self._refusals = refusals
         self._static = static
         self._on_refused = on_refused
@@ -149,6 +149,8 @@ class Resident:
             BackendRefused: the model does not run there.
         """
         self.loaded = None
+        if self.pinned is not None and self.pinned.health.complaint is not None:
+            self._unpin()  # held by nothing else, it is replaced before the next session is made
         await self._try(candidate, self._fixed(candidate, self._shapes), slot)
 
     async def load(self, candidate: Candidate, slot: int) -> Loaded:
@@ -174,6 +176,7 @@ class Resident:
         tried: list[tuple[Candidate, BrowserPoolError]] = []
         self._shapes = shapes or self._shapes
         while self._candidates:
+            self._candidates = self.recovery.steered(self._candidates, self.needs)
             candidate = self._candidates[0]
             fixed = self._fixed(candidate, shapes)
             known = self._refusals.get((self.content.sha256, candidate.browser, candidate.backend, fixed))
@@ -241,13 +244,17 @@ class Resident:
 
     def pin(self, loaded: Loaded | None) -> None:
         """Keeps the browser from being evicted while the test holds the model; None lets it and its standby go."""
-        if self.pinned is not None:
-            self.pinned.leases -= 1
+        self._unpin()
         self.pinned = loaded.instance if loaded is not None else None
         if self.pinned is not None:
             self.pinned.leases += 1
         elif self.standby is not None:
             self.standby.let_go()
+
+    def _unpin(self) -> None:
+        if self.pinned is not None:
+            self.pinned.leases -= 1
+        self.pinned = None
 
     def _none_left(self, tried: Sequence[tuple[Candidate, BrowserPoolError]]) -> BrowserPoolError:
         if len(tried) == 1:
@@ -295,6 +302,8 @@ class Resident:
             if first is not None:
                 raise first
             result = await attempt()
+            if isinstance(result, Reply):  # a load, which may have found a warm session, proves little
+                self.recovery.answered(self.use.browser, began)
         except Fault as fault:
             if isinstance(fault, PageHung) and self.needs.recovery is None:
                 # The marker's timeout is the test's own limit: a model that does not end would not end elsewhere, and

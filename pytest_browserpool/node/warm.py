@@ -68,6 +68,8 @@ def run(node: Node, resident: Resident | ShardedResident, inputs: Inputs) -> Rep
         raise
     latency = (time.perf_counter() - started) * 1000
     resident.use.timings.append(latency)
+    if not resident.recovery.breakers.pristine(resident.use.browser):
+        node.soon(resident.recovery.answered, resident.use.browser, time.monotonic() - latency / 1000)
     return Reply(reply.tensors, latency, float(reply.values["run_ms"]), warm=True)
 
 
@@ -90,7 +92,13 @@ def _post(loaded: Loaded, post: Post) -> None:
         return
     instance = loaded.instance
     began = instance.begin()
-    page.post_run(loaded.session, post, lambda: instance.end(began))
+
+    def landed(ok: bool) -> None:
+        instance.end(began)
+        if ok:
+            instance.ran(loaded.session, began)
+
+    page.post_run(loaded.session, post, landed)
 
 
 def _long_way(node: Node, resident: Resident | ShardedResident, inputs: Inputs) -> Reply:
@@ -103,6 +111,7 @@ def _recovered(node: Node, resident: Resident, loaded: Loaded, inputs: Inputs, f
 
     async def again() -> Reply:
         if loaded.page.came_back(fault):
+            loaded.instance.health.faulted(fault.kind)
             return await resident.run(inputs, first=fault)
         await _clear(resident, loaded, fault)
         return await resident.run(inputs)

@@ -1,7 +1,9 @@
 """The circuit breaker of one browser name on one node: time is passed in, nothing waits.
 
-- closed: everything may run. ``failures_to_open`` failures in a row open it; a success starts the count anew,
-  so that one fault in fifty operations never adds up.
+- closed: everything may run. ``failures_to_open`` failures in a row open it; a success of the same browser starts
+  the count anew, so that one fault in fifty operations never adds up. An operation that met a fault in a browser is
+  never a success of it, even where recovery got its answer there: else a browser that crashes at every operation,
+  and is restarted for each, would never open its breaker.
 - open: nothing may run for ``open_seconds``.
 - half-open, from the first question after that: at most ``trials`` operations at once may try.
   ``successes_to_close`` of them close it, the first failure opens it for another ``open_seconds``.
@@ -11,7 +13,8 @@ What comes from an operation that began before the breaker opened is not evidenc
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import functools
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -56,6 +59,13 @@ class Breaker:
     opened_at: float = 0.0
     openings: int = 0
     """How often it opened; also the mark that tells old operations from trials."""
+    changed: Callable[[Circuit], None] = field(default=lambda circuit: None, compare=False, repr=False)
+    """Told when it opens and when it closes."""
+
+    @property
+    def pristine(self) -> bool:
+        """Whether a success would change nothing: the usual case, which a warm call asks for."""
+        return self.circuit is Circuit.CLOSED and not self.failures
 
     def allows(self, at: float) -> bool:
         """Whether an operation may start now. Changes nothing but open → half-open when its time has come."""
@@ -86,6 +96,7 @@ class Breaker:
         self.successes += 1
         if self.successes >= self.settings.successes_to_close:
             self.circuit, self.failures, self.in_flight = Circuit.CLOSED, 0, 0
+            self.changed(self.circuit)
 
     def failure(self, at: float, ticket: int) -> None:
         """An operation that held ``ticket`` met a fault. A crash counts as one failure, whatever it took with
@@ -97,6 +108,16 @@ class Breaker:
             self.circuit, self.opened_at = Circuit.OPEN, at
             self.failures = self.successes = self.in_flight = 0
             self.openings += 1
+            self.changed(self.circuit)
+
+    def met(self, at: float, began: float, *, ok: bool) -> None:
+        """How an operation without a ticket ended: one in the browser that was chosen for it at first, of which nobody
+        asks before each call. It counts as if it had held one, unless it ``began`` before the breaker last opened."""
+        if self.openings and began < self.opened_at:
+            return
+        ticket = self.acquire(at, forced=True)
+        assert ticket is not None
+        (self.success if ok else self.failure)(at, ticket)
 
     def abandon(self, at: float, ticket: int) -> None:
         """An operation that held ``ticket`` was cancelled: it proves nothing, and its trial is free again."""
@@ -115,13 +136,33 @@ class Breaker:
 class Breakers:
     """One breaker per browser name of a node."""
 
-    def __init__(self, settings: BreakerSettings | None = None) -> None:
+    def __init__(
+        self,
+        settings: BreakerSettings | None = None,
+        changed: Callable[[str, Circuit], None] = lambda browser, circuit: None,
+    ) -> None:
+        """``changed(browser, circuit)`` is told when one opens or closes."""
         self._settings = settings or BreakerSettings()
+        self._changed = changed
         self._breakers: dict[str, Breaker] = {}
 
     def of(self, browser: str) -> Breaker:
         """The breaker of the browser called ``browser``."""
-        return self._breakers.setdefault(browser, Breaker(self._settings))
+        if browser not in self._breakers:
+            told = functools.partial(self._changed, browser)
+            self._breakers[browser] = Breaker(self._settings, changed=told)
+        return self._breakers[browser]
+
+    def pristine(self, browser: str) -> bool:
+        """Whether a success in that browser would change nothing. Cheap: it is asked after every call."""
+        known = self._breakers.get(browser)
+        return known is None or known.pristine
+
+    def circuits(self, at: float) -> dict[str, Circuit]:
+        """The state of each breaker that has counted a fault, by browser name."""
+        for breaker in self._breakers.values():
+            breaker.allows(at)
+        return {name: breaker.circuit for name, breaker in self._breakers.items()}
 
     def blocked(self, at: float, candidates: Iterable[str]) -> frozenset[str]:
         """Which of ``candidates`` (browser names) may not be used now; empty when it would be all of them.

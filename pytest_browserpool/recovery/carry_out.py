@@ -104,11 +104,15 @@ class _Recovery(Generic[T]):
         self._breakers, self._clock = breakers, clock
         self._machine = Machine(plan, source=random.Random())
         self._machine.handle(s.Begin(at=began_at, key=seat))
-        self._started = clock()
+        self._began, self._started = began_at, clock()
         self._last: Fault | None = None
+        self._hurt = {plan.candidate(seat).browser}
+        """The browsers in which the operation met a fault: its answer is no success of theirs."""
         self._results: list[T] = []
 
     async def run(self, fault: Fault) -> T:
+        # the fault that a recovery begins with counts like those of its own attempts
+        self._breakers.of(*self._hurt).met(self._clock(), self._began, ok=False)
         try:
             waiting = self._faulted(fault)
             while waiting:
@@ -144,7 +148,8 @@ class _Recovery(Generic[T]):
                 raise AssertionError(f"{step!r} follows a Restore, and is carried out with it")
 
     async def _order(self, order: s.Order, restore: s.Restore | None = None) -> list[s.Instruction]:
-        breaker = self._breakers.of(self._plan.candidate(order.key).browser)
+        browser = self._plan.candidate(order.key).browser
+        breaker = self._breakers.of(browser)
         ticket = breaker.acquire(self._clock(), forced=True)  # the machine has refused blocked ones already
         assert ticket is not None
         try:
@@ -160,10 +165,10 @@ class _Recovery(Generic[T]):
                 self._goes_on(order, restore)
                 result = await self._attempt()
         except Fault as fault:
-            breaker.failure(self._clock(), ticket)
+            self._failed_in(browser, ticket)
             return self._faulted(fault, order.attempt)
         except TimeoutError:
-            breaker.failure(self._clock(), ticket)
+            self._failed_in(browser, ticket)
             hung = PageHung(
                 f"attempt {order.attempt} did not end within {order.seconds:.1f} s", where=order.key
             )
@@ -172,10 +177,17 @@ class _Recovery(Generic[T]):
             breaker.abandon(self._clock(), ticket)
             self._machine.handle(s.NotAFault(at=self._clock(), error=type(error).__name__))
             raise
-        breaker.success(self._clock(), ticket)
+        if browser in self._hurt:
+            breaker.abandon(self._clock(), ticket)
+        else:
+            breaker.success(self._clock(), ticket)
         self._machine.handle(s.Succeeded(at=self._clock()))
         self._results.append(result)
         return []
+
+    def _failed_in(self, browser: str, ticket: int) -> None:
+        self._hurt.add(browser)
+        self._breakers.of(browser).failure(self._clock(), ticket)
 
     def _goes_on(self, order: s.Order, restore: s.Restore | None) -> None:
         """Tells the machine that the attempt runs: one model has one part, so nothing else is to be restored."""

@@ -1,4 +1,4 @@
-"""The rows of a node's state: browsers, models, operations and totals, and the statuses that may follow one another."""
+"""The rows of a node's state (browsers, models, operations, circuits, totals), and the order of their statuses."""
 
 from __future__ import annotations
 
@@ -61,6 +61,19 @@ class OperationState:
 
 
 @dataclass(frozen=True, kw_only=True)
+class CircuitState:
+    """The circuit breaker of one browser name: open, closed again. One that never opened has no row."""
+
+    browser: str
+    status: str = "open"
+    since: float = 0.0
+
+    @property
+    def key(self) -> str:
+        return self.browser
+
+
+@dataclass(frozen=True, kw_only=True)
 class Totals:
     """Operations that ended, each counted once."""
 
@@ -76,12 +89,13 @@ class Totals:
         return ""
 
 
-Row = BrowserState | ModelState | OperationState | Totals
+Row = BrowserState | ModelState | OperationState | CircuitState | Totals
 
 TABLES: Mapping[str, type[Row]] = {
     "browsers": BrowserState,
     "models": ModelState,
     "operations": OperationState,
+    "circuits": CircuitState,
     "totals": Totals,
 }
 TABLE_OF: Mapping[type[Row], str] = {kind: name for name, kind in TABLES.items()}
@@ -105,6 +119,11 @@ MOVES: Mapping[str, Mapping[str | None, frozenset[str]]] = {
         "running": frozenset({"running", "done", "failed"}),
         "done": frozenset(),
         "failed": frozenset(),
+    },
+    "circuits": {
+        None: frozenset({"open"}),
+        "open": frozenset({"open", "closed"}),  # a failed trial opens it again
+        "closed": frozenset({"open"}),
     },
 }
 """Table → status (None: no row yet) → statuses that may follow."""

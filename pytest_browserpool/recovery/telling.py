@@ -51,7 +51,17 @@ def _totals(key: str, row: Mapping[str, Any]) -> str:
     )
 
 
-_LINES = {"browsers": _browser, "models": _model, "operations": _operation, "totals": _totals}
+def _circuit(key: str, row: Mapping[str, Any]) -> str:
+    return f"the circuit breaker of {key}: {row['status']}"
+
+
+_LINES = {
+    "browsers": _browser,
+    "models": _model,
+    "operations": _operation,
+    "circuits": _circuit,
+    "totals": _totals,
+}
 
 
 def _nth(number: int) -> str:

@@ -11,6 +11,7 @@ from pytest_browserpool.recovery.rows import (
     TABLE_OF,
     BrowserState,
     Change,
+    CircuitState,
     ModelState,
     OperationState,
     Row,
@@ -18,7 +19,7 @@ from pytest_browserpool.recovery.rows import (
     Totals,
 )
 
-R = TypeVar("R", BrowserState, ModelState, OperationState)
+R = TypeVar("R", BrowserState, ModelState, OperationState, CircuitState)
 
 _ENDED = {"browsers": "gone", "models": "released"}
 _FINISHED = frozenset({"done", "failed"})
@@ -61,6 +62,10 @@ class Transaction:
         for operation in self._all(OperationState):
             if operation.instance == instance and operation.status == "running":
                 self._put(dataclasses.replace(operation, instance=""))
+
+    def circuit(self, browser: str, status: str) -> None:
+        """The circuit breaker of the browsers of this name opened, or closed."""
+        self._put(CircuitState(browser=browser, status=status, since=self.at))
 
     # -- models --
 

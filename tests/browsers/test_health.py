@@ -91,6 +91,8 @@ def test_a_crash_retires_at_once_and_a_second_device_loss_too() -> None:
     assert lossy.score == 100
     assert not healthy(lossy.vitals)
     assert explain(lossy.vitals) == "100 (lost its GPU device 2 times)"
+    assert lossy.complaint == "unhealthy: 100 (lost its GPU device 2 times)"
+    assert Health().complaint is None
 
 
 def test_slowness_is_measured_against_the_model_itself() -> None:

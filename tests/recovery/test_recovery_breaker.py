@@ -99,6 +99,36 @@ def test_blocked_names_steer_but_never_all() -> None:
     assert breakers.blocked(30.0, ["chromium", "firefox", "edge"]) == frozenset()
 
 
+def test_an_operation_without_a_ticket_counts_unless_it_began_before_the_breaker_opened() -> None:
+    breaker, told = Breaker(), []
+    breaker.changed = told.append
+    for _ in range(4):
+        breaker.met(1.0, 0.5, ok=False)
+    breaker.met(1.0, 0.5, ok=True)
+    assert breaker.pristine
+    for _ in range(5):
+        breaker.met(2.0, 1.5, ok=False)
+    assert (breaker.circuit, breaker.pristine) == (Circuit.OPEN, False)
+    breaker.met(10.0, 9.0, ok=False)  # the last candidate runs though it is open
+    breaker.met(33.0, 1.0, ok=False)  # it began before
+    assert breaker.allows(33.0)
+    for _ in range(3):
+        breaker.met(34.0, 33.0, ok=True)
+    assert breaker.pristine
+    assert told == [Circuit.OPEN, Circuit.CLOSED]
+
+
+def test_breakers_tell_what_opens_and_closes_by_name() -> None:
+    told: list[tuple[str, Circuit]] = []
+    breakers = Breakers(changed=lambda name, circuit: told.append((name, circuit)))
+    assert breakers.pristine("firefox")
+    fail(breakers.of("firefox"), 0.0, 5)
+    assert not breakers.pristine("firefox")
+    assert breakers.circuits(29.0) == {"firefox": Circuit.OPEN}
+    assert breakers.circuits(30.0) == {"firefox": Circuit.HALF_OPEN}
+    assert told == [("firefox", Circuit.OPEN)]
+
+
 class BreakerModel(RuleBasedStateMachine):
     """Against a plain record: which tickets are out, and since when it is open."""
 
@@ -146,9 +176,28 @@ class BreakerModel(RuleBasedStateMachine):
         if self.breaker.circuit is not Circuit.CLOSED or before is not Circuit.CLOSED:
             self.streak = 0
 
+    @rule(ok=st.booleans(), ago=st.sampled_from([0.0, 5.0]))
+    def met(self, ok: bool, ago: float) -> None:
+        """An operation without a ticket: like one with a ticket taken when it began."""
+        self.breaker.allows(self.at)
+        before, openings, trials = self.breaker.circuit, self.breaker.openings, self.breaker.in_flight
+        self.breaker.met(self.at, self.at - ago, ok=ok)
+        if self.breaker.openings > openings:
+            assert not ok
+            assert self.opened is None or self.at - ago >= self.opened
+            self.opened = self.at
+        elif self.breaker.circuit is before:
+            assert self.breaker.in_flight == trials, "it holds no trial once it has ended"
+        if before is Circuit.CLOSED and (self.opened is None or self.at - ago >= self.opened):
+            self.streak = 0 if ok else self.streak + 1
+            assert (self.breaker.circuit is Circuit.OPEN) == (self.streak >= 3)
+        if self.breaker.circuit is not Circuit.CLOSED or before is not Circuit.CLOSED:
+            self.streak = 0
+
     @invariant()
     def trials_are_few(self) -> None:
         assert 0 <= self.breaker.in_flight <= 2
+        assert self.breaker.pristine == (self.breaker.circuit is Circuit.CLOSED and self.streak == 0)
         out = sum(
             1 for ticket, kind in self.tickets if kind == "half_open" and ticket == self.breaker.openings
         )

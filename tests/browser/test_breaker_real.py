@@ -1,0 +1,51 @@
+"""A browser that crashes at five operations in a row is left alone while another one may be used."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable
+
+import numpy as np
+import onnx_models as make
+import pytest
+from bench_support import Bench
+from chaos_support import send
+
+from pytest_browserpool.errors import BrowserCrashed
+from pytest_browserpool.fixtures import Model
+from pytest_browserpool.values import ModelNeeds
+
+X = {"x": np.ones((4, 4), np.float32)}
+
+
+def load(bench: Bench, *browsers: str, recovery: str = "none") -> Model:
+    needs = ModelNeeds(browsers=tuple(f"={b}" for b in browsers), backends=("wasm",), recovery=recovery)
+    return Model(bench.node, bench.node.load(needs, make.affine(5.0), None))
+
+
+def crashes(bench: Bench, model: Model) -> None:
+    """A call whose browser is killed before it; ``recovery="none"`` lets the fault through."""
+    assert send(bench, model.browser.name, "", signal.SIGKILL)
+    with pytest.raises(BrowserCrashed):
+        model(X)
+
+
+def test_five_crashes_open_the_breaker_and_the_next_test_gets_the_other_browser(
+    fresh_bench: Callable[..., Bench],
+) -> None:
+    bench = fresh_bench(max_browsers=2)
+    for count in range(5):
+        model = load(bench, "headless-shell", "chromium")
+        assert model.browser.name == "headless-shell", f"after {count} crashes"
+        crashes(bench, model)
+        bench.node.end_test()
+        bench.node.begin_test(f"after-{count}")
+    after = load(bench, "headless-shell", "chromium")
+    assert after.browser.name == "chromium"
+    assert after(X)["y"].item(0) == 6
+    alone = load(bench, "headless-shell")  # the last candidate is never blocked
+    assert (alone.browser.name, alone(X)["y"].item(0)) == ("headless-shell", 6)
+    changes = [c for m in bench.told if m["kind"] == "journal" for c in m["entry"]["changes"]]
+    assert [(key, row["status"]) for table, key, row in changes if table == "circuits"] == [
+        ("headless-shell", "open")
+    ]
