@@ -75,6 +75,8 @@ FAULTS: list[tuple[type[Fault], Observation]] = [
     # the socket
     (errors.ConnectionLost, Observation(origin=W, code=1006)),
     (errors.ConnectionLost, Observation(origin=W)),
+    (errors.PageCrashed, Observation(origin=W, code=1001)),
+    (errors.BrowserCrashed, Observation(origin=W, code=1001, browser_alive=False)),
     (errors.PageCrashed, Observation(origin=W, code=1006, page_alive=False)),
     (errors.BrowserCrashed, Observation(origin=W, code=1006, page_alive=False, browser_alive=False)),
 ]  # fmt: skip
