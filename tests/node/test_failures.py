@@ -203,3 +203,9 @@ def test_a_fault_nobody_knows_is_trusted_with_nothing() -> None:
 
     assert aftermath(Strange).lost is Lost.BROWSER
     assert aftermath(Tab) == aftermath(errors.PageCrashed)
+
+
+@pytest.mark.parametrize("fault", Fault.__subclasses__(), ids=lambda fault: fault.kind)
+def test_every_fault_names_a_remedy(fault: type[Fault]) -> None:
+    assert f"\n  remedy: {fault.usual_remedy}" in str(fault("gone"))
+    assert fault("gone", remedy="wait").remedy == "wait"
