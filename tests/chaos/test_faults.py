@@ -124,7 +124,9 @@ INJURIES = (
     ),
     Injury(
         "GPUDevice.destroy()",
-        script("void window.browserpool.models.watched.destroy()"),
+        script(
+            SOON.format("window.browserpool.models.watched.destroy()")
+        ),  # not at once: the script's own session ends with the page
         ("device_lost",),
         ALL,
         short=("firefox",),
