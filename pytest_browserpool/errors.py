@@ -44,9 +44,12 @@ class BrowserPoolError(Exception):
     ``what`` has the value that broke, ``where`` the place it came from, ``remedy`` what the reader can do.
     """
 
+    usual_remedy: ClassVar[str | None] = None
+    """Where nothing better is known."""
+
     def __init__(self, what: str, *, where: str | None = None, remedy: str | None = None) -> None:
-        self.what, self.where, self.remedy = what, where, remedy
-        super().__init__(what, where, remedy)
+        self.what, self.where, self.remedy = what, where, remedy or self.usual_remedy
+        super().__init__(what, where, self.remedy)
 
     def __str__(self) -> str:
         text = self.what
@@ -119,6 +122,11 @@ class BackendRefused(CapabilityError):
     """The backend was asked for, but onnxruntime put no node of the model on it."""
 
 
+_ELSEWHERE = (
+    "another browser in browsers=, or --browserpool-redundancy=2 for one that holds the model already"
+)
+
+
 class Fault(BrowserPoolError):
     """The infrastructure failed, not the test; recovery may try again."""
 
@@ -129,48 +137,56 @@ class LaunchFailed(Fault):
     """The browser did not start."""
 
     kind = "launch_failed"
+    usual_remedy = "run `browserpool doctor`; start the executable by hand to see what it says"
 
 
 class BrowserCrashed(Fault):
     """The browser process is gone."""
 
     kind = "browser_crashed"
+    usual_remedy = f"{_ELSEWHERE}; where memory ran out, a smaller --browserpool-max-browsers"
 
 
 class PageCrashed(Fault):
     """The renderer or content process of the page is gone."""
 
     kind = "page_crashed"
+    usual_remedy = f"{_ELSEWHERE}; where memory ran out, min_memory= in the marker"
 
 
 class PageHung(Fault):
     """The page did not answer within its deadline."""
 
     kind = "page_hung"
+    usual_remedy = "raise timeout= in the model marker if the model is that slow"
 
 
 class DeviceLost(Fault):
     """The GPU device, or the process that owns it, is gone."""
 
     kind = "device_lost"
+    usual_remedy = f'fallback="cpu" in the marker where wasm will do; {_ELSEWHERE}'
 
 
 class OutOfMemory(Fault):
     """The page or the GPU device ran out of memory."""
 
     kind = "out_of_memory"
+    usual_remedy = "a smaller model or batch, fewer models per browser, or min_memory= in the marker"
 
 
 class SessionRefused(Fault):
     """onnxruntime-web no longer creates sessions in this page."""
 
     kind = "session_refused"
+    usual_remedy = f'fallback="cpu" in the marker where wasm will do; {_ELSEWHERE}'
 
 
 class ConnectionLost(Fault):
     """The WebSocket between node and page closed."""
 
     kind = "connection_lost"
+    usual_remedy = f"{_ELSEWHERE}; where it comes again, look for what cuts connections: a proxy, a policy, a node that ended"
 
 
 class RunFailed(BrowserPoolError):

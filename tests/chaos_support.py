@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import psutil
+import pytest
 from bench_support import Bench
 from numpy.typing import NDArray
 from onnx import TensorProto as T
@@ -22,6 +23,7 @@ from waiting import PATIENCE, until
 
 from pytest_browserpool.browsers.processes import MARK
 from pytest_browserpool.fixtures import Model
+from pytest_browserpool.node.session import ModelSession
 
 
 def spin() -> bytes:
@@ -127,12 +129,21 @@ def driver(bench: Bench) -> list[psutil.Process]:
 
 def nothing_astray(bench: Bench) -> None:
     """Every browser process of the node belongs to a browser of its pool; those that were ended are gone."""
+    none_of(token_of(bench), lambda: {i.identity for i in bench.node.pool.instances})
+
+
+def token_of(bench: Bench) -> str:
+    """What marks the processes of the node."""
     workdir = bench.node._workdir
     assert workdir is not None
-    token = workdir.token
+    return workdir.token
+
+
+def none_of(token: str, but: Callable[[], set[str]] = set) -> None:
+    """No process that is marked with ``token`` is left, except those of the browsers ``but``."""
 
     def astray() -> list[str]:
-        return _astray(token, {i.identity for i in bench.node.pool.instances})
+        return _astray(token, but())
 
     until(lambda: not astray(), astray, pause=0.2)
 
@@ -231,3 +242,40 @@ def answered_once(bench: Bench, model: Model, nodeid: str, calls: int) -> None:
     runs = [r for r in bench.rows("operations_log") if r["nodeid"] == nodeid and r["kind"] == "run"]
     assert [r["ok"] for r in runs] == [True] * calls, runs
     assert len(model.timings) == calls
+
+
+Seen = dict[str, list[bool]]
+"""Of each model, by hash: which of the test's calls came back with an answer, in order."""
+
+
+def listen(monkeypatch: pytest.MonkeyPatch) -> Seen:
+    """Notes how each call of a model, or of a session of it, ends for the test that makes it."""
+    seen: Seen = {}
+
+    def heard(call: Callable[..., Any], sha256: Callable[[Any], str]) -> Callable[..., Any]:
+        def listening(self: Any, *args: Any, **keywords: Any) -> Any:
+            ends = seen.setdefault(sha256(self), [])
+            try:
+                answer = call(self, *args, **keywords)
+            except BaseException:
+                ends.append(False)
+                raise
+            ends.append(True)
+            return answer
+
+        return listening
+
+    monkeypatch.setattr(Model, "run", heard(Model.run, lambda model: model.sha256))
+    step = heard(ModelSession.__call__, lambda session: session._resident.content.sha256)
+    monkeypatch.setattr(ModelSession, "__call__", step)
+    return seen
+
+
+def each_once(benches: list[Bench], seen: Seen) -> None:
+    """The record has each call that the test made, once, with the end that the test saw."""
+    recorded: Seen = {}
+    for bench in benches:
+        for row in bench.rows("operations_log"):
+            if row["kind"] == "run":
+                recorded.setdefault(row["model"], []).append(row["ok"])
+    assert recorded == seen

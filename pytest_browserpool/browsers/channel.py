@@ -10,11 +10,13 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import Any
 
-from aiohttp import WSMsgType, web
+from aiohttp import WSCloseCode, WSMsgType, web
 
+from pytest_browserpool.browsers.failures import classify
 from pytest_browserpool.browsers.pieces import Assembly, messages
 from pytest_browserpool.browsers.post import PageError, Post, Reply, begun
 from pytest_browserpool.browsers.protocol import Array, Packed, encode_parts, header_of, tensors_of
+from pytest_browserpool.browsers.symptoms import Observation, Origin
 from pytest_browserpool.errors import ConnectionLost, Fault, PageHung
 
 KEPT_LINES = 500
@@ -23,6 +25,10 @@ KEPT_LINES = 500
 EXPLANATION_SECONDS = 1.0
 """Seconds that a closed socket waits for a better reason: Chromium reports a crash 0.02 – 0.11 s after the fact, Firefox on
 a loaded machine later. Only a socket that was cut while its page lives waits for all of it."""
+
+GOING_AWAY_SECONDS = 5.0
+"""The same where the page's side said that it goes away. A Chromium whose GPU process is killed too often says so, and ends
+more than a second later on a busy machine; a browser that is told to end is given as long (``launch.CLOSE_SECONDS``)."""
 
 
 LOOK_SECONDS = 0.02
@@ -51,6 +57,7 @@ class PageChannel:
         self._packed: set[int] = set()
         self._sending = asyncio.Lock()
         self._failed = asyncio.Event()
+        self._ended = False
         self._ready: asyncio.Future[Mapping[str, Any]] = asyncio.get_running_loop().create_future()
 
     async def ready(self, timeout: float) -> Mapping[str, Any]:
@@ -81,14 +88,20 @@ class PageChannel:
                     self._receive(whole)
             elif message.type is WSMsgType.ERROR:
                 break
-        await self._closed(
-            socket, ConnectionLost(f"the WebSocket of page {self.page_id} closed (code {socket.close_code})")
-        )
+        await self._closed(socket)
 
-    async def _closed(self, socket: web.WebSocketResponse, fault: Fault) -> None:
-        """Waits for a better reason, or for the page to dial again; what neither comes for is a lost connection."""
-        until = time.monotonic() + EXPLANATION_SECONDS
-        while self._socket is socket and self.broken is None and time.monotonic() < until:
+    def end(self) -> None:
+        """We close the page: nobody waits for the reason why its connection closed."""
+        self._ended = True
+
+    async def _closed(self, socket: web.WebSocketResponse) -> None:
+        """Waits for a better reason, or for the page to dial again; where neither comes, the close code is all there is."""
+        fault = self._by_code(
+            socket, f"the WebSocket of page {self.page_id} closed (code {socket.close_code})"
+        )
+        patience = EXPLANATION_SECONDS if isinstance(fault, ConnectionLost) else GOING_AWAY_SECONDS
+        until = time.monotonic() + patience
+        while self._socket is socket and self.broken is None and time.monotonic() < until and not self._ended:
             better = self.explain(fault)
             if better is not fault:
                 self.fail(better)
@@ -160,10 +173,26 @@ class PageChannel:
 
     async def _explained(self, text: str) -> Fault:
         """Why the peer is gone: what is seen elsewhere in the next moment says it better than the socket can."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(EXPLANATION_SECONDS):
-                await self._failed.wait()
-        return self.broken or ConnectionLost(text)
+        patience = EXPLANATION_SECONDS
+        for _ in range(2):
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(patience):
+                    await self._failed.wait()
+            if (
+                self.broken is not None
+                or self._socket is None
+                or self._socket.close_code != WSCloseCode.GOING_AWAY
+            ):
+                break
+            patience = GOING_AWAY_SECONDS  # ``_closed`` ends its wait before
+        return self.broken or self._by_code(self._socket, text)
+
+    @staticmethod
+    def _by_code(socket: web.WebSocketResponse | None, text: str) -> Fault:
+        """What a closed connection means when nothing else is known."""
+        code = socket.close_code if socket is not None else None
+        kind = classify(Observation(origin=Origin.WEBSOCKET, code=code)) or ConnectionLost
+        return kind(text)
 
     def silent(self, op: str, timeout: float) -> PageHung:
         """The fault of a page that did not answer in time."""

@@ -36,10 +36,15 @@ class Diagnosis:
 
 
 _CLOSE_CODES: dict[int, tuple[type[BrowserPoolError] | None, str]] = {
+    1001: (
+        errors.PageCrashed,
+        "the page's side went away: no cut wire says so, and such a page does not dial again",
+    ),
     1008: (None, "the server turned the page away (wrong secret, host or origin): it will again"),
     1009: (errors.RunFailed, "a message above the server's limit: the next try sends the same one"),
 }
-"""Closes that a new connection would meet again. Any other that we did not cause is a lost connection."""
+"""Closes that a new connection would meet again, or that none follows. Any other that we did not cause is a lost
+connection."""
 
 _DEADLINES: dict[Phase, tuple[type[BrowserPoolError], str]] = {
     Phase.LAUNCH: (errors.LaunchFailed, "the browser did not start in time"),

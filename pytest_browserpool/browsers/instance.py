@@ -188,6 +188,7 @@ class BrowserInstance:
             for session in page.sessions.values():
                 self._on_session_gone(self, session)
             self._channels.pop(page.channel.page_id, None)
+            page.channel.end()
         self.pages.clear()
         if kill or self.lost is not None:
             await self.process.kill()

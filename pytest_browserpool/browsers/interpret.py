@@ -11,7 +11,6 @@ LONGEST = 1500
 """Characters of the page's text that go into a message: onnxruntime quotes whole graphs."""
 
 REMEDIES: dict[type[BrowserPoolError], str] = {
-    errors.OutOfMemory: "a smaller model or batch, fewer models per browser, or min_memory= in the marker",
     errors.InvalidModel: "check the file with onnx.checker.check_model",
     errors.UnsupportedOperator: "another backend, or session_options={'bundle': 'native'} for onnxruntime's other "
     "WebGPU implementation",

@@ -366,6 +366,7 @@ class RuntimePage:
             return None
 
     async def close(self) -> None:
+        self.channel.end()
         if self._page is not None:
             await self._page.close()
 

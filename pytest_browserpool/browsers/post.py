@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import types
 from collections.abc import Callable, Coroutine, Generator, Mapping
@@ -108,7 +109,15 @@ def begun(work: Coroutine[Any, Any, Any]) -> Coroutine[Any, Any, Any] | None:
         first = work.send(None)
     except StopIteration:
         return None
+    _awaited(first, now=False)
     return _left(first, work)
+
+
+def _awaited(future: Any, *, now: bool) -> None:
+    """A future is marked while it goes from what waits for it to its task, and takes no second one meanwhile: what waits
+    for no task yet must not leave the mark, since the next message may wait for the same room."""
+    if isinstance(future, asyncio.Future):
+        future._asyncio_future_blocking = now
 
 
 async def _left(first: Any, work: Coroutine[Any, Any, Any]) -> None:
@@ -117,6 +126,7 @@ async def _left(first: Any, work: Coroutine[Any, Any, Any]) -> None:
 
 @types.coroutine
 def _continued(waits_for: Any, work: Coroutine[Any, Any, Any]) -> Generator[Any, Any, None]:
+    _awaited(waits_for, now=True)
     while True:
         failed: BaseException | None = None
         try:

@@ -144,7 +144,7 @@ class Recovery:
         """The model's handle and the record get what came of a fault."""
         saved = story.outcome in SAVED
         resident.use.recoveries += saved
-        resident.use.degraded = resident.use.degraded or story.degraded
+        resident.use.degraded = resident.use.degraded or story.outcome == "degraded"
         self._report.fault(
             self._test(),
             resident,

@@ -125,7 +125,11 @@ class ModelSession:
     @property
     def _open(self) -> PageState | ShardedState:
         if self._state is None:
-            raise InputError("the session is closed", where=self._resident.content.label)
+            raise InputError(
+                "the session is closed",
+                where=self._resident.content.label,
+                remedy="read it before the with block or the test ends, or make another with model.session(...)",
+            )
         return self._state
 
     def _first(self, given: Mapping[str, Any]) -> dict[str, NDArray[Any]]:

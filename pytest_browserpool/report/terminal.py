@@ -4,6 +4,7 @@ report are.
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,10 @@ def summary_lines(view: RunView, *, history: Path, report: Path | None) -> list[
     if not view.browsers and not view.models:
         return lines
     launches = sum(line.launches for line in view.browsers)
-    kinds = ", ".join(f"{line.name} {line.version} ×{line.launches}" for line in view.browsers)
+    launched: Counter[str] = Counter()
+    for line in view.browsers:  # a line for each adapter
+        launched[f"{line.name} {line.version}"] += line.launches
+    kinds = ", ".join(f"{kind} ×{times}" for kind, times in launched.items())
     lines.append(
         f"browsers   {count(launches, 'launch', 'launches')}: {kinds}"
         if launches

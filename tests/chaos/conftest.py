@@ -7,14 +7,14 @@ where it exists.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from bench_fixtures import mark_all
 from bench_support import Bench, here, open_bench
-from chaos_support import Ledger
+from chaos_support import Ledger, Seen, each_once, listen, none_of, nothing_astray, token_of
 
 HERE = Path(__file__).parent
 FULL = os.environ.get("BROWSERPOOL_CHAOS") == "full"
@@ -71,11 +71,38 @@ def shared_bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
 
 
 @pytest.fixture
-def bench(bench: Bench) -> Bench:
-    """The module's node, with a test begun on it and an empty record."""
+def seen(monkeypatch: pytest.MonkeyPatch) -> Seen:
+    """What the test itself sees of each call it makes."""
+    return listen(monkeypatch)
+
+
+@pytest.fixture
+def bench(bench: Bench, seen: Seen) -> Iterator[Bench]:
+    """The module's node, with a test begun on it and an empty record. Afterwards the record has each of the test's calls
+    once, as the test saw it, and no process of what failed is left."""
     bench.rows("faults")
     bench.told.clear()
-    return bench
+    yield bench
+    each_once([bench], seen)
+    nothing_astray(bench)
+
+
+@pytest.fixture
+def fresh_bench(fresh_bench: Callable[..., Bench], seen: Seen) -> Iterator[Callable[..., Bench]]:
+    """Nodes of the test's own. Afterwards as for ``bench``, and with a node all its processes end."""
+    made: list[Bench] = []
+
+    def make(**settings: Any) -> Bench:
+        made.append(fresh_bench(**settings))
+        return made[-1]
+
+    yield make
+    each_once(made, seen)
+    for bench in made:
+        nothing_astray(bench)
+        token = token_of(bench)
+        bench.node.close()
+        none_of(token)
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import resource
-import shutil
 import signal
 import threading
 import time
@@ -17,7 +16,8 @@ import pytest
 from bench_support import Bench
 from chaos_support import PATIENCE, answered_once, busy, nothing_astray, send, spin, the_fault, turns, when
 
-from pytest_browserpool.config import CustomBrowser
+from pytest_browserpool.browsers.catalogue import discover
+from pytest_browserpool.config import CustomBrowser, Settings
 from pytest_browserpool.errors import Fault, LaunchFailed, OutOfMemory
 from pytest_browserpool.fixtures import Model
 from pytest_browserpool.values import ModelNeeds
@@ -36,10 +36,13 @@ def sound(bench: Bench, kind: str) -> None:
     assert model({"x": np.ones((4, 4), np.float32)})["y"].item(0) == 12
 
 
-def test_a_page_that_refuses_sessions_is_replaced(bench, ledger, request):
+@pytest.mark.parametrize(
+    "kind", ["chromium", *(pytest.param(b, marks=full) for b in ("firefox", "headless-shell"))]
+)
+def test_a_page_that_refuses_sessions_is_replaced(bench, kind, ledger, request):
     """In the native WebGPU build a create that throws early leaves "another … session is being created" for ever."""
     native = {"session_options": {"bundle": "native"}}
-    model = bench.load(make.affine(), "chromium", "webgpu", **native)
+    model = bench.load(make.affine(), kind, "webgpu", **native)
     model({"x": np.zeros((4, 4), np.float32)})
     content = list(make.affine(3.0))
     said = bench.evaluate(
@@ -49,16 +52,18 @@ def test_a_page_that_refuses_sessions_is_replaced(bench, ledger, request):
     )
     assert "failed to load external data" in said
     started = time.monotonic()
-    after = bench.load(make.affine(12.0, salt=float(time.time())), "chromium", "webgpu", **native)
+    after = bench.load(make.affine(12.0, salt=float(time.time())), kind, "webgpu", **native)
     seconds = time.monotonic() - started
     assert after.recoveries == 1
     fault = the_fault(bench, request.node.nodeid)
     assert (fault["kind"], fault["outcome"]) == ("session_refused", "recovered")
     assert model({"x": np.zeros((4, 4), np.float32)})["y"].item(0) == 1
-    ledger.add("session creation refused", "chromium", fault["outcome"], seconds)
+    ledger.add("session creation refused", kind, fault["outcome"], seconds)
 
 
-@pytest.mark.parametrize("kind", ["chromium", pytest.param("firefox", marks=full)])
+@pytest.mark.parametrize(
+    "kind", ["chromium", *(pytest.param(b, marks=full) for b in ("firefox", "headless-shell"))]
+)
 def test_a_model_that_needs_more_memory_than_a_page_has_fails_with_its_history(bench, kind, ledger, request):
     # with what the page has in it already the first is more than 4 GiB: no attempt fills what it cannot use
     sizes = {"first": np.array([(1 << 30) - (1 << 22)], np.int64), "second": np.array([1 << 26], np.int64)}
@@ -76,9 +81,38 @@ def test_a_model_that_needs_more_memory_than_a_page_has_fails_with_its_history(b
     nothing_astray(bench)
 
 
-def test_two_browsers_killed_at_once(bench, ledger, request):
+FULL_OF_BUFFERS = """window.kept = [];
+    for (let size = 2 ** 30; size >= 2 ** 24; size /= 2)
+        try { while (kept.length < 4096) kept.push(new ArrayBuffer(size)); } catch (error) { window.refused = String(error); }
+    window.refused"""
+"""Until the page gets no 16 MiB any more; what nobody writes to takes no memory of the machine."""
+
+
+@full
+@pytest.mark.parametrize("kind", ["chromium", "headless-shell"])
+def test_a_page_that_is_full_gives_way_to_one_with_room(bench, kind, ledger, request):
+    """The answer has no room in a page whose buffers are all taken: a new page has it."""
+    sizes = {"first": np.array([1 << 24], np.int64), "second": np.array([1], np.int64)}  # 64 MiB of float32
+    model = bench.load(make.huge(), kind)
+    undisturbed = model(sizes)["y_first"]
+    page = bench.page_of(model)
+    assert "allocation failed" in bench.evaluate(model, FULL_OF_BUFFERS)
+    started = time.monotonic()
+    answer = model(sizes)["y_first"]
+    seconds = time.monotonic() - started
+    assert answer.tobytes() == undisturbed.tobytes()
+    assert bench.page_of(model) is not page
+    fault = the_fault(bench, request.node.nodeid)
+    assert (fault["kind"], fault["outcome"]) == ("out_of_memory", "recovered")
+    answered_once(bench, model, request.node.nodeid, 2)
+    ledger.add("out of memory in a page that is full", kind, fault["outcome"], seconds)
+
+
+@pytest.mark.parametrize(
+    "kinds", [("chromium", "firefox"), pytest.param(("firefox", "headless-shell"), marks=full)]
+)
+def test_two_browsers_killed_at_once(bench, kinds, ledger, request):
     """Two tests' worth of models in two browsers, one moment: each gets its own answer."""
-    kinds = ("chromium", "firefox")
     models = {kind: bench.load(spin(), kind) for kind in kinds}
     undisturbed = {kind: models[kind](turns(ROUNDS))["y"].tobytes() for kind in kinds}
     assert len(set(undisturbed.values())) == 1, "wasm gives the same bits in all browsers"
@@ -103,7 +137,8 @@ def test_two_browsers_killed_at_once(bench, ledger, request):
         (kind, "browser_crashed", "recovered") for kind in kinds
     ]
     nothing_astray(bench)
-    ledger.add("two browsers SIGKILLed at once", "chromium", "recovered", seconds)
+    for kind in kinds:
+        ledger.add("two browsers SIGKILLed at once", kind, "recovered", seconds)
 
 
 @pytest.mark.parametrize(
@@ -159,7 +194,8 @@ def test_a_model_that_kills_every_browser_fails_once_and_leaves_them_usable(benc
     finally:
         stop.set()
         murderer.join()
-    ledger.add("a model that crashes every browser", "chromium", "failed", time.monotonic() - started)
+    for kind in browsers:
+        ledger.add("a model that crashes every browser", kind, "failed", time.monotonic() - started)
     fault = the_fault(bench, request.node.nodeid)
     assert (fault["kind"], fault["outcome"]) == ("browser_crashed", "failed")
     assert {a["browser"] for a in json.loads(fault["attempts"])} == set(browsers)
@@ -173,16 +209,19 @@ def test_a_model_that_kills_every_browser_fails_once_and_leaves_them_usable(benc
     nothing_astray(bench)
 
 
-def test_a_browser_that_never_starts_again_is_left_for_another(fresh_bench, tmp_path, ledger):
+@pytest.mark.parametrize(
+    "kind", ["chromium", *(pytest.param(b, marks=full) for b in ("firefox", "headless-shell"))]
+)
+def test_a_browser_that_never_starts_again_is_left_for_another(fresh_bench, kind, tmp_path, ledger):
     """A program that waits for ever instead of becoming a browser: the launch has a deadline, and nothing of it stays."""
+    (known,) = (b for b in discover(Settings(rootdir=".", db="")).installed if b.name == kind)
     script, spoilt = tmp_path / "moody", tmp_path / "spoilt"
-    script.write_text(
-        f'#!/bin/sh\n[ -e {spoilt} ] && exec sleep 3600\nexec {shutil.which("chromium")} "$@"\n'
-    )
+    script.write_text(f'#!/bin/sh\n[ -e {spoilt} ] && exec sleep 3600\nexec {known.executable} "$@"\n')
     script.chmod(0o755)
-    moody = CustomBrowser(name="moody", family="chrome", executable=str(script))
+    moody = CustomBrowser(name="moody", family=known.family, executable=str(script))
+    other = "chromium" if kind == "headless-shell" else "headless-shell"
     bench = fresh_bench(custom=(moody,), launch_timeout=12.0)
-    needs = ModelNeeds(browsers=("=moody", "=headless-shell"), backends=("wasm",))
+    needs = ModelNeeds(browsers=("=moody", f"={other}"), backends=("wasm",))
     model = Model(bench.node, bench.node.load(needs, spin(), None))
     assert model.browser.name == "moody"
     undisturbed = model(turns(5))["y"]
@@ -192,22 +231,25 @@ def test_a_browser_that_never_starts_again_is_left_for_another(fresh_bench, tmp_
     time.sleep(0.3)
     assert model(turns(5))["y"].tobytes() == undisturbed.tobytes()
     seconds = time.monotonic() - started
-    assert model.browser.name == "headless-shell"
+    assert model.browser.name == other
     (fault,) = bench.rows("faults")
     assert ("restart_browser", "launch_failed") in actions(fault)
     assert actions(fault)[-1] == ("migrate", "ok")
     nothing_astray(bench)
-    ledger.add("a browser that never starts (12 s allowed)", "chromium", fault["outcome"], seconds)
+    ledger.add("a browser that never starts (12 s allowed)", kind, fault["outcome"], seconds)
 
 
-def test_no_file_descriptors_left(fresh_bench, ledger):
+@pytest.mark.parametrize(
+    "kind", ["headless-shell", *(pytest.param(b, marks=full) for b in ("chromium", "firefox"))]
+)
+def test_no_file_descriptors_left(fresh_bench, kind, ledger):
     """The test's process can open nothing any more: the fault is told in time, and all is well once there is room."""
     bench = fresh_bench()
-    model = bench.load(spin(), "headless-shell")
+    model = bench.load(spin(), kind)
     undisturbed = model(turns(5))["y"]
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     highest = max(int(p.name) for p in Path("/proc/self/fd").iterdir())
-    assert send(bench, "headless-shell", "", signal.SIGKILL)
+    assert send(bench, kind, "", signal.SIGKILL)
     time.sleep(0.5)
     resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 1, hard))
     holes = []
@@ -224,8 +266,8 @@ def test_no_file_descriptors_left(fresh_bench, ledger):
             hole.close()
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     assert isinstance(raised.value, LaunchFailed)
-    ledger.add("file descriptors exhausted", "headless-shell", "failed", seconds)
+    ledger.add("file descriptors exhausted", kind, "failed", seconds)
     assert model(turns(5))["y"].tobytes() == undisturbed.tobytes()
     assert bench.rows("faults")[0]["outcome"] == "failed"
-    sound(bench, "headless-shell")
+    sound(bench, kind)
     nothing_astray(bench)

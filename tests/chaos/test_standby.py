@@ -16,6 +16,8 @@ from pytest_browserpool.errors import ConfigurationError
 from pytest_browserpool.fixtures import Model
 from pytest_browserpool.values import ModelNeeds
 
+full = pytest.mark.full
+
 
 def standby_of(bench: Bench, model: Model):
     """The model's standby, once it is loaded."""
@@ -28,12 +30,21 @@ def actions(row: dict) -> list[str]:
     return [a["action"] for a in json.loads(row["attempts"])]
 
 
-def test_the_standby_is_another_browser_and_takes_over_without_a_load(fresh_bench, ledger):
+@pytest.mark.parametrize(
+    ("kind", "other"),
+    [
+        ("firefox", "chromium"),
+        pytest.param("chromium", "firefox", marks=full),
+        pytest.param("headless-shell", "firefox", marks=full),
+    ],
+)
+def test_the_standby_is_another_browser_and_takes_over_without_a_load(fresh_bench, kind, other, ledger):
     bench = fresh_bench(redundancy=2, recovery="immediate")
-    needs = ModelNeeds(browsers=("=firefox", "=chromium"), backends=("wasm",))
+    needs = ModelNeeds(browsers=(f"={kind}", f"={other}"), backends=("wasm",))
     model = Model(bench.node, bench.node.load(needs, spin(), None))
     undisturbed = model(turns(5))["y"]
     first = model.browser.name
+    assert first == kind
     standby = standby_of(bench, model)
     assert standby.loaded.instance.name != first
     session, loaded_ms = standby.loaded.session, model.load_time_ms
@@ -67,7 +78,9 @@ def test_the_standby_is_another_browser_and_takes_over_without_a_load(fresh_benc
     nothing_astray(bench)
 
 
-@pytest.mark.parametrize("kind", ["chromium", pytest.param("firefox", marks=pytest.mark.full)])
+@pytest.mark.parametrize(
+    "kind", ["chromium", *(pytest.param(b, marks=full) for b in ("firefox", "headless-shell"))]
+)
 def test_where_one_browser_is_allowed_the_standby_is_a_second_of_it(fresh_bench, kind, ledger):
     bench = fresh_bench(redundancy=2, recovery="immediate")
     model = bench.load(spin(), kind)
@@ -105,14 +118,15 @@ def test_a_standby_that_has_no_room_is_refused_before_anything_starts(fresh_benc
         fresh_bench(redundancy=2, max_browsers=1)
 
 
-def test_the_cpu_is_the_last_resort_and_leaves_its_mark(fresh_bench, ledger):
+@pytest.mark.parametrize("kind", ["chromium", pytest.param("headless-shell", marks=full)])
+def test_the_cpu_is_the_last_resort_and_leaves_its_mark(fresh_bench, kind, ledger):
     """The GPU process is killed whenever a page uses it: WebGPU cannot be had there any more."""
     import onnxruntime
 
     bench = fresh_bench()
     source = layers(120)
     x = {"x": np.random.default_rng(5).standard_normal((256, 256)).astype(np.float32)}
-    model = bench.load(source, "chromium", "webgpu", fallback="cpu")
+    model = bench.load(source, kind, "webgpu", fallback="cpu")
     assert not model.degraded
     stop = threading.Event()
 
@@ -120,7 +134,7 @@ def test_the_cpu_is_the_last_resort_and_leaves_its_mark(fresh_bench, ledger):
         while not stop.wait(0.01):
             held = [s for i in list(bench.node.pool.instances) for s in i.sessions()]
             if busy(bench) and any(s.key.backend == "webgpu" and s.label == model.label for s in held):
-                send(bench, "chromium", "gpu", signal.SIGKILL)
+                send(bench, kind, "gpu", signal.SIGKILL)
                 stop.wait(1)
 
     murderer = threading.Thread(target=murder)
@@ -141,4 +155,4 @@ def test_the_cpu_is_the_last_resort_and_leaves_its_mark(fresh_bench, ledger):
     runs = [r for r in bench.rows("operations_log") if r["kind"] == "run"]
     assert [(r["backend"], r["degraded"]) for r in runs] == [("wasm", True)]
     assert bench.node.end_test().degraded
-    ledger.add("GPU process SIGKILL for good, fallback to the CPU", "chromium", "degraded", ended - started)
+    ledger.add("GPU process SIGKILL for good, fallback to the CPU", kind, "degraded", ended - started)

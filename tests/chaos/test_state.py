@@ -65,10 +65,18 @@ def test_a_killed_browser_leaves_a_sequence_as_it_was(bench, kind, strikes, repl
     ledger.add("browser SIGKILL, in a sequence with state", kind, "recovered", seconds)
 
 
-def test_a_hot_standby_of_another_kind_goes_on_with_the_same_bits(fresh_bench, ledger):
+@pytest.mark.parametrize(
+    ("kind", "other"),
+    [
+        ("headless-shell", "chromium"),
+        pytest.param("chromium", "firefox", marks=full),
+        pytest.param("firefox", "headless-shell", marks=full),
+    ],
+)
+def test_a_hot_standby_of_another_kind_goes_on_with_the_same_bits(fresh_bench, kind, other, ledger):
     """A cache that grows with each step is rebuilt in the other browser: it has the same size and the same bits."""
     bench = fresh_bench(redundancy=2)
-    needs = ModelNeeds(browsers=("=headless-shell", "=chromium"), backends=("wasm",))
+    needs = ModelNeeds(browsers=(f"={kind}", f"={other}"), backends=("wasm",))
     model = Model(bench.node, bench.node.load(needs, make.growing(), None))
     session = model.session(
         {"present": "past"}, initial={"past": np.zeros((0, 8), np.float32)}, checkpoint_every=EVERY
@@ -77,6 +85,7 @@ def test_a_hot_standby_of_another_kind_goes_on_with_the_same_bits(fresh_bench, l
     assert session.state()["past"].tobytes() == ROWS.tobytes()
     session.reset()
     first = model.browser.name
+    assert first == kind
     standby = model._resident.standby
     assert bench.node.call(lambda: standby.ready(60), 60), standby.reason
     began = time.monotonic()

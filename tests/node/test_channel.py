@@ -10,16 +10,17 @@ from typing import Any
 
 import aiohttp
 import pytest
-from aiohttp import web
+from aiohttp import WSCloseCode, web
 from waiting import until
 
-from pytest_browserpool.browsers.channel import PageChannel
+from pytest_browserpool.browsers import channel as channel_module
+from pytest_browserpool.browsers.channel import EXPLANATION_SECONDS, GOING_AWAY_SECONDS, PageChannel
 from pytest_browserpool.browsers.kinds import WHOLE
 from pytest_browserpool.browsers.page import RuntimePage
-from pytest_browserpool.browsers.post import Post
+from pytest_browserpool.browsers.post import Post, begun
 from pytest_browserpool.browsers.protocol import decode, encode
 from pytest_browserpool.browsers.serve import Server
-from pytest_browserpool.errors import BrowserCrashed, ConnectionLost, PageHung
+from pytest_browserpool.errors import BrowserCrashed, ConnectionLost, PageCrashed, PageHung
 
 Dial = Callable[[], Awaitable[aiohttp.ClientWebSocketResponse]]
 
@@ -116,6 +117,55 @@ def test_a_death_that_is_told_a_moment_later_explains_a_call_into_a_closed_conne
         asyncio.get_running_loop().call_later(0.2, channel.fail, BrowserCrashed("its process is gone"))
         with pytest.raises(BrowserCrashed):
             await echo(channel, 1)
+
+    with_page(tmp_path, play)
+
+
+def test_a_page_that_goes_away_is_no_cut_connection(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(channel_module, "GOING_AWAY_SECONDS", 1.2)
+
+    async def play(channel: PageChannel, dial: Dial) -> None:
+        first = await dial()
+        await channel.ready(10)
+        under_way = asyncio.create_task(channel.call("never answered", {}, timeout=20))
+        await asyncio.sleep(0.1)
+        await first.close(code=WSCloseCode.GOING_AWAY)
+        with pytest.raises(PageCrashed, match=r"closed \(code 1001\)"):
+            await under_way
+        with pytest.raises(PageCrashed):
+            await echo(channel, 1)
+
+    with_page(tmp_path, play)
+
+
+def test_the_death_of_a_browser_that_goes_away_slowly_explains_what_was_under_way(tmp_path: Path) -> None:
+    async def play(channel: PageChannel, dial: Dial) -> None:
+        first = await dial()
+        await channel.ready(10)
+        under_way = asyncio.create_task(channel.call("never answered", {}, timeout=20))
+        await asyncio.sleep(0.1)
+        await first.close(code=WSCloseCode.GOING_AWAY)
+        later = EXPLANATION_SECONDS + 0.5
+        asyncio.get_running_loop().call_later(later, channel.fail, BrowserCrashed("its process is gone"))
+        with pytest.raises(BrowserCrashed):
+            await echo(channel, 1)
+        with pytest.raises(BrowserCrashed):
+            await under_way
+
+    with_page(tmp_path, play)
+
+
+def test_a_page_that_we_close_is_not_waited_for(tmp_path: Path) -> None:
+    async def play(channel: PageChannel, dial: Dial) -> None:
+        first = await dial()
+        await channel.ready(10)
+        page = RuntimePage(channel, WHOLE, lambda name, path: name)
+        began = time.monotonic()
+        await page.close()
+        await first.close(code=WSCloseCode.GOING_AWAY)
+        with pytest.raises(PageCrashed):
+            await channel.call("ping", timeout=20)
+        assert time.monotonic() - began < GOING_AWAY_SECONDS
 
     with_page(tmp_path, play)
 
@@ -220,3 +270,24 @@ def test_a_page_that_has_just_answered_is_not_asked_and_later_it_is(tmp_path: Pa
         assert isinstance(page.lost, PageHung)
 
     with_page(tmp_path, play)
+
+
+def test_two_posts_that_wait_for_the_same_room_both_arrive() -> None:
+    """What waits for room in the connection is one future, and the second message finds it taken by the first."""
+
+    async def main() -> list[int]:
+        room: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        arrived: list[int] = []
+
+        async def send(number: int) -> None:
+            await room
+            arrived.append(number)
+
+        left = [begun(send(number)) for number in (1, 2)]
+        waiting = [asyncio.create_task(work) for work in left if work is not None]
+        await asyncio.sleep(0)
+        room.set_result(None)
+        await asyncio.gather(*waiting)
+        return arrived
+
+    assert asyncio.run(main()) == [1, 2]

@@ -75,6 +75,8 @@ FAULTS: list[tuple[type[Fault], Observation]] = [
     # the socket
     (errors.ConnectionLost, Observation(origin=W, code=1006)),
     (errors.ConnectionLost, Observation(origin=W)),
+    (errors.PageCrashed, Observation(origin=W, code=1001)),
+    (errors.BrowserCrashed, Observation(origin=W, code=1001, browser_alive=False)),
     (errors.PageCrashed, Observation(origin=W, code=1006, page_alive=False)),
     (errors.BrowserCrashed, Observation(origin=W, code=1006, page_alive=False, browser_alive=False)),
 ]  # fmt: skip
@@ -201,3 +203,9 @@ def test_a_fault_nobody_knows_is_trusted_with_nothing() -> None:
 
     assert aftermath(Strange).lost is Lost.BROWSER
     assert aftermath(Tab) == aftermath(errors.PageCrashed)
+
+
+@pytest.mark.parametrize("fault", Fault.__subclasses__(), ids=lambda fault: fault.kind)
+def test_every_fault_names_a_remedy(fault: type[Fault]) -> None:
+    assert f"\n  remedy: {fault.usual_remedy}" in str(fault("gone"))
+    assert fault("gone", remedy="wait").remedy == "wait"
