@@ -100,6 +100,7 @@ class PeerRun:
         self.choices: dict[tuple[str, int], tuple[str, str] | None] = {}
         self.expected: dict[str, float] = {}
         self.settled: set[str] = set()
+        self.begun = False
 
     def run(self) -> None:
         """From the first node to the last test; tests that nobody was left to run count as failed."""
@@ -110,19 +111,26 @@ class PeerRun:
         first = [n for n in self.workload.nodes if n.id not in late]
         kind = {"load": LoadScheduling, "worksteal": WorkStealingScheduling}[self.scheduler]
         # silent, as in a session without --debug
-        self.sched: Any = kind(_Config(len(first)), Producer("simulated", enabled=False))
-        self.sched.numnodes = len(first)
+        # where all nodes come later, the session begins with the first of them
+        expected = max(1, len(first))
+        self.sched: Any = kind(_Config(expected), Producer("simulated", enabled=False))
+        self.sched.numnodes = expected
         for node in first:
             self._join(node.id)
-        began = time.perf_counter()
-        self.sched.schedule()
-        self.planning_s += time.perf_counter() - began
+        if first:
+            self._first_schedule()
         for event in self.workload.events:
             self.clock.at(event.at, lambda event=event: self._event(event))  # type: ignore[misc]
         self._loop_once()
         self.clock.run()
         ran = {r.test for r in self.truth.trace} | self.settled
         self.failed.extend(name for name in self.names if name not in ran)
+
+    def _first_schedule(self) -> None:
+        began = time.perf_counter()
+        self.sched.schedule()
+        self.planning_s += time.perf_counter() - began
+        self.begun = True
 
     # -- the worker ------------------------------------------------------------------------------------------
 
@@ -249,9 +257,12 @@ class PeerRun:
         up = node is not None and not node.gone
         if event.kind == "slow":
             self.truth.slow(event.node, event.factor)
-        elif event.kind == "join" and not up and self.sched.has_pending:
+        elif event.kind == "join" and not up and (self.sched.has_pending or not self.begun):
             self._join(event.node)
-            self._decide(self.sched.schedule)
+            if self.begun:
+                self._decide(self.sched.schedule)
+            else:
+                self._first_schedule()
         elif event.kind == "lost" and node is not None and up:
             node.gone = True
             self.truth.lose(event.node)

@@ -290,11 +290,16 @@ def _test(data: Any, where: str) -> SimTest:
 
 def _event(data: Any, where: str) -> SimEvent:
     r = _Reader(data, where, "at node kind factor")
+    factor = r.number("factor", 0.5, positive=True)
+    if factor > 1:  # the lower bound takes a node's first speed for its greatest
+        raise WorkloadError(
+            f"factor is {factor:g}", where=where, remedy="slow multiplies the node's speed: give 1 or less"
+        )
     return SimEvent(
         at=r.number("at", None),
         node=r.word("node", None),
         kind=r.word("kind", None, ("lost", "join", "slow")),
-        factor=r.number("factor", 0.5, positive=True),
+        factor=factor,
     )
 
 

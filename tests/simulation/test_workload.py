@@ -55,6 +55,11 @@ WRONG: list[tuple[str, Change, str]] = [
     ),
     ("unknown node", lambda d: d.update(events=[{"at": 1, "node": "z", "kind": "lost"}]), "unknown node 'z'"),
     ("unknown kind", lambda d: d.update(events=[{"at": 1, "node": "n", "kind": "dead"}]), "lost, join, slow"),
+    (
+        "faster by slow",
+        lambda d: d.update(events=[{"at": 1, "node": "n", "kind": "slow", "factor": 2}]),
+        "give 1 or less",
+    ),
     ("negative event", lambda d: d.update(events=[{"at": -1, "node": "n", "kind": "lost"}]), "negative"),
     ("no capable node", lambda d: d["models"]["m"].update(memory_gib=9), "no node can run it"),
     ("duplicate", lambda d: d["tests"].append(d["tests"][0]), "two have the id 't'"),
@@ -150,3 +155,10 @@ def test_command_refuses_what_is_not_json(tmp_path: Path) -> None:
     result = CliRunner().invoke(cli, ["simulate", str(path)])
     assert result.exit_code == 2
     assert "not JSON" in result.output
+
+
+def test_a_run_whose_nodes_all_come_later_begins_with_the_first() -> None:
+    late = parse({**small(), "events": [{"at": 3, "node": "n", "kind": "join"}]})
+    for found in simulate(late)["schedulers"].values():
+        assert found["failed"] == []
+        assert found["makespan"] == pytest.approx(3 + 1 + 1 + 0.5)
