@@ -227,3 +227,41 @@ def test_learning_without_a_scheduler_is_said_to_do_nothing(run: Runner) -> None
     ours = run("--browserpool-learn", "-n", "1")
     assert "nothing is learned" not in ours.output
     assert ours.terminal == {"passed": 1}
+
+
+LIMITED = """
+    import pathlib, time
+    import pytest
+
+    LOG = pathlib.Path(__file__).with_name("log")
+
+    def logged(name, seconds):
+        began = time.time()
+        time.sleep(seconds)
+        with LOG.open("a") as log:
+            log.write(f"{name} {began} {time.time()}\\n")
+
+    @pytest.mark.parametrize("i", range(8))
+    @pytest.mark.model(concurrency_key=("card", 2))
+    def test_card(i, browser_pool): logged("card", 0.4)
+
+    @pytest.mark.parametrize("i", range(4))
+    @pytest.mark.model(concurrency_key="disk")
+    def test_disk(i, browser_pool): logged("disk", 0.4)
+"""
+
+
+def test_no_more_tests_of_a_key_run_at_once_than_it_allows(run: Runner) -> None:
+    """Over three nodes: two at once of one key, one of the other, and both keys beside each other."""
+    run.suite(test_keys=LIMITED)
+    done = run("-n", "3")
+    assert done.terminal == {"passed": 12}
+    spans = [line.split() for line in (run.pytester.path / "log").read_text().splitlines()]
+    moments = [float(began) for _, began, _ in spans]
+
+    def most(*names: str) -> int:
+        return max(sum(n in names and float(b) <= at < float(e) for n, b, e in spans) for at in moments)
+
+    assert most("card") <= 2, spans
+    assert most("disk") <= 1, spans
+    assert most("card", "disk") >= 2, spans  # else nothing was limited
