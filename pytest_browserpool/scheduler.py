@@ -180,12 +180,9 @@ class BrowserPoolScheduling:
         self.hear(events.TestsCollected(at=self._clock(), tests=(TestNeeds(nodeid=alias, needs=needs),)))
 
     def remove_pending_tests_from_node(self, node: WorkerController, indices: Sequence[int]) -> None:
-        """A node answered a ``Steal``."""
-        member = self._members[node]
-        tests = tuple(self._key(member, index) for index in indices)
-        for test in tests:
-            member.holds.remove(test)
-        self.hear(events.StealAnswered(at=self._clock(), node=member.id, tests=tests))
+        """A node gave back what xdist asked it for. Ours holds one test at a time, so nobody asks: a steal is a change
+        of the engine's plan."""
+        raise NotImplementedError(f"{self._member(node).id} was sent one test, and gave back {list(indices)}")
 
     def remove_node(self, node: WorkerController) -> None:
         """A node is gone. Returns nothing even when it ran a test: the engine tries that elsewhere, or
@@ -305,10 +302,6 @@ class BrowserPoolScheduling:
             match command:
                 case events.Run():
                     self._run(command)
-                case events.Steal(node=node_id, tests=tests):
-                    member = self._by_id(node_id)
-                    if member is not None:
-                        _sent(member.node.send_steal, [self._index(member, test) for test in tests])
                 case events.Prewarm(node=node_id, browser=browser, backend=backend, test=test):
                     self._tell(
                         node_id, {"kind": "prewarm", "browser": browser, "backend": backend, "test": test}

@@ -21,7 +21,6 @@ from pytest_browserpool.placement.events import (
     SessionGone,
     SessionMade,
     Shutdown,
-    StealAnswered,
     TestFinished,
     TestsCollected,
     TestStarted,
@@ -127,8 +126,6 @@ class PlacementEngine(EngineViews):
             case AllNodesKnown():
                 self.book.more = event.more
                 self._report_unrunnable()
-            case StealAnswered():
-                pass  # one test at a time: nothing is ever asked back
 
     # -- nodes -----------------------------------------------------------------------------------------------
 

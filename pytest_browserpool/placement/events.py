@@ -151,15 +151,6 @@ class BackendRefusedThere:
 
 
 @dataclass(frozen=True, kw_only=True)
-class StealAnswered:
-    """A node gave back ``tests`` (possibly none) after a ``Steal``."""
-
-    at: float
-    node: str
-    tests: tuple[str, ...]
-
-
-@dataclass(frozen=True, kw_only=True)
 class Tick:
     """Time passed."""
 
@@ -179,7 +170,6 @@ Event = (
     | SessionMade
     | SessionGone
     | BackendRefusedThere
-    | StealAnswered
     | Tick
 )
 
@@ -209,14 +199,6 @@ class Run:
     browser: str | None = None
     backend: str | None = None
     decision: Decision | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Steal:
-    """Ask ``node`` to give back unstarted ``tests``; answered by ``StealAnswered``."""
-
-    node: str
-    tests: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -260,4 +242,4 @@ class Shutdown:
     node: str
 
 
-Command = Run | Steal | Prewarm | Retire | Unrunnable | Abandoned | Shutdown
+Command = Run | Prewarm | Retire | Unrunnable | Abandoned | Shutdown

@@ -77,11 +77,6 @@ class EngineViews:
     now: float
 
     @property
-    def queue_lengths(self) -> dict[str, int]:
-        """Node → tests planned there and not sent yet."""
-        return {n.id: sum(len(b.tests) for b in n.batches.values()) for n in self.book.nodes.values()}
-
-    @property
     def waits(self) -> dict[int, Wait]:
         """Priority → how long its tests waited to be sent."""
         return self.watch.waits.view()

@@ -358,7 +358,7 @@ def test_joining_node_takes_its_share() -> None:
     finish(made, run, 6.0)
     (joined,) = runs(made.handle(NodeUp(at=7.0, capabilities=node("n2"))))
     assert joined.node == "n2"
-    assert 3 <= made.queue_lengths["n2"] <= 5
+    assert 3 <= sum(len(batch.tests) for batch in made.plan["n2"]) <= 5
 
 
 def test_plain_test_runs_anywhere() -> None:
@@ -396,7 +396,6 @@ def test_same_events_same_commands() -> None:
 def test_views() -> None:
     made = engine(node("n1"), node("n2"))
     first = runs(collect(made, *(wanting(f"t{i}", f"m{i % 2}") for i in range(8))))
-    assert sum(made.queue_lengths.values()) == 8 - len(first)
     planned = [t for batches in made.plan.values() for b in batches for t in b.tests]
     assert sorted([*planned, *(r.test for r in first)]) == [f"t{i}" for i in range(8)]
     finish(made, first[0], 3.0)

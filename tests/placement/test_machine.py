@@ -34,7 +34,6 @@ from pytest_browserpool.placement.events import (
     SessionGone,
     SessionMade,
     Shutdown,
-    StealAnswered,
     TestFinished,
     TestsCollected,
     TestStarted,
@@ -266,7 +265,6 @@ class Machine(RuleBasedStateMachine):
     def crossed_on_the_wire(self) -> None:
         self.tell(TestFinished(at=self.later(), node="nobody", test="nothing", seconds=1.0))
         self.tell(NodeLost(at=self.later(), node="nobody"))
-        self.tell(StealAnswered(at=self.later(), node="nobody", tests=()))
 
     @rule(seconds=st.sampled_from([0.1, 60.0]))
     def tick(self, seconds: float) -> None:
