@@ -83,7 +83,8 @@ class Recovery:
             self.breakers.of(browser).met(time.monotonic(), began, ok=True)
 
     def steered(self, candidates: Sequence[Candidate], needs: ModelNeeds) -> list[Candidate]:
-        """The candidates in their order; where the first one's breaker is open, the next browser without comes first.
+        """The candidates in their order; where the first one's breaker is open, or half-open with another model on trial
+        there, the next browser without comes first.
 
         Where the marker names backends it must give the same one: the breaker takes no test to another.
         """

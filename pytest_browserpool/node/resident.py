@@ -28,6 +28,7 @@ from pytest_browserpool.errors import (
 from pytest_browserpool.models.inspect import ModelInfo, resolve_shapes
 from pytest_browserpool.node.standby import Standby
 from pytest_browserpool.node.use import ModelUse
+from pytest_browserpool.recovery.breaker import Trials
 from pytest_browserpool.values import ModelNeeds
 
 if TYPE_CHECKING:
@@ -84,6 +85,7 @@ class Resident:
         self.ahead = False
         """Loaded before its test begins, beside another: on the record under no test."""
         self.standby: Standby | None = None
+        self._trials = Trials(recovery.breakers)
         self.states: list[PageState] = []
         """Of the sessions with state that the test has open."""
         self._pool = pool
@@ -176,8 +178,10 @@ class Resident:
         tried: list[tuple[Candidate, BrowserPoolError]] = []
         self._shapes = shapes or self._shapes
         while self._candidates:
+            self._trials.leave(time.monotonic())
             self._candidates = self.recovery.steered(self._candidates, self.needs)
             candidate = self._candidates[0]
+            self._trials.enter(time.monotonic(), candidate.browser)
             fixed = self._fixed(candidate, shapes)
             known = self._refusals.get((self.content.sha256, candidate.browser, candidate.backend, fixed))
             try:
@@ -248,7 +252,9 @@ class Resident:
         self.pinned = loaded.instance if loaded is not None else None
         if self.pinned is not None:
             self.pinned.leases += 1
-        elif self.standby is not None:
+            return
+        self._trials.leave(time.monotonic())
+        if self.standby is not None:
             self.standby.let_go()
 
     def _unpin(self) -> None:

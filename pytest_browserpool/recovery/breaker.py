@@ -5,7 +5,8 @@
   never a success of it, even where recovery got its answer there: else a browser that crashes at every operation,
   and is restarted for each, would never open its breaker.
 - open: nothing may run for ``open_seconds``.
-- half-open, from the first question after that: at most ``trials`` operations at once may try.
+- half-open, from the first question after that: at most ``trials`` operations at once may try. Recovery's attempts hold
+  a ticket, a model that is loaded there at first holds one (``Trials``) for as long as it stays.
   ``successes_to_close`` of them close it, the first failure opens it for another ``open_seconds``.
 
 What comes from an operation that began before the breaker opened is not evidence about now, and is ignored.
@@ -35,8 +36,8 @@ class BreakerSettings:
     """More than one operation's own attempts on one browser (three): one bad model alone opens nothing."""
     open_seconds: float = 30.0
     """Ten cold launches: time for a machine short of memory to come to rest."""
-    trials: int = 3
-    """As many as a pool has browsers by default."""
+    trials: int = 1
+    """What has failed five times in a row may fail again: that is to cost one operation, not all that begin meanwhile."""
     successes_to_close: int = 3
     """One success may be luck."""
 
@@ -172,3 +173,31 @@ class Breakers:
         names = frozenset(candidates)
         blocked = frozenset(name for name in names if name in self._breakers and not self.of(name).allows(at))
         return frozenset() if blocked == names else blocked
+
+
+class Trials:
+    """Of one model: where it was sent while the breaker was half-open. Nobody else is sent there until it has left.
+
+    What comes of its calls is told as of any other (``Breaker.met``); its tickets only keep the place.
+    """
+
+    def __init__(self, breakers: Breakers) -> None:
+        self._breakers = breakers
+        self._held: list[tuple[Breaker, int]] = []
+
+    def enter(self, at: float, browser: str) -> None:
+        """It is about to be loaded in that browser."""
+        if self._breakers.pristine(browser):
+            return
+        breaker = self._breakers.of(browser)
+        breaker.allows(at)
+        if breaker.circuit is Circuit.HALF_OPEN:
+            ticket = breaker.acquire(at, forced=True)  # the last candidate runs though another one is at it
+            assert ticket is not None
+            self._held.append((breaker, ticket))
+
+    def leave(self, at: float) -> None:
+        """It is nowhere any more. May be called again."""
+        held, self._held = self._held, []
+        for breaker, ticket in held:
+            breaker.abandon(at, ticket)

@@ -1,8 +1,9 @@
-"""A browser that crashes at five operations in a row is left alone while another one may be used."""
+"""A browser that crashes at five operations in a row is left alone while another one may be used, then tried by one model."""
 
 from __future__ import annotations
 
 import signal
+import time
 from collections.abc import Callable
 
 import numpy as np
@@ -10,6 +11,7 @@ import onnx_models as make
 import pytest
 from bench_support import Bench
 from chaos_support import send
+from waiting import until
 
 from pytest_browserpool.errors import BrowserCrashed
 from pytest_browserpool.fixtures import Model
@@ -49,3 +51,43 @@ def test_five_crashes_open_the_breaker_and_the_next_test_gets_the_other_browser(
     assert [(key, row["status"]) for table, key, row in changes if table == "circuits"] == [
         ("headless-shell", "open")
     ]
+
+
+def half_open(bench: Bench, browser: str) -> None:
+    """Its breaker, as it is thirty seconds after five faults."""
+    breaker, now = bench.node.recovery.breakers.of(browser), time.monotonic()
+    for _ in range(breaker.settings.failures_to_open):
+        breaker.met(now, now, ok=False)
+    breaker.opened_at -= breaker.settings.open_seconds
+    assert bench.node.recovery.circuits()[browser] == "half_open"
+
+
+def test_a_half_open_browser_is_tried_by_one_model_at_a_time(fresh_bench: Callable[..., Bench]) -> None:
+    bench = fresh_bench(max_browsers=2)
+    both = ("headless-shell", "chromium")
+    half_open(bench, "headless-shell")
+    first, second = load(bench, *both), load(bench, *both)
+    assert [first.browser.name, second.browser.name] == ["headless-shell", "chromium"]
+    assert [first(X)["y"].item(0), second(X)["y"].item(0)] == [6, 6]
+    first.reload()
+    assert first.browser.name == "headless-shell", "its own trial does not send it away"
+    bench.node.end_test()
+    bench.node.begin_test("the next")
+    third = load(bench, *both)
+    assert third.browser.name == "headless-shell", "it left with its test, and one success is not three"
+    crashes(bench, third)
+    assert bench.node.recovery.circuits()["headless-shell"] == "open"
+    bench.node.end_test()
+    bench.node.begin_test("while it is open again")
+    assert load(bench, *both).browser.name == "chromium"
+    bench.node.end_test()
+    bench.node.begin_test("thirty seconds later")
+    half_open(bench, "headless-shell")
+    fourth = load(bench, "headless-shell")
+    assert [fourth(X)["y"].item(0) for _ in range(3)] == [6, 6, 6]
+    # a warm call does not wait until the breaker has heard of it
+    until(
+        lambda: bench.node.recovery.circuits()["headless-shell"] == "closed",
+        "three successes did not close it",
+    )
+    assert load(bench, *both).browser.name == "headless-shell", "closed, it is anybody's"

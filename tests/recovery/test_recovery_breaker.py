@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from pytest_browserpool.recovery.breaker import Breaker, Breakers, BreakerSettings, Circuit
+from pytest_browserpool.recovery.breaker import Breaker, Breakers, BreakerSettings, Circuit, Trials
 
 
 def fail(breaker: Breaker, at: float, times: int) -> None:
@@ -24,11 +25,11 @@ def test_five_failures_open_it_thirty_seconds_half_open_three_successes_close() 
     assert breaker.circuit is Circuit.OPEN
     assert not breaker.allows(39.9)
     assert breaker.allows(40.0)
-    tickets = [breaker.acquire(40.0) for _ in range(5)]
-    assert [t is not None for t in tickets] == [True, True, True, False, False]
-    for ticket in tickets[:3]:
+    for _ in range(3):
         assert breaker.circuit is Circuit.HALF_OPEN
+        ticket = breaker.acquire(40.0)
         assert ticket is not None
+        assert breaker.acquire(40.0) is None, "one at a time"
         breaker.success(41.0, ticket)
     assert breaker.circuit is Circuit.CLOSED
     fail(breaker, 42.0, 4)
@@ -36,7 +37,7 @@ def test_five_failures_open_it_thirty_seconds_half_open_three_successes_close() 
 
 
 def test_one_failure_while_half_open_opens_it_again_for_as_long() -> None:
-    breaker = Breaker()
+    breaker = Breaker(BreakerSettings(trials=2))
     fail(breaker, 0.0, 5)
     good, bad = breaker.acquire(30.0), breaker.acquire(30.0)
     assert good is not None
@@ -127,6 +128,43 @@ def test_breakers_tell_what_opens_and_closes_by_name() -> None:
     assert breakers.circuits(29.0) == {"firefox": Circuit.OPEN}
     assert breakers.circuits(30.0) == {"firefox": Circuit.HALF_OPEN}
     assert told == [("firefox", Circuit.OPEN)]
+
+
+BOTH = ["chromium", "firefox"]
+
+
+def test_a_model_in_a_half_open_browser_keeps_others_away_until_it_leaves() -> None:
+    breakers = Breakers()
+    first, second = Trials(breakers), Trials(breakers)
+    first.enter(0.0, "firefox")
+    assert breakers.blocked(0.0, BOTH) == frozenset(), "a closed breaker has no trials"
+    fail(breakers.of("firefox"), 0.0, 5)
+    assert breakers.blocked(30.0, BOTH) == frozenset()
+    first.enter(30.0, "firefox")
+    assert breakers.blocked(30.0, BOTH) == {"firefox"}
+    assert breakers.blocked(30.0, ["firefox"]) == frozenset(), "the last candidate is never blocked"
+    second.enter(30.0, "firefox")
+    first.leave(31.0)
+    assert breakers.blocked(31.0, BOTH) == {"firefox"}
+    second.leave(31.0)
+    second.leave(31.0)
+    assert breakers.blocked(31.0, BOTH) == frozenset()
+    assert breakers.of("firefox").in_flight == 0
+
+
+@pytest.mark.parametrize(("ok", "after"), [(True, Circuit.CLOSED), (False, Circuit.OPEN)])
+def test_calls_of_the_model_on_trial_close_it_or_open_it_again(ok: bool, after: Circuit) -> None:
+    breakers, firefox = Breakers(), "firefox"
+    fail(breakers.of(firefox), 0.0, 5)
+    trials = Trials(breakers)
+    trials.enter(30.0, firefox)
+    breakers.of(firefox).met(31.0, 30.5, ok=True)
+    breakers.of(firefox).met(32.0, 31.5, ok=True)
+    assert breakers.blocked(32.0, BOTH) == {firefox}, "two successes, and the model is still there"
+    breakers.of(firefox).met(33.0, 32.5, ok=ok)
+    assert breakers.of(firefox).circuit is after
+    trials.leave(34.0)
+    assert (breakers.of(firefox).circuit, breakers.of(firefox).in_flight) == (after, 0)
 
 
 class BreakerModel(RuleBasedStateMachine):
