@@ -61,6 +61,10 @@ class Runner(Protocol):
         """Makes the lane able to run all of its stages again. Raises what kept it from that."""
         ...
 
+    def given_up(self, lane: int, fault: Fault) -> None:
+        """A fault there that the lane is not brought back from: it ends the request."""
+        ...
+
 
 @dataclass
 class LaneTimes:
@@ -226,6 +230,7 @@ class Pipeline:
     async def _recover(self, stage: Stage, fault: Fault, epoch: int, faults: int, runner: Runner) -> None:
         """Returns once the lane is back; one of several requests that saw it fail brings it back for all."""
         if self._tolerance == "none" or faults > MOST_FAULTS:
+            runner.given_up(stage.lane, fault)
             raise fault
         async with self._restoring[stage.lane]:
             if self._epochs[stage.lane] == epoch:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_browserpool.errors import ConfigurationError, RunFailed, ShardingError
 from pytest_browserpool.sharding.read import Source, read
+from pytest_browserpool.sharding.shapes import UNKNOWN_TYPE
 from pytest_browserpool.sharding.split import SegmentFile
 
 if TYPE_CHECKING:
@@ -194,7 +195,9 @@ def observe(source: Source, feeds: Tensors | None = None) -> dict[str, onnx.Type
     import numpy as np
     import onnx
 
-    names = [name for node in source.graph.nodes for name in node.outputs if name not in source.graph.outputs]
+    made = [name for node in source.graph.nodes for name in node.outputs if name not in source.graph.outputs]
+    # numpy has no arrays of the element types that browsers do not exchange either
+    names = [name for name in made if source.types.barrier(name) in ("", UNKNOWN_TYPE)]
     probe = onnx.ModelProto()
     probe.CopyFrom(source.model)
     probe.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)

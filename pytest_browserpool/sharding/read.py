@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from pytest_browserpool.errors import InvalidModel, ShardingError, UnsupportedOperator
 from pytest_browserpool.sharding import costs
 from pytest_browserpool.sharding.graph import Graph, Node, Value
-from pytest_browserpool.sharding.shapes import Types, infer_types
+from pytest_browserpool.sharding.shapes import UNKNOWN_TYPE, Types, infer_types
 
 if TYPE_CHECKING:
     import onnx
@@ -112,18 +112,20 @@ def read(
     inputs and outputs that stay in the page; ``observed`` has types and shapes that were seen in a run
     (``native.observe``), which are better than inferred ones.
 
-    Raises ``InvalidModel``, ``UnsupportedOperator`` for a domain that onnxruntime-web does not know, and
-    ``ShardingError`` where an open dimension is fixed by neither.
+    Raises ``InvalidModel``, ``UnsupportedOperator`` for a domain that onnxruntime-web does not know and for an input or
+    output that is no tensor, and ``ShardingError`` where an open dimension is fixed by neither.
     """
     model, path = load_model(source)
     _refuse_custom(model)
     types = infer_types(model, input_shapes or {}, dimensions or {}).corrected(observed or {})
     order = _topological(model)
     given = _given(model)
+    _refuse_ends(model, given, types)
     weights = {t.name: _tensor_bytes(t) for t in model.graph.initializer if t.name not in given}
     weights |= {s.values.name: _tensor_bytes(s.values) for s in model.graph.sparse_initializer}
     constant, cone = _constants(model, order, weights, types)
-    nodes = [_node(model, index, types, cone) for index in order if index not in constant]
+    live = _live(model, order)
+    nodes = [_node(model, index, types, cone) for index in order if index in live and index not in constant]
     values = {name: _value(name, types) for node in nodes for name in (*node.inputs, *node.outputs)}
     values |= {name: _value(name, types) for name in given}
     graph = Graph(
@@ -187,6 +189,30 @@ def _all_nodes(nodes: Iterable[onnx.NodeProto]) -> Iterable[onnx.NodeProto]:
             yield from _all_nodes(body.node)
 
 
+def _refuse_ends(model: onnx.ModelProto, given: Sequence[str], types: Types) -> None:
+    """Raises ``UnsupportedOperator`` for an input or output that a browser cannot be given, or cannot give."""
+    ends = [*(("input", name) for name in given), *(("output", o.name) for o in model.graph.output)]
+    for word, name in ends:
+        barrier = types.barrier(name)
+        if barrier and not (word == "output" and barrier == UNKNOWN_TYPE):  # a run shows what that one is
+            raise UnsupportedOperator(
+                f"{word} {name!r} is {barrier.rstrip(',')}, and only tensors go into browsers and out of them",
+                remedy="export the model with inputs and outputs that are tensors of numbers, bool or string",
+            )
+
+
+def _live(model: onnx.ModelProto, order: Sequence[int]) -> set[int]:
+    """Nodes that an output depends on. The others are in no shard: a segment of such alone would have no output."""
+    wanted = {o.name for o in model.graph.output}
+    live = set()
+    for index in reversed(order):
+        node = model.graph.node[index]
+        if wanted.intersection(node.output):
+            live.add(index)
+            wanted.update(reads(node))
+    return live
+
+
 def _given(model: onnx.ModelProto) -> tuple[str, ...]:
     """Inputs that the caller must give; before IR version 4 initialisers are listed among the inputs too."""
     weights = {t.name for t in model.graph.initializer}
@@ -246,7 +272,11 @@ def _constants(
         node = model.graph.node[index]
         behind = reads(node)
         constant = all(name in cone for name in behind) and not outputs & set(node.output)
-        if not constant or node.op_type in RANDOM or any(types.barrier(name) for name in node.output if name):
+        if (
+            not constant
+            or node.op_type in RANDOM
+            or any(types.no_tensor(name) for name in node.output if name)
+        ):
             continue
         found.add(index)
         for name in node.output:

@@ -24,6 +24,25 @@ STRING_BYTES = 16
 
 UNKNOWN_TYPE = "of a type that shape inference does not find"
 
+CARRIED = frozenset(
+    [
+        "FLOAT",
+        "DOUBLE",
+        "FLOAT16",
+        "INT8",
+        "INT16",
+        "INT32",
+        "INT64",
+        "UINT8",
+        "UINT16",
+        "UINT32",
+        "UINT64",
+        "BOOL",
+        "STRING",
+    ]
+)
+"""Element types that messages between pages have (``browsers.protocol``), as ONNX calls them."""
+
 SMALL = 1024
 """Elements up to which a weight is kept for inference: shape arguments are small, weights are not."""
 
@@ -80,6 +99,15 @@ class Types:
 
     def barrier(self, name: str) -> str:
         """Why the value cannot pass between browsers; empty where it can."""
+        if other := self.no_tensor(name):
+            return other
+        import onnx
+
+        told = onnx.TensorProto.DataType.Name(self.declared[name].tensor_type.elem_type)
+        return "" if told in CARRIED else f"of type {told.lower()}, which browsers do not exchange,"
+
+    def no_tensor(self, name: str) -> str:
+        """What the value is where it is no tensor of a known type; empty for a tensor."""
         kind = self.declared.get(name)
         which = kind.WhichOneof("value") if kind is not None else None
         if kind is None or which is None or (which == "tensor_type" and not kind.tensor_type.elem_type):
@@ -169,24 +197,26 @@ def _inferred(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _known_types(model: onnx.ModelProto) -> dict[str, onnx.TypeProto]:
-    """Types by name, those inside bodies included; a body's names differ from the outer ones by the format's
-    rules.
+    """Types by name, those inside bodies included. A body may use a name that the main graph gives to another value,
+    where that is computed later; the main graph's is meant then.
     """
     found: dict[str, onnx.TypeProto] = {}
+    outer = {name for node in model.graph.node for name in node.output}
+    outer |= {each.name for each in (*model.graph.input, *model.graph.initializer)}
 
-    def collect(graph: onnx.GraphProto) -> None:
+    def collect(graph: onnx.GraphProto, *, inside: bool) -> None:
         import onnx
 
-        for info in (*graph.value_info, *graph.output, *graph.input):
-            found[info.name] = info.type
+        seen = {info.name: info.type for info in (*graph.value_info, *graph.output, *graph.input)}
         for tensor in graph.initializer:
-            found[tensor.name] = onnx.helper.make_tensor_type_proto(tensor.data_type, list(tensor.dims))
+            seen[tensor.name] = onnx.helper.make_tensor_type_proto(tensor.data_type, list(tensor.dims))
+        found.update((name, kind) for name, kind in seen.items() if not (inside and name in outer))
         for node in graph.node:
             for attribute in node.attribute:
                 if attribute.HasField("g"):
-                    collect(attribute.g)
+                    collect(attribute.g, inside=True)
 
-    collect(model.graph)
+    collect(model.graph, inside=False)
     return found
 
 
@@ -214,9 +244,15 @@ def _fix_inputs(
         tensor.shape.Clear()
         for size in shape:
             tensor.shape.dim.add().dim_value = int(size)
+        tensor.shape.SetInParent()  # a scalar's shape has no dims but must be there
     for name, info in inputs.items():
         if not info.type.HasField("tensor_type"):
             continue
+        if not info.type.tensor_type.HasField("shape"):
+            raise ShardingError(
+                f"the model does not say how many dimensions input {name!r} has",
+                remedy=f"give its shape in input_shapes={{{name!r}: (…)}}",
+            )
         for position, dim in enumerate(info.type.tensor_type.shape.dim):
             if dim.dim_param in symbols and not dim.HasField("dim_value"):
                 dim.dim_value = symbols[dim.dim_param]
