@@ -220,20 +220,22 @@ class ShardedModel(Model):
     ) -> Iterator[dict[str, NDArray[Any]]]:
         """The outputs for each of ``inputs``, in their order, with several requests under way at once.
 
-        ``inputs`` may be a generator: it is read only as fast as outputs are taken. ``in_flight`` (twice the number of
-        shards unless given: one request at work in each browser, and one on its way to it) bounds what is held.
+        ``inputs`` may be a generator: it is read only as fast as outputs are taken, and what it raises comes after the
+        outputs for what it gave before. ``in_flight`` (twice the number of shards unless given: one request at work in
+        each browser, and one on its way to it) bounds what is held.
 
         Raises:
-            InputError: ``in_flight`` below 1, or what a call raises for inputs. Fault: as a call.
+            InputError: ``in_flight`` is no whole number from 1 on, said at once; or what a call raises for inputs.
+            Fault: as a call.
         """
         from pytest_browserpool.node.opening import run_many
 
         resident = self._resident
-        if in_flight is not None and in_flight < 1:
-            raise InputError(f"in_flight is {in_flight}", remedy="give 1 or more, or leave it out")
+        given = 2 * len(resident.lanes) if in_flight is None else in_flight
+        if not isinstance(given, int) or given < 1:
+            raise InputError(f"in_flight is {in_flight!r}", remedy="give 1 or more, or leave it out")
         many = (checked(each, resident.info, where=resident.content.label) for each in inputs)
-        for reply in run_many(self._node, resident, many, in_flight or 2 * len(resident.lanes)):
-            yield dict(reply.outputs)
+        return (dict(reply.outputs) for reply in run_many(self._node, resident, many, given))
 
     @property
     def shards(self) -> tuple[Shard, ...]:

@@ -235,20 +235,29 @@ def run_many(
 ) -> Iterator[Reply]:
     """Replies in the order of ``inputs``, with up to ``in_flight`` requests under way.
 
-    ``inputs`` is read only as fast as replies are taken. After an error, or when the caller stops, what is under way
-    ends by itself first: giving it up would cost the pages that are at it.
+    ``inputs`` is read only as fast as replies are taken. An error of ``inputs`` itself is raised where its reply would
+    have come, after those to all that was given before. After another error, or when the caller stops, what is under
+    way ends by itself first: giving it up would cost the pages that are at it.
     """
     waiting: deque[tuple[float, Arrays, Any]] = deque()
     items, limit = iter(inputs), resident.budget * in_flight
+    ended: Exception | None = None
     try:
         while True:
-            while len(waiting) < in_flight and (given := next(items, None)) is not None:
+            while len(waiting) < in_flight and ended is None:
+                try:
+                    given = next(items)
+                except Exception as error:  # noqa: BLE001 - the caller's own, raised in its turn below
+                    ended = error
+                    break
                 # the caller may fill the same arrays anew for the next request, while this one is under way
                 own: Arrays = {name: array.copy() for name, array in given.items()}
                 task = node.start(functools.partial(resident.run, own))
                 waiting.append((time.time(), own, task))
-            if not waiting:
-                return
+            if not waiting and ended is not None:
+                if isinstance(ended, StopIteration):
+                    return
+                raise ended
             started, arrays, task = waiting.popleft()
             wait = functools.partial(node.finish, task, limit)
             yield node.report.called(node.test, resident, started, arrays, wait)

@@ -262,10 +262,23 @@ def test_a_caller_that_stops_early_costs_no_page(bench):
 def test_a_bad_request_among_many_fails_alone(bench):
     source, shapes = REAL["angle"]
     model = sharded(bench, source, TWO, input_shapes=shapes)
-    answers = model.run_many([noise(shapes), {"y": np.zeros(1, np.float32)}], in_flight=1)
-    next(answers)
+    answers = model.run_many([noise(shapes), noise(shapes), {"y": np.zeros(1, np.float32)}])
+    for _ in range(2):  # given before the bad one, so they come, though all are read ahead
+        close(next(answers), native(model.path, noise(shapes)))
     with pytest.raises(InputError, match="no input 'y'"):
         next(answers)
+
+    def ends() -> Iterator[dict[str, Any]]:
+        yield noise(shapes)
+        raise LookupError("the file ended")
+
+    answers = model.run_many(ends(), in_flight=3)
+    close(next(answers), native(model.path, noise(shapes)))
+    with pytest.raises(LookupError, match="the file ended"):
+        next(answers)
+    for wrong in (0, 1.5, "2"):
+        with pytest.raises(InputError, match=f"in_flight is {wrong!r}"):
+            model.run_many([], in_flight=wrong)  # said at once, not when the first output is taken
     close(model(noise(shapes)), native(model.path, noise(shapes)))
 
 
