@@ -117,6 +117,9 @@ class Recording:
     async def restore(self, lane: int, fault: Fault) -> None:
         raise fault
 
+    def given_up(self, lane: int, fault: Fault) -> None:
+        self._resident.given_up(lane, fault)
+
 
 def cpu_seconds(model: ShardedModel) -> float:
     """Of all cores, so far: the browsers of the model with everything that belongs to them, and this process, through which

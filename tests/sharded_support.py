@@ -20,6 +20,7 @@ from pytest_browserpool.models.inspect import inspect
 from pytest_browserpool.node.cutting import Cut, Seat, cut
 from pytest_browserpool.node.sharded import ShardedResident
 from pytest_browserpool.node.use import ModelUse
+from pytest_browserpool.recovery.breaker import Breakers
 from pytest_browserpool.sharding.native import open_session
 from pytest_browserpool.values import ModelNeeds
 
@@ -186,6 +187,7 @@ class Sharded:
         told: Callable[..., None] = lambda *told: None,
         made: Cut | None = None,
         visit: Any = None,
+        breakers: Breakers | None = None,
         **needs: Any,
     ) -> ShardedResident:
         import dataclasses
@@ -201,5 +203,6 @@ class Sharded:
             SimpleNamespace(shard=lambda *told: None),  # type: ignore[arg-type]
             told,
             lambda *seen: None,
+            breakers or Breakers(),
             visit,
         )

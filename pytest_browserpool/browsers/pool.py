@@ -163,6 +163,21 @@ class Pool:
 
     # -- sessions ---------------------------------------------------------------------------------------------------
 
+    def at_hand(self, browser: str, key: SessionKey) -> Loaded | None:
+        """The warm session, where its page has answered a moment ago. From any thread."""
+        instance = self.running.running(browser, 0)
+        found = instance.find(key) if instance is not None else None
+        if instance is None or found is None or not found[0].fresh:
+            return None
+        return self._warm(instance, *found)
+
+    def _warm(
+        self, instance: BrowserInstance, page: RuntimePage, session: Session, launch_ms: float = 0.0
+    ) -> Loaded:
+        self.warm_hits += 1
+        session.last_used = time.monotonic()
+        return Loaded(instance, page, session, warm=True, launch_ms=launch_ms, load_ms=0.0)
+
     async def load(
         self, browser: str, key: SessionKey, model: ModelContent, timeout: float, slot: int = 0
     ) -> Loaded:
@@ -179,9 +194,7 @@ class Pool:
             await self._clear_away(instance, found[0])
             return await self.load(browser, key, model, timeout, slot)
         if found is not None:
-            self.warm_hits += 1
-            found[1].last_used = time.monotonic()
-            return Loaded(instance, *found, warm=True, launch_ms=launch_ms, load_ms=0.0)
+            return self._warm(instance, *found, launch_ms)
         started = time.perf_counter()
         self._emit("begins", {"what": "loading", "browser": browser, "sha256": key.sha256})
         with instance.in_use():
@@ -192,8 +205,7 @@ class Pool:
             creating = page.create(key, model.path, model.external, label=model.label, timeout=timeout)
             session, made = await self._guarded(instance, page, creating)
         if not made:  # somebody else was at it, a prewarm say
-            self.warm_hits += 1
-            return Loaded(instance, page, session, warm=True, launch_ms=launch_ms, load_ms=0.0)
+            return self._warm(instance, page, session, launch_ms)
         self.loads += 1
         self._emit("begins", {"what": "", "browser": browser, "sha256": ""})
         self._emit("session_made", _whereabouts(instance, key))
@@ -225,9 +237,13 @@ class Pool:
         self, loaded: Loaded, inputs: Mapping[str, Packed], timeout: float, state: StateUse | None = None
     ) -> Any:
         """One inference on tensors that came from another page; the reply's are ``packed`` too."""
-        return await self.command(
+        warm = loaded.session.runs > 0
+        reply = await self.command(
             loaded, loaded.page.run_packed(loaded.session, inputs, timeout=timeout, state=state)
         )
+        if warm:  # by the page's own clock: the command may have waited there for those sent before it
+            loaded.instance.health.succeeded(loaded.session.name, float(reply.values["run_ms"]))
+        return reply
 
     async def benchmark(
         self, loaded: Loaded, inputs: Mapping[str, Any], runs: int, timeout: float

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -50,6 +50,16 @@ class Seat:
         name = self.browser if self.slot == 0 else f"{self.browser}#{self.slot + 1}"
         return f"{name}@{self.node}" if self.node else name
 
+    @property
+    def circuit(self) -> str:
+        """What its circuit breaker goes by, the same for all browsers of one name on a node: ``chromium``,
+        ``firefox@gw1``."""
+        return _circuit(self.browser, self.node)
+
+
+def _circuit(browser: str, node: str) -> str:
+    return f"{browser}@{node}" if node else browser
+
 
 @dataclass(frozen=True)
 class Cut:
@@ -82,11 +92,13 @@ def seats(
     where: str,
     count: int | None = None,
     node: str = "",
+    avoid: Collection[str] = (),
 ) -> tuple[Seat, ...]:
     """Seats for at least ``count`` shards (all unless given): one of each kind that qualifies, then further ones of each
-    in turn. ``node``: whose browsers these are, where it is another one.
+    in turn. ``node``: whose browsers these are, where it is another one. ``avoid``: circuit breakers (``Seat.circuit``)
+    that are open: their kinds are left out while another one qualifies, except where ``shard_backends=`` names them.
 
-    The order depends on the needs and the machine alone, so that a second test finds its shards warm. Backends are a
+    The order depends on these and the machine alone, so that a second test finds its shards warm. Backends are a
     strict order: with ``backends=`` only browsers that give the first one that any browser here gives are taken;
     ``shard_backends=`` says for each browser what its shard runs on.
 
@@ -104,6 +116,7 @@ def seats(
     first = found[0].backend
     kinds = dict.fromkeys(c.browser for c in found if not needs.backends or c.backend == first)
     backends = {kind: tuple(c.backend for c in found if c.browser == kind) for kind in kinds}
+    avoided: list[str] = []
     for browser in (b for b in browsers if b.name in kinds):
         wanted = _own_backends(needs, browser)
         given = tuple(backend for backend in wanted if browser.gives(backend))
@@ -115,8 +128,11 @@ def seats(
                 remedy="`browserpool doctor` shows what each browser gives",
             )
         backends[browser.name] = given or backends[browser.name]
-    slots = -(-shards // len(kinds))
-    return tuple(Seat(kind, slot, backends[kind], node) for slot in range(slots) for kind in kinds)
+        if _circuit(browser.name, node) in avoid and not wanted:
+            avoided.append(browser.name)
+    taken = [kind for kind in kinds if kind not in avoided] or list(kinds)
+    slots = -(-shards // len(taken))
+    return tuple(Seat(kind, slot, backends[kind], node) for slot in range(slots) for kind in taken)
 
 
 def _own_backends(needs: ModelNeeds, browser: BrowserCapabilities) -> tuple[str, ...]:

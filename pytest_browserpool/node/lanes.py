@@ -6,7 +6,6 @@ import asyncio
 import json
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +18,14 @@ from pytest_browserpool.errors import (
     BrowserPoolError,
     DeadlineExceeded,
     Fault,
-    PageCrashed,
     PageHung,
     UnsupportedOperator,
 )
 from pytest_browserpool.node.cutting import Cut, Seat, Shapes, contents, fixed_shapes
+from pytest_browserpool.node.lane import Lane
 from pytest_browserpool.node.places import Places
 from pytest_browserpool.node.refusals import Refusal, SegmentsRefused
+from pytest_browserpool.node.shard_breakers import ShardBreakers
 from pytest_browserpool.node.use import ModelUse
 from pytest_browserpool.values import ModelNeeds
 
@@ -44,47 +44,6 @@ RECOVERY_SECONDS = {1: 15.0, 2: 15.0, 3: 60.0, 4: 60.0, 5: 60.0}
 """By priority, as for a whole model."""
 
 
-@dataclass
-class Lane:
-    """One shard: where it runs now, and at level high where its copy waits."""
-
-    seat: Seat
-    stages: tuple[int, ...]
-    sessions: dict[int, Loaded] = field(default_factory=dict)
-    """By segment."""
-    copies: dict[int, Loaded] = field(default_factory=dict)
-    load_ms: float = 0.0
-    sent: int = 0
-    """Commands that its page has not answered."""
-
-    @property
-    def held(self) -> list[Loaded]:
-        return [*self.sessions.values(), *self.copies.values()]
-
-    @property
-    def backend(self) -> str:
-        """What the shard really runs on; joined with "+" where its segments differ."""
-        return "+".join(dict.fromkeys(loaded.session.key.backend for loaded in self.sessions.values()))
-
-    @property
-    def threads(self) -> int:
-        """Of WebAssembly in its page, as the page says; the most where its segments are in different pages."""
-        return max((loaded.page.threads for loaded in self.sessions.values()), default=0)
-
-    @property
-    def where(self) -> Candidate:
-        return Candidate(self.seat.browser, self.backend or self.seat.backends[0])
-
-    def ready(self, index: int) -> Loaded:
-        """The session of a segment, or the fault that cost it."""
-        loaded = self.sessions[index]
-        if loaded.page.lost is not None:
-            raise loaded.page.lost
-        if loaded.session.key not in loaded.page.sessions:
-            raise PageCrashed(f"the session of {loaded.session.label} is gone with its page")
-        return loaded
-
-
 class Lanes:
     """All shards of a cut model. Runs in the node's loop."""
 
@@ -97,9 +56,10 @@ class Lanes:
         use: ModelUse,
         static: Static,
         recovered: Recovered,
+        breakers: ShardBreakers,
     ) -> None:
         self._pool, self._needs, self._label, self._made, self._use = pool, needs, label, made, use
-        self._static, self._recovered = static, recovered
+        self._static, self._recovered, self._breakers = static, recovered, breakers
         self._contents = contents(made, label)
         self.all = [
             Lane(seat, shard.segments)
@@ -145,6 +105,7 @@ class Lanes:
             await self._fill(lane, lane.seat)
         except Fault as fault:
             if self._needs.fault_tolerance == "none":
+                self.given_up(number, fault)
                 raise
             await self.restore(number, fault)
 
@@ -306,8 +267,9 @@ class Lanes:
         lane, began = self.all[number], time.monotonic()
         if isinstance(fault, PageHung) and self._needs.recovery is None:
             # as for a whole model: the marker's timeout is the test's own limit
-            self._recovered(fault, [], "not_retried", None, lane.where)
+            self.given_up(number, fault)
             raise fault
+        self._breakers.met(lane.seat, fault)
         where, steps = lane.where, list[dict[str, Any]]()
         try:
             async with asyncio.timeout(self.recovery_limit):
@@ -324,10 +286,16 @@ class Lanes:
         self._use.recoveries += 1
         self._recovered(fault, steps, "recovered", (time.monotonic() - began) * 1000, where)
 
+    def given_up(self, number: int, fault: Fault) -> None:
+        """A fault that is not recovered from, for the record; the browser's breaker counts it all the same."""
+        lane = self.all[number]
+        if self._breakers.met(lane.seat, fault):
+            self._recovered(fault, [], "not_retried", None, lane.where)
+
     async def _restored(self, lane: Lane, fault: Fault, steps: list[dict[str, Any]]) -> None:
         if await self._from_copy(lane, steps):
             return
-        ways = [lane.seat] * SAME_BROWSER_TRIES + [*self._spare]
+        ways = self._breakers.steered([lane.seat] * SAME_BROWSER_TRIES + [*self._spare])
         last = fault
         async for seat in self._pool.ways(ways, lane.seat, self._needs):
             started = time.monotonic()
@@ -340,6 +308,7 @@ class Lanes:
                 await self._fill(lane, seat)
             except Fault as error:
                 last = error
+                self._breakers.met(seat, error, started)
                 step |= {"seconds": time.monotonic() - started, "outcome": error.kind}
                 continue
             except SegmentsRefused as error:  # the next browser may run it

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import json
 import time
@@ -80,6 +81,7 @@ def _opened(
             node.report,
             opening.recovered,
             opening.learned,
+            node.recovery.breakers,
             opening.visit,
         )
 
@@ -97,7 +99,11 @@ class _Opening:
 
     def __init__(self, node: Node, needs: ModelNeeds, content: ModelContent) -> None:
         self._node, self._needs, self._content = node, needs, content
-        self._places = seats(needs, node.capabilities().browsers, where=content.label)
+        browsers = node.capabilities().browsers
+        # asked once: when the model is cut again it is on trial in a half-open browser itself
+        self._avoid = node.recovery.breakers.refusing(time.monotonic())
+        self._all = seats(needs, browsers, where=content.label)
+        self._places = seats(needs, browsers, where=content.label, avoid=self._avoid)
         self._threads = of_shard(node.cores, needs.shards or 1)
         self.known = Refusals(node, needs, content.sha256)
         self.visit: Visit | None = None
@@ -113,11 +119,24 @@ class _Opening:
         if self._arranged is not None:
             return self._cut(self._arranged)
         try:
-            return self._cut(None)
+            return self._cut_here()
         except (CapabilityError, ShardingError) as error:
             if isinstance(error, BackendRefused) or not self._others_may(error):
                 raise
             return self._cut_over_nodes(error)
+
+    def _cut_here(self) -> Cut:
+        """Over this node's browsers; those with an open circuit breaker come in where the others cannot take the model,
+        and else stay a last way for shards that are lost."""
+        try:
+            made = self._cut(None)
+        except (ShardingError, BackendRefused):
+            if self._places == self._all:
+                raise
+            self._places = self._all
+            made = self._cut(None)
+        left_out = (seat for seat in self._all if seat not in self._places)
+        return dataclasses.replace(made, spare=(*made.spare, *left_out))
 
     def _others_may(self, error: BrowserPoolError) -> bool:
         """Whether other nodes are to be asked; where the settings keep them from it, the error says so."""
@@ -146,7 +165,7 @@ class _Opening:
         others: list[NodeCapabilities] = []
         ways: list[Arrangement] = []
         for others in self.visit.gather():
-            for arranged in arrangements(self._needs, own, others, where=label):
+            for arranged in arrangements(self._needs, own, others, where=label, avoid=self._avoid):
                 if arranged in ways:
                     continue
                 ways.append(arranged)

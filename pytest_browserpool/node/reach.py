@@ -6,7 +6,7 @@ needs, and never its last browser; of the shards as many as can be stay on the n
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from pytest_browserpool.errors import CapabilityError
@@ -42,19 +42,26 @@ def alone(own: NodeCapabilities, shards: int) -> int:
 
 
 def arrangements(
-    needs: ModelNeeds, own: NodeCapabilities, others: Sequence[NodeCapabilities], *, where: str
+    needs: ModelNeeds,
+    own: NodeCapabilities,
+    others: Sequence[NodeCapabilities],
+    *,
+    where: str,
+    avoid: Collection[str] = (),
 ) -> Iterator[Arrangement]:
     """The ways to spread the shards over nodes, best first: as many as can be on ``own``, then on few other nodes, those
-    with the most memory first.
+    with the most memory first. ``avoid``: as for ``seats``.
 
     Raises:
         CapabilityError: nothing of ``own`` qualifies.
     """
     shards = needs.shards or 1
-    lenders = sorted(_lenders(needs, own, others, where), key=lambda each: (-_bytes(each[0]), each[0].node))
+    lenders = sorted(
+        _lenders(needs, own, others, where, avoid), key=lambda each: (-_bytes(each[0]), each[0].node)
+    )
     for count in range(min(shards - 1, own.max_browsers), 0, -1):
         places, missing = (
-            [(own, seats(needs, own.browsers, where=where, count=count)[:count])],
+            [(own, seats(needs, own.browsers, where=where, count=count, avoid=avoid)[:count])],
             shards - count,
         )
         for lender, offered in lenders:
@@ -68,7 +75,11 @@ def arrangements(
 
 
 def _lenders(
-    needs: ModelNeeds, own: NodeCapabilities, others: Sequence[NodeCapabilities], where: str
+    needs: ModelNeeds,
+    own: NodeCapabilities,
+    others: Sequence[NodeCapabilities],
+    where: str,
+    avoid: Collection[str],
 ) -> Iterator[tuple[NodeCapabilities, tuple[Seat, ...]]]:
     """Each node that can lend something, and the seats there."""
     shards = needs.shards or 1
@@ -78,7 +89,7 @@ def _lenders(
         if most < 1:
             continue
         try:
-            found = seats(needs, other.browsers, where=where, count=most, node=other.node)
+            found = seats(needs, other.browsers, where=where, count=most, node=other.node, avoid=avoid)
         except CapabilityError:
             continue
         # backends= is one order for all shards, wherever they run

@@ -16,11 +16,14 @@ from pytest_browserpool.errors import DeadlineExceeded, Fault, InputError
 from pytest_browserpool.models.inspect import ModelInfo
 from pytest_browserpool.node.away import Visit
 from pytest_browserpool.node.cutting import Cut, Seat, contents
-from pytest_browserpool.node.lanes import Lane, Lanes, Static, TellLoad
+from pytest_browserpool.node.lane import Lane
+from pytest_browserpool.node.lanes import Lanes, Static, TellLoad
 from pytest_browserpool.node.places import Places
 from pytest_browserpool.node.refusals import Refusal
 from pytest_browserpool.node.resident import Reply
+from pytest_browserpool.node.shard_breakers import ShardBreakers
 from pytest_browserpool.node.use import ModelUse
+from pytest_browserpool.recovery.breaker import Breakers
 from pytest_browserpool.sharding.execute import Answer, LaneTimes, Pipeline, Stage
 from pytest_browserpool.values import ModelNeeds
 
@@ -51,6 +54,7 @@ class ShardedResident:
         report: Reporter,
         recovered: Callable[..., None],
         learned: Callable[[Seat, str, float], None],
+        breakers: Breakers,
         visit: Visit | None = None,
     ) -> None:
         """``visit``: where shards are in browsers that other nodes lend."""
@@ -59,6 +63,7 @@ class ShardedResident:
         self.states: list[ShardedState] = []
         """Of the sessions with state that the test has open."""
         self._report, self._learned = report, learned
+        self._breakers = ShardBreakers(breakers)
 
         def told(
             fault: Fault, steps: list[dict[str, Any]], outcome: str, ms: float | None, where: Candidate
@@ -73,8 +78,16 @@ class ShardedResident:
     def _cut(self, made: Cut) -> None:
         self.made = made
         self._lanes = Lanes(
-            self.pool, self.needs, self.content.label, made, self.use, self._static, self._told
+            self.pool,
+            self.needs,
+            self.content.label,
+            made,
+            self.use,
+            self._static,
+            self._told,
+            self._breakers,
         )
+        self._breakers.enter(made.seats)
         stages = [Stage(f.index, f.shard, f.inputs, f.outputs) for f in made.sharded.files]
         self.pipeline = Pipeline(stages, made.sharded.outputs, self, tolerance=self.needs.fault_tolerance)
 
@@ -132,6 +145,7 @@ class ShardedResident:
     def pin(self, loaded: None) -> None:
         """Lets the model go; what it took is recorded."""
         self._lanes.let_go()
+        self._breakers.leave()
         self._tell_speeds()
         for lane, times in zip(self.lanes, self.times, strict=True):
             if lane.sessions and times.calls:
@@ -167,7 +181,7 @@ class ShardedResident:
                     remedy="give that shape in input_shapes=, or allow another backend",
                 )
         first = all(loaded.session.runs == 0 for lane in self.lanes for loaded in lane.sessions.values())
-        started = time.perf_counter()
+        started, began = time.perf_counter(), time.monotonic()
         feeds = {name: pack(array) for name, array in inputs.items()}
         limit = self.budget
         try:
@@ -180,6 +194,7 @@ class ShardedResident:
                 where=self.content.label,
                 remedy="raise timeout= in the model marker if the model is that slow",
             ) from None
+        self._breakers.answered((lane.seat for lane in self.lanes), began)
         outputs = {name: tensor.array() for name, tensor in done.tensors.items()}
         latency = (time.perf_counter() - started) * 1000
         if first:
@@ -221,3 +236,6 @@ class ShardedResident:
 
     async def restore(self, number: int, fault: Fault) -> None:
         await self._lanes.restore(number, fault)
+
+    def given_up(self, number: int, fault: Fault) -> None:
+        self._lanes.given_up(number, fault)

@@ -221,6 +221,7 @@ class ShardedState:
             except Fault as fault:
                 faults += 1
                 if resident.needs.fault_tolerance == "none" or faults > MOST_FAULTS:
+                    resident.given_up(part.stage.lane, fault)
                     raise
                 await resident.restore(part.stage.lane, fault)
 
@@ -247,6 +248,9 @@ class ShardedState:
     async def restore(self, lane: int, fault: Fault) -> None:
         """The shard's sessions; its parts of the state follow when they are needed."""
         await self._resident.restore(lane, fault)
+
+    def given_up(self, lane: int, fault: Fault) -> None:
+        self._resident.given_up(lane, fault)
 
 
 def _owner(stages: tuple[Stage, ...], output: str, name: str) -> int | None:

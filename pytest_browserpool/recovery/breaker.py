@@ -165,13 +165,17 @@ class Breakers:
             breaker.allows(at)
         return {name: breaker.circuit for name, breaker in self._breakers.items()}
 
+    def refusing(self, at: float) -> frozenset[str]:
+        """The browsers that may not be used now, as long as there are others."""
+        return frozenset(name for name, breaker in [*self._breakers.items()] if not breaker.allows(at))
+
     def blocked(self, at: float, candidates: Iterable[str]) -> frozenset[str]:
         """Which of ``candidates`` (browser names) may not be used now; empty when it would be all of them.
 
         The last candidate is never blocked: a try that may fail beats a failure that is certain.
         """
         names = frozenset(candidates)
-        blocked = frozenset(name for name in names if name in self._breakers and not self.of(name).allows(at))
+        blocked = names & self.refusing(at)
         return frozenset() if blocked == names else blocked
 
 

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import onnx_models as make
 import pytest
 from bench_support import Bench
 from chaos_support import send
+from sharding_graphs import two_in_three_out
 from waiting import until
 
 from pytest_browserpool.errors import BrowserCrashed
-from pytest_browserpool.fixtures import Model
+from pytest_browserpool.fixtures import Model, ShardedModel, _model
 from pytest_browserpool.values import ModelNeeds
 
 X = {"x": np.ones((4, 4), np.float32)}
@@ -91,3 +94,49 @@ def test_a_half_open_browser_is_tried_by_one_model_at_a_time(fresh_bench: Callab
         "three successes did not close it",
     )
     assert load(bench, *both).browser.name == "headless-shell", "closed, it is anybody's"
+
+
+def sharded(bench: Bench) -> ShardedModel:
+    shapes = {"a": (3, 16), "b": (3, 16)}
+    needs = ModelNeeds(shards=2, backends=("wasm",), input_shapes=shapes)
+    model = _model(bench.node, needs, two_in_three_out(), Path(__file__))
+    assert isinstance(model, ShardedModel)
+    return model
+
+
+def test_shards_leave_a_browser_that_crashes_and_the_next_model_does_without_it(
+    fresh_bench: Callable[..., Bench],
+) -> None:
+    bench = fresh_bench(max_browsers=3)
+    breakers, now = bench.node.recovery.breakers, time.monotonic()
+    inputs = {name: np.ones((3, 16), np.float32) for name in ("a", "b")}
+    model = sharded(bench)
+    hit, sound = (shard.browser.name for shard in model.shards)
+    for name in (hit, sound):
+        for _ in range(4):
+            breakers.of(name).met(now, now, ok=False)
+    undisturbed = model(inputs)
+    assert not breakers.of(hit).failures, "a request that went well is a success of all its browsers"
+    for _ in range(4):
+        breakers.of(hit).met(now, now, ok=False)
+    struck = next(iter(model._resident.lanes[0].sessions.values())).instance
+    health = struck.health.score
+    assert send(bench, hit, "", signal.SIGKILL)
+    again = model(inputs)
+    assert {name: array.tobytes() for name, array in again.items()} == {
+        name: array.tobytes() for name, array in undisturbed.items()
+    }
+    moved = model.shards[0].browser.name
+    assert moved not in (hit, sound)
+    assert bench.node.recovery.circuits() == {hit: "open", sound: "closed"}
+    assert (health, struck.health.score) == (100.0, 0.0)
+    (fault,) = bench.rows("faults")
+    assert [(a["action"], a["browser"]) for a in json.loads(fault["attempts"])] == [("move shard", moved)]
+    bench.node.end_test()
+    bench.node.begin_test("the next")
+    after = sharded(bench)
+    assert {shard.browser.name for shard in after.shards} == {sound, moved}
+    for _ in range(2):
+        for name, array in after(inputs).items():
+            np.testing.assert_allclose(array, undisturbed[name], rtol=1e-5, atol=1e-6)
+    assert all(loaded.instance.health.vitals.operations for loaded in after._resident.everywhere)

@@ -29,6 +29,7 @@ class Adder:
         self.failing, self.restorable = failing or {}, restorable
         self.ran: list[int] = []
         self.restored: list[int] = []
+        self.lost: list[int] = []
         self.most: dict[int, int] = {}
         self._at: dict[int, int] = {}
 
@@ -50,6 +51,9 @@ class Adder:
         if not self.restorable:
             raise fault
         self.restored.append(lane)
+
+    def given_up(self, lane: int, fault: Fault) -> None:
+        self.lost.append(lane)
 
 
 def feeds(value: float) -> dict[str, Packed]:
@@ -89,7 +93,7 @@ def test_none_does_not_try_again():
     runner = Adder({1: {0}})
     with pytest.raises(BrowserCrashed):
         run(runner, "none")
-    assert runner.restored == []
+    assert (runner.restored, runner.lost) == ([], [1])
 
 
 def test_a_lane_that_many_requests_saw_fail_is_restored_once():
@@ -103,6 +107,7 @@ def test_a_model_that_crashes_every_time_ends():
     with pytest.raises(BrowserCrashed):
         run(runner, "medium")
     assert len(runner.restored) == MOST_FAULTS
+    assert runner.lost == [1]
 
 
 def test_a_lane_that_cannot_be_restored_fails_the_request():
