@@ -4,35 +4,47 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from pytest_browserpool.commands.asking import db_option, json_option
 from pytest_browserpool.errors import HistoryError
 
+if TYPE_CHECKING:
+    from pytest_browserpool.store.inventory import Found, Stock
+
 
 @click.command
 @click.option(
-    "--repair", is_flag=True, help="Set a damaged history aside, restore the good copy, merge spooled rows."
+    "--repair",
+    is_flag=True,
+    help="Set a damaged history aside, restore the best copy, merge spooled rows, renew the copies.",
 )
 @click.option(
-    "--copies", default=2, show_default=True, help="Files that should hold the history, itself included."
+    "--copies",
+    type=click.IntRange(min=1),
+    help="Files that should hold the history, itself included; without it as many as the last run kept.",
 )
 @db_option
 @json_option
-def verify(repair: bool, copies: int, db: Path, as_json: bool) -> None:
-    """Read every block of the history and of its copies, and compare checksums.
+def verify(repair: bool, copies: int | None, db: Path, as_json: bool) -> None:
+    """Read every block of the history and of its copies, compare checksums, and tell what each copy lacks.
+
+    A line for the history, for each copy that there should be, and for each that lies there from an earlier setting:
+    ok, DUE (not made yet, the run was not so far), MISSING, DAMAGED, UNREADABLE (busy, or out of reach),
+    STALE (lacks rows that it should have by now), UNCHECKED (its checksum file is missing), or
+    EARLIER (not renewed any more, whatever its state; it does not count for the exit status).
 
     Nothing is ever deleted: a damaged file is kept under a new name.
-    Exit status: 0 all is well (or was repaired), 1 something is damaged or missing.
+    Exit status: 0 all is well (or was repaired), 1 something that should be there is not ok and not DUE, 2 wrong usage.
 
     \b
     Examples:
       browserpool verify
       browserpool verify --repair
     """
-    from pytest_browserpool.store import integrity
+    from pytest_browserpool.store import integrity, inventory, spool
     from pytest_browserpool.store.flush import mend
 
     if not db.exists() and not integrity.existing_copies(db):
@@ -40,38 +52,60 @@ def verify(repair: bool, copies: int, db: Path, as_json: bool) -> None:
             "there is no history", where=str(db), remedy="run pytest --browserpool, or give --db"
         )
     notes = mend(db, copies) if repair else []
-    findings = examine(db)
+    stock = inventory.take_stock(db, copies)
+    spooled = len(spool.pending(db))
     if as_json:
-        click.echo(
-            json.dumps({"files": findings["files"], "spooled": findings["spooled"], "notes": notes}, indent=2)
-        )
+        click.echo(json.dumps({**_plain(stock), "spooled": spooled, "notes": notes}, indent=2))
     else:
-        for note in notes:
-            click.echo(note)
-        for file in findings["files"]:
-            click.echo(f"{'ok     ' if file['ok'] else 'DAMAGED'} {file['path']}: {file['detail']}")
-        if findings["spooled"]:
-            click.echo(
-                f"{findings['spooled']} spool files wait to be merged; the next run does it, or --repair"
-            )
-    if not all(file["ok"] for file in findings["files"]):
+        for line in [*notes, *_lines(stock)]:
+            click.echo(line)
+        if spooled:
+            click.echo(f"{spooled} spool files wait to be merged; the next run does it, or --repair")
+    if not stock.ok:
         raise click.exceptions.Exit(1)
 
 
-def examine(db: Path) -> dict[str, Any]:
-    """What ``--json`` prints: each file with ``ok`` and ``detail``, and how many spool files wait."""
-    from pytest_browserpool.store import integrity, spool
-
-    found = []
-    if db.exists():
-        found.append(integrity.examine(db))
-    else:
-        found.append(integrity.Health(path=db, ok=False, detail="missing"))
-    found += [integrity.examine(copy, checksum=True) for copy in integrity.existing_copies(db)]
+def _plain(stock: Stock) -> dict[str, Any]:
+    """What ``--json`` prints of the files."""
     files = [
-        {"path": str(h.path), "ok": h.ok, "detail": h.detail, "rows": h.rows, "runs": h.runs} for h in found
+        {
+            "path": str(file.path),
+            "state": file.state,
+            "ok": file.ok,
+            "expected": file.expected,
+            "detail": file.detail,
+            "rows": file.rows,
+            "runs": file.runs,
+            "lacks": file.lacks,
+        }
+        for file in stock.files
     ]
-    return {"files": files, "spooled": len(spool.pending(db))}
+    return {"ok": stock.ok, "wanted": stock.wanted, "wanted_by": stock.told_by, "files": files}
+
+
+def _lines(stock: Stock) -> list[str]:
+    lines = [_line(file) for file in stock.files]
+    if not stock.ok:
+        lines.append(
+            "browserpool verify --repair repairs what can be, and renews the copies; so does the next run"
+        )
+    if earlier := [file for file in stock.files if not file.expected]:
+        names = " ".join(file.path.name for file in earlier)
+        lines.append(
+            f"{names}: not renewed any more, as the history is kept in {_count(stock.wanted)} now; used for a repair only "
+            "where nothing newer is left. Remove what you do not want to keep."
+        )
+    return lines
+
+
+def _line(file: Found) -> str:
+    if not file.expected:
+        return f"{'EARLIER':<10} {file.path}: {'' if file.ok else file.state + ', '}{file.detail}"
+    return f"{'ok' if file.state == 'ok' else file.state.upper():<10} {file.path}: {file.detail}"
+
+
+def _count(files: int) -> str:
+    return "1 file" if files == 1 else f"{files} files"
 
 
 command = verify

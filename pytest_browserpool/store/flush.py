@@ -17,8 +17,18 @@ import duckdb
 from pytest_browserpool.errors import HistoryError
 from pytest_browserpool.records import KEYS
 from pytest_browserpool.store import columns, integrity, migrate, retention, spool
-from pytest_browserpool.store.connect import Opener, Trouble, foreign, not_ours, trouble, writers_turn
+from pytest_browserpool.store.connect import (
+    Opener,
+    Trouble,
+    foreign,
+    not_ours,
+    open_file,
+    trouble,
+    writers_turn,
+)
+from pytest_browserpool.store.repair import repair
 from pytest_browserpool.store.spool import Batch
+from pytest_browserpool.store.upkeep import DEFAULT_FILES, Upkeep, record, recorded, renewed
 from pytest_browserpool.values import Plain
 
 if TYPE_CHECKING:
@@ -53,6 +63,7 @@ def flush(
     unsecured: Sequence[Batch] = (),
     copies: Sequence[Path] = (),
     examined: bool = False,
+    upkeep: Upkeep | None = None,
     forget_before: float | None = None,
     deadline: float = 10.0,
     opener: Opener | None = None,
@@ -61,7 +72,8 @@ def flush(
     epoch), then renew ``copies``.
 
     ``unsecured`` are batches written earlier that no copy has yet: they are written again if the file was
-    replaced by a copy, now or by another run since. ``examined``: every block in use is read first. A batch that the
+    replaced by a copy, now or by another run since. ``examined``: every block in use is read first. ``upkeep`` is
+    recorded. A batch that the
     file has already is left out, so all of this can be repeated; where one of ``batches`` has a spool file, that goes
     when the batch is in the history.
     ``deadline`` is in seconds, for the turn and for the file each. ``opener`` saves those who flush often time.
@@ -76,14 +88,14 @@ def flush(
     try:
         with writers_turn(db, deadline):
             try:
-                return _flush(ours, db, wanted, copies, deadline, forget_before, examined=examined)
+                return _flush(ours, db, wanted, copies, deadline, forget_before, upkeep, examined=examined)
             except duckdb.Error as error:
                 if not integrity.is_damaged(error):
                     raise
                 reason = str(error).strip().splitlines()[0]
-                repaired = integrity.repair(db, reason, again={batch.name for batch in wanted})
+                repaired = repair(db, reason, again={batch.name for batch in wanted})
             # once: a file that is damaged again right after its repair is beyond this
-            again = _flush(ours, db, wanted, copies, deadline, forget_before)
+            again = _flush(ours, db, wanted, copies, deadline, forget_before, upkeep)
             return dataclasses.replace(again, notes=(*repaired, *again.notes))
     finally:
         if opener is None:
@@ -97,12 +109,13 @@ def _flush(
     copies: Sequence[Path],
     deadline: float,
     forget_before: float | None,
+    upkeep: Upkeep | None,
     *,
     examined: bool = False,
 ) -> Flushed:
     notes: list[str] = []
     if not db.exists() and integrity.existing_copies(db):
-        notes += integrity.repair(db, "missing")
+        notes += repair(db, "missing")
     if not db.exists():
         _create(opener, db)
     elif foreign(db) and not integrity.existing_copies(db):
@@ -118,6 +131,8 @@ def _flush(
         merged = _merge(con, spooled, notes)
         rows = _write(con, batches)
         spool.remove(spool.place_of(db, batch.name) for batch in batches)
+        if upkeep is not None:
+            record(con, upkeep, time.time())
         forgotten = retention.forget(con, forget_before) if forget_before is not None else 0
         copied = _renew(con, copies, notes)
     except BaseException:
@@ -159,6 +174,8 @@ def _renew(con: DuckDBPyConnection, copies: Sequence[Path], notes: list[str]) ->
             raise
         notes.append(f"the copy of the history could not be renewed: {str(error).strip().splitlines()[0]}")
         return False
+    if copies:
+        renewed(con, time.time())
     return bool(copies)
 
 
@@ -263,17 +280,18 @@ def _insert_few(con: DuckDBPyConnection, table: str, rows: list[Plain]) -> None:
     con.execute(f"INSERT INTO {table} BY NAME SELECT {unnested(given)}", list(given.values()))
 
 
-def mend(db: Path, copies: int, deadline: float = 10.0) -> list[str]:
+def mend(db: Path, copies: int | None = None, deadline: float = 10.0) -> list[str]:
     """Repair ``db`` if it is damaged or missing, bring it up to date, merge spooled rows, renew the copies.
 
-    Returns lines that say what was done. ``copies`` as in ``Settings.history_copies``.
+    Returns lines that say what was done. ``copies`` as in ``Settings.history_copies``; None: as the last run had it.
 
     Raises:
         HistoryError: it is sound but busy, not DuckDB's, or cannot be written.
     """
     try:
         notes = _restore(db, deadline)
-        done = flush(db, [], copies=integrity.copies_of(db, copies), deadline=deadline)
+        wanted = integrity.copies_of(db, copies if copies is not None else _copies_kept(db, deadline))
+        done = flush(db, [], copies=wanted, deadline=deadline)
     except (duckdb.Error, OSError) as error:
         line = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise HistoryError(f"the history cannot be repaired: {line}", where=str(db)) from error
@@ -281,11 +299,24 @@ def mend(db: Path, copies: int, deadline: float = 10.0) -> list[str]:
     return [*notes, *done.notes, *merged]
 
 
+def _copies_kept(db: Path, deadline: float) -> int:
+    if not db.exists():
+        return DEFAULT_FILES
+    con = open_file(db, read_only=True, deadline=deadline)
+    try:
+        upkeep = recorded(con)
+    except duckdb.CatalogException:  # an older schema
+        upkeep = None
+    finally:
+        con.close()
+    return upkeep.files if upkeep else DEFAULT_FILES
+
+
 def _restore(db: Path, deadline: float) -> list[str]:
     """Read all of ``db``; where it is damaged or missing, put the good copy in its place."""
     with writers_turn(db, deadline):
         if not db.exists():
-            return integrity.repair(db, "missing") if integrity.existing_copies(db) else []
+            return repair(db, "missing") if integrity.existing_copies(db) else []
         health = integrity.examine(db, deadline=deadline)
         if health.ok:
             return []
@@ -293,4 +324,4 @@ def _restore(db: Path, deadline: float) -> list[str]:
             raise HistoryError(
                 health.detail, where=str(db), remedy="close the program that has it open, or try again"
             )
-        return integrity.repair(db, health.detail)
+        return repair(db, health.detail)

@@ -1,14 +1,10 @@
-"""Copies, checksums, and what to do with a damaged file: it is set aside under a new name and the good
-copy takes its place.
-"""
+"""Copies, checksums, and what a file's bytes say of its health."""
 
 from __future__ import annotations
 
 import hashlib
 import os
-import shutil
 import time
-from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +15,7 @@ import duckdb
 from pytest_browserpool.errors import HistoryError
 from pytest_browserpool.records import KEYS, TABLES
 from pytest_browserpool.store import migrate
-from pytest_browserpool.store.connect import ROW_GROUP, Trouble, foreign, not_ours, open_file, trouble
+from pytest_browserpool.store.connect import ROW_GROUP, Trouble, open_file, trouble
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
@@ -33,9 +29,34 @@ def copies_of(db: Path, copies: int) -> list[Path]:
 
 
 def existing_copies(db: Path) -> list[Path]:
-    """The copies that lie beside ``db``, whatever the setting was."""
-    found = (db.with_name(f"{db.name}.copy{i}") for i in range(1, 10))
-    return [path for path in found if path.exists()]
+    """The copies that lie beside ``db``, whatever the setting was, in the order of their numbers."""
+    prefix = f"{db.name}.copy"
+    try:
+        names = [path.name for path in db.parent.iterdir() if path.name.startswith(prefix)]
+    except OSError:
+        return []
+    copies = [db.with_name(name) for name in names if name.removeprefix(prefix).isdecimal()]
+    return sorted(copies, key=number_of)
+
+
+def number_of(copy: Path) -> int:
+    """Which copy it is: 1 for ``history.duckdb.copy1``."""
+    return int(copy.name.rpartition(".copy")[2])
+
+
+def earlier_copies(db: Path, copies: int) -> list[Path]:
+    """Those that lie there from a time when more were kept than ``copies`` (the file itself counts)."""
+    return [copy for copy in existing_copies(db) if number_of(copy) >= copies]
+
+
+def renewed(copy: Path) -> str:
+    """When ``copy`` was written, for people."""
+    return utc(copy.stat().st_mtime)
+
+
+def utc(at: float) -> str:
+    """Seconds since the epoch, for people."""
+    return time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(at))
 
 
 def checksum_file(copy: Path) -> Path:
@@ -60,7 +81,7 @@ def write_copy(con: DuckDBPyConnection, copy: Path) -> None:
         OSError: the directory cannot be written.
     """
     partial = copy.with_name(f"{copy.name}.partial")
-    _remove_database(partial)
+    remove_database(partial)
     source = con.execute("SELECT current_database()").fetchone()
     assert source is not None
     con.execute(f"ATTACH '{_quoted(partial)}' AS browserpool_copy (ROW_GROUP_SIZE {ROW_GROUP})")
@@ -70,10 +91,10 @@ def write_copy(con: DuckDBPyConnection, copy: Path) -> None:
     except duckdb.Error:
         with suppress(duckdb.Error):
             con.execute("DETACH browserpool_copy")
-        _remove_database(partial)
+        remove_database(partial)
         raise
     con.execute("DETACH browserpool_copy")
-    _sync(partial)
+    sync(partial)
     new = digest(partial)
     sums = checksum_file(copy)
     old = _recorded(sums) if copy.exists() else []
@@ -86,12 +107,14 @@ def _quoted(path: Path) -> str:
     return str(path).replace("'", "''")
 
 
-def _remove_database(path: Path) -> None:
+def remove_database(path: Path) -> None:
+    """Delete the half-made file ``path`` and its log, if they are there."""
     for name in (path.name, path.name + ".wal"):
         path.with_name(name).unlink(missing_ok=True)
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Wait until the bytes of ``path`` are on the disk."""
     with path.open("rb") as file:
         os.fsync(file.fileno())
 
@@ -99,7 +122,7 @@ def _sync(path: Path) -> None:
 def _write_sums(path: Path, name: str, sums: list[str]) -> None:
     partial = path.with_name(path.name + ".partial")
     partial.write_text("".join(f"{s}  {name}\n" for s in sums), encoding="ascii")
-    _sync(partial)
+    sync(partial)
     partial.replace(path)
 
 
@@ -114,6 +137,11 @@ def _recorded(path: Path) -> list[str]:
         return []
 
 
+def has_checksum(copy: Path) -> bool:
+    """Whether a checksum is recorded beside ``copy``."""
+    return bool(_recorded(checksum_file(copy)))
+
+
 @dataclass(frozen=True, kw_only=True)
 class Health:
     """What ``examine`` found of one file."""
@@ -125,6 +153,8 @@ class Health:
     """Whether its bytes are damaged: not merely busy, missing or out of reach."""
     rows: int = 0
     runs: int = 0
+    latest: float = 0.0
+    """When its latest rows were written, seconds since the epoch; 0 where it has none."""
 
 
 def examine(path: Path, *, checksum: bool = False, deadline: float = 10.0) -> Health:
@@ -140,14 +170,16 @@ def examine(path: Path, *, checksum: bool = False, deadline: float = 10.0) -> He
             note = ", checksum right"
         con = open_file(path, read_only=True, deadline=deadline)
     except (duckdb.Error, OSError) as error:
-        return Health(path=path, ok=False, damaged=is_damaged(error), detail=_words(error))
+        return Health(path=path, ok=False, damaged=is_damaged(error), detail=in_words(error))
     try:
         rows, runs = _read_everything(con)
+        (latest,) = con.execute("SELECT max(written_at) FROM batches").fetchall()[0]
     except (duckdb.Error, HistoryError) as error:
-        return Health(path=path, ok=False, damaged=is_damaged(error), detail=_words(error))
+        return Health(path=path, ok=False, damaged=is_damaged(error), detail=in_words(error))
     finally:
         con.close()
-    return Health(path=path, ok=True, detail=f"{rows} rows of {runs} runs{note}", rows=rows, runs=runs)
+    detail = f"{rows} rows of {runs} runs{note}"
+    return Health(path=path, ok=True, detail=detail, rows=rows, runs=runs, latest=latest or 0.0)
 
 
 def read_blocks(con: DuckDBPyConnection) -> dict[str, int]:
@@ -189,88 +221,9 @@ def _no_duplicates(con: DuckDBPyConnection, table: str) -> None:
         raise HistoryError(f"table {table} has {twice!r} more than once")
 
 
-def _words(error: BaseException) -> str:
+def in_words(error: BaseException) -> str:
+    """The first line of what ``error`` says."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
-
-
-def repair(db: Path, why: str, *, again: Collection[str] = ()) -> list[str]:
-    """Set the damaged ``db`` aside and put the latest good copy in its place; lines that tell the user, also of what
-    the copy lacks. ``again``: names of batches that the caller writes after this.
-
-    Call it while holding the writers' lock. A file that is missing is replaced too. Without a good copy
-    nothing takes its place: the next writer starts a new file.
-
-    Raises:
-        OSError: the directory cannot be written.
-        HistoryError: the file is not DuckDB's, and no copy says that it once was.
-    """
-    lines, aside = [f"the history {db} is missing, but a copy of it is there"], None
-    if db.exists():
-        aside = _set_aside(db)
-        lines = [f"the history {db} was damaged ({why}); the damaged file is kept as {aside}"]
-    for copy in sorted(existing_copies(db), key=lambda path: path.stat().st_mtime, reverse=True):
-        health = examine(copy, checksum=True)
-        if health.ok:
-            partial = db.with_name(db.name + ".restoring")
-            shutil.copyfile(copy, partial)
-            _sync(partial)
-            partial.replace(db)
-            lines.append(f"it was repaired from {copy} ({health.detail})")
-            return [*lines, *(_lacking(aside, db, copy, again) if aside else ())]
-        lines.append(f"the copy {copy} cannot be used: {health.detail}")
-    return [*lines, "no good copy was found: a new history begins"]
-
-
-def _lacking(aside: Path, db: Path, copy: Path, again: Collection[str]) -> list[str]:
-    """What the damaged file had and the copy in its place has not, as far as the damaged file can tell."""
-    made = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(copy.stat().st_mtime))
-    try:
-        there, here = _batches(aside), _batches(db)
-    except (duckdb.Error, OSError, HistoryError) as error:
-        return [
-            f"the copy is of {made}: rows of later than that may be missing ({aside} does not tell: {_words(error)})"
-        ]
-    gone = [(run, rows) for name, (run, rows) in there.items() if name not in here and name not in again]
-    if not gone:
-        return []
-    runs = sorted({run for run, _ in gone})
-    named = ", ".join(runs[:3]) + (", ..." if len(runs) > 3 else "")
-    return [
-        f"{sum(rows for _, rows in gone)} rows of the runs {named} are MISSING now: they came after the copy of {made} and "
-        f"are only in {aside}, as far as DuckDB can read it"
-    ]
-
-
-def _batches(path: Path) -> dict[str, tuple[str, int]]:
-    """Run and number of rows of each batch that the history at ``path`` has taken."""
-    con = open_file(path, read_only=True, deadline=1.0)
-    try:
-        return {
-            row[0]: (row[1], row[2])
-            for row in con.execute('SELECT batch, run_id, "rows" FROM batches').fetchall()
-        }
-    finally:
-        con.close()
-
-
-def _set_aside(db: Path) -> Path:
-    """Rename ``db`` and its write-ahead log; returns the new name."""
-    if foreign(db) and not existing_copies(db):
-        raise not_ours(db)
-    aside = _unused(db.with_name(f"{db.name}.corrupt-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}"))
-    wal = db.with_name(db.name + ".wal")
-    if wal.exists():
-        wal.replace(aside.with_name(aside.name + ".wal"))
-    db.replace(aside)
-    return aside
-
-
-def _unused(path: Path) -> Path:
-    candidate, number = path, 1
-    while candidate.exists():
-        number += 1
-        candidate = path.with_name(f"{path.name}-{number}")
-    return candidate
 
 
 def is_damaged(error: BaseException) -> bool:

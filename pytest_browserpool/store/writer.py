@@ -4,6 +4,7 @@ for the disk.
 
 from __future__ import annotations
 
+import math
 import re
 import threading
 import time
@@ -115,6 +116,8 @@ class HistoryWriter:
         self.seen = RunCollector()
         """What was added so far, for the run's report."""
         self._copies = copies
+        self._renewal = copy_interval
+        """Seconds from one renewal of the copies to the next."""
         self._interval, self._lock_deadline, self._copy_interval = interval, lock_deadline, copy_interval
         self._monotonic, self._keep_s = monotonic, keep_s
         self._queue = _Queue()
@@ -235,6 +238,7 @@ class HistoryWriter:
         from pytest_browserpool.store import integrity
         from pytest_browserpool.store.connect import Opener, Trouble, trouble
         from pytest_browserpool.store.flush import flush
+        from pytest_browserpool.store.upkeep import Upkeep
 
         started = self._monotonic()
         opener = self._opener = self._opener or Opener()
@@ -249,6 +253,8 @@ class HistoryWriter:
                 unsecured=self._unsecured,
                 copies=targets,
                 examined=examined,
+                # a renewal that is due waits for the next interval
+                upkeep=Upkeep(files=self._copies, renewed_every_s=math.ceil(self._renewal + self._interval)),
                 forget_before=too_old,
                 deadline=self._lock_deadline,
                 opener=opener,
@@ -272,13 +278,26 @@ class HistoryWriter:
         self.stats.forgotten += done.forgotten
         for note in done.notes:
             self._warn(note)
+        self._tell_of_earlier_copies()
         if done.copied:
             self._unsecured = []
-            self._next_copy = self._monotonic() + max(self._copy_interval, COPY_SHARE * took)
+            self._renewal = max(self._copy_interval, COPY_SHARE * took)
+            self._next_copy = self._monotonic() + self._renewal
         elif self._copies > 1:
             self._unsecured += self._held
         self._held = []
         self._spooled.clear()
+
+    def _tell_of_earlier_copies(self) -> None:
+        from pytest_browserpool.store import integrity
+
+        for copy in integrity.earlier_copies(self.path, self._copies):
+            self._warn(
+                f"{copy} is a copy of the history that --browserpool-history-copies {self._copies} no longer renews, "
+                f"last renewed {integrity.renewed(copy)}; a repair would use it where nothing newer is left: "
+                f"remove it, or ask for {integrity.number_of(copy) + 1} copies",
+                once=f"earlier {copy}",
+            )
 
     def _keep(self, error: Exception, *, closing: bool) -> bool:
         """The history could not be written: spool the rows, or hold them, or say that they are lost."""

@@ -180,6 +180,36 @@ def test_verify_finds_a_damaged_copy(db: Path) -> None:
     assert browserpool("verify").exit_code == 0
 
 
+def test_verify_tells_of_every_copy_that_there_should_be(db: Path) -> None:
+    copy = integrity.copies_of(db, 2)[0]
+    assert f"ok         .browserpool/{copy.name}:" in browserpool("verify").output
+    integrity.checksum_file(copy).unlink()
+    told = browserpool("verify")
+    assert told.exit_code == 1
+    assert f"UNCHECKED  .browserpool/{copy.name}:" in told.output
+    copy.unlink()
+    told = browserpool("verify")
+    assert told.exit_code == 1
+    assert f"MISSING    .browserpool/{copy.name}: missing" in told.output
+    assert "--repair" in told.output
+    told = browserpool("verify", "--repair", "--json")
+    assert told.exit_code == 0
+    answer = json.loads(told.output)
+    assert (answer["ok"], answer["wanted"]) == (True, 2)
+    assert [(f["state"], f["expected"], f["lacks"]) for f in answer["files"]] == [
+        ("ok", True, None),
+        ("ok", True, 0),
+    ]
+
+
+def test_verify_names_copies_that_are_not_kept_any_more(db: Path) -> None:
+    told = browserpool("verify", "--copies", "1")
+    assert told.exit_code == 0
+    assert f"EARLIER    .browserpool/{integrity.copies_of(db, 2)[0].name}:" in told.output
+    assert "history.duckdb.copy1: not renewed any more, as the history is kept in 1 file now" in told.output
+    assert browserpool("verify", "--copies", "0").exit_code == 2
+
+
 def test_verify_merges_spooled_rows(db: Path) -> None:
     spool.write(
         db, Batch(name="late", run_id="run-2", rows=(RunRecord(run_id="run-2", started_at=START + 50),))
