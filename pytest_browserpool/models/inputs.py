@@ -34,7 +34,8 @@ NUMPY: Mapping[str, str] = {
 def checked(inputs: Mapping[str, Any], info: ModelInfo, *, where: str) -> dict[str, NDArray[Any]]:
     """The inputs as arrays, in the model's order.
 
-    Arrays must have the declared dtype; plain Python numbers, lists and strings are converted to it.
+    Arrays, and what else has a dtype, must have the declared one. Plain Python numbers, lists and strings are converted to
+    it where that keeps their values: floats are rounded to the model's precision, and nothing else is changed.
 
     Raises:
         InputError: an unknown or missing input, a wrong dtype or shape, or sizes of one symbol that differ.
@@ -76,14 +77,7 @@ def _checked(value: Any, tensor: Tensor, symbols: dict[str, tuple[int, str]], wh
 
 def _typed(value: Any, tensor: Tensor, where: str) -> NDArray[Any]:
     if tensor.dtype == "string":
-        array = np.asarray(value)
-        if array.dtype.kind in "UT" or (
-            array.dtype.kind == "O" and all(isinstance(s, str) for s in array.flat)
-        ):
-            return array.astype(object)
-        raise InputError(
-            f"input {tensor.name!r} has dtype {array.dtype}", where=where, remedy="give an array of str"
-        )
+        return _strings(value, tensor, where)
     wanted = NUMPY.get(tensor.dtype)
     if wanted is None:
         raise UnsupportedOperator(
@@ -91,22 +85,70 @@ def _typed(value: Any, tensor: Tensor, where: str) -> NDArray[Any]:
             where=where,
         )
     if isinstance(value, (np.ndarray, np.generic)):
-        array = np.asarray(value)
-        if array.dtype != wanted and array.dtype.newbyteorder("=") != np.dtype(wanted):
-            raise InputError(
-                f"input {tensor.name!r} has dtype {array.dtype}, the model wants {wanted}",
-                where=where,
-                remedy=f'convert it: {tensor.name}.astype("{wanted}")',
-            )
-        return array
+        return _of_dtype(np.asarray(value), tensor, wanted, where)
     try:
-        return np.asarray(value, dtype=wanted)
+        natural = np.asarray(value)
+        if hasattr(value, "__array__") or isinstance(value, (bytes, bytearray, memoryview)):
+            return _of_dtype(natural, tensor, wanted, where)
+        with np.errstate(over="ignore"):  # said below, with the input's name
+            array = np.asarray(value, dtype=wanted)
     except (TypeError, ValueError, OverflowError) as error:
         raise InputError(
             f"input {tensor.name!r} cannot become a {wanted} array: {error}",
             where=where,
             remedy="give a numpy array",
         ) from error
+    if not _keeps(value, natural, array):
+        raise InputError(
+            f"input {tensor.name!r} would become other values as {wanted}: {value!r:.80}",
+            where=where,
+            remedy=f"give {wanted} values, or an array that you have converted yourself",
+        )
+    return array
+
+
+def _of_dtype(array: NDArray[Any], tensor: Tensor, wanted: str, where: str) -> NDArray[Any]:
+    if array.dtype != wanted and array.dtype.newbyteorder("=") != np.dtype(wanted):
+        raise InputError(
+            f"input {tensor.name!r} has dtype {array.dtype}, the model wants {wanted}",
+            where=where,
+            remedy=f'convert it: {tensor.name}.astype("{wanted}")',
+        )
+    return array
+
+
+def _keeps(value: Any, natural: NDArray[Any], array: NDArray[Any]) -> bool:
+    """Whether numpy's own reading of plain values says the same as ``array``; it would turn 1.5 into 1 and None into NaN."""
+    if not natural.size:
+        return True
+    kind = natural.dtype.kind
+    if array.dtype.kind == "b":
+        return kind == "b"
+    if kind == "O" or (kind == "f" and array.dtype.kind != "f"):
+        # numpy has no common type for whole numbers beyond 63 bits and others: they are looked at one by one
+        return all(isinstance(v, (int, np.integer)) for v in np.asarray(value, dtype=object).flat)
+    if kind == "f":
+        return not (np.isinf(array) & np.isfinite(natural)).any()
+    return kind in "biu" and not (array.dtype.kind == "f" and np.isinf(array).any())
+
+
+def _strings(value: Any, tensor: Tensor, where: str) -> NDArray[Any]:
+    # as objects: numpy's own strings end where trailing NULs begin
+    array = value if isinstance(value, np.ndarray) else np.asarray(value, dtype=object)
+    if array.dtype.kind not in "UT" and not (
+        array.dtype.kind == "O" and all(isinstance(s, str) for s in array.flat)
+    ):
+        raise InputError(
+            f"input {tensor.name!r} has dtype {array.dtype}", where=where, remedy="give an array of str"
+        )
+    array = array.astype(object)
+    if any("\0" in s for s in array.flat):
+        raise InputError(
+            f"input {tensor.name!r} has a string with a NUL in it, where onnxruntime-web would end it",
+            where=where,
+            remedy="replace the NUL characters",
+        )
+    return array
 
 
 def _check_shape(
