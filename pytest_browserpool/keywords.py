@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -74,7 +75,7 @@ def _word(key: str, value: Any, where: str, words: Words) -> str:
 
 def _one_of(allowed: Sequence[str]) -> Callable[[str, Any, str, Words], str]:
     def validate(key: str, value: Any, where: str, words: Words) -> str:
-        if value not in allowed:
+        if not isinstance(value, str) or value not in allowed:  # an array has no single truth
             hint = did_you_mean(value, allowed) if isinstance(value, str) else ""
             raise _wrong(key, value, where, f"one of {', '.join(allowed)}", hint)
         return str(value)
@@ -129,10 +130,16 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and value == value
 
 
+MOST = 1e8
+"""Above it a number of seconds (three years) or GiB is a slip, and the system's waits end at about 9e9 s."""
+
+
 def _above_zero(unit: str) -> Callable[[str, Any, str, Words], float]:
     def validate(key: str, value: Any, where: str, words: Words) -> float:
         if not _is_number(value) or not 0 < value < float("inf"):
             raise _wrong(key, value, where, f"give a finite number of {unit} above 0")
+        if value > MOST:
+            raise _wrong(key, value, where, f"give at most {MOST:.0f} {unit}")
         return float(value)
 
     return validate
@@ -183,7 +190,9 @@ def _shapes(key: str, value: Any, where: str, words: Words) -> dict[str, tuple[i
 
 
 def _plain(value: Any) -> bool:
-    if value is None or isinstance(value, (str, int, float, bool)):
+    if isinstance(value, float):
+        return math.isfinite(value)  # JSON has no others, whatever Python writes
+    if value is None or isinstance(value, (str, int, bool)):
         return True
     if isinstance(value, Mapping):
         return all(isinstance(name, str) and _plain(inner) for name, inner in value.items())
@@ -195,8 +204,17 @@ def _options(key: str, value: Any, where: str, words: Words) -> dict[str, Any]:
         raise _wrong(
             key, value, where, "give a dict that JSON can hold; onnxruntime-web gets it as session options"
         )
+    for name in value:
+        if name in OURS:
+            raise MarkerError(f"session_options has {name!r}", where=where, remedy=OURS[name])
     return dict(value)
 
+
+OURS: Mapping[str, str] = {
+    "executionProviders": "say it with backends=[…]",
+    "logSeverityLevel": "drop it: the placement is read from the log, which is complete",
+}
+"""Session options that every session sets itself, and what to do in their place."""
 
 KEYWORDS: Mapping[str, Callable[[str, Any, str, Words], Any]] = {
     "type": _word,

@@ -232,7 +232,7 @@ def source_label(source: Any, *, test_file: Path, rootdir: Path, where: str) -> 
     if isinstance(source, (bytes, bytearray, memoryview)):
         return f"sha256:{hashlib.sha256(source).hexdigest()}"
     if callable(getattr(source, "SerializeToString", None)):
-        return f"sha256:{hashlib.sha256(source.SerializeToString(deterministic=True)).hexdigest()}"
+        return f"sha256:{hashlib.sha256(_serialised(source, where)).hexdigest()}"
     if callable(source):
         code = getattr(source, "__code__", None)
         line = f":{code.co_firstlineno}" if code is not None else ""
@@ -249,11 +249,29 @@ def source_label(source: Any, *, test_file: Path, rootdir: Path, where: str) -> 
     )
 
 
+def _serialised(proto: Any, where: str) -> bytes:
+    try:
+        return bytes(proto.SerializeToString(deterministic=True))
+    except Exception as error:  # protobuf's own: more than 2 GiB, a field that is missing
+        raise MarkerError(
+            f"source is a {type(proto).__name__} that cannot be serialised: {error}",
+            where=where,
+            remedy="save the model to a file, its weights as external data, and give its path",
+        ) from error
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:  # a name that is too long, a directory that may not be read: reading it will say so
+        return False
+
+
 def _path_label(source: str, test_file: Path, rootdir: Path) -> str:
     path, hash_mark, pin = source.partition("#sha256=")
     for base in (test_file.parent, rootdir):
         candidate = base / path
-        if candidate.exists():
+        if _exists(candidate):
             resolved = Path(os.path.normpath(candidate))
             inside = (
                 resolved.relative_to(rootdir).as_posix()
@@ -299,7 +317,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     nodeid = metafunc.definition.nodeid
     try:
         merged = merge(marks, where=nodeid)
-        if merged.get("on") != "each":
+        if not isinstance(merged.get("on"), str) or merged["on"] != "each":
             return
         merged.pop("source", None)
         names = each_names(parse(merged, where=nodeid, words=words), words)

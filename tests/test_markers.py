@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import duckdb  # noqa: F401  pytester forgets what a run in this process imported, and these cannot be imported twice
-import numpy as np  # noqa: F401
+import numpy as np
 import onnx  # noqa: F401
 import pytest
 
@@ -101,6 +101,13 @@ def test_a_single_word_stands_for_a_list_of_one() -> None:
         ({"shard_backends": {"firefx": "wasm"}}, "firefox"),
         ({"shard_backends": {"firefox": "wsm"}}, "wasm"),
         ({"session_options": {"x": object()}}, "JSON"),
+        ({"session_options": {"x": float("nan")}}, "JSON"),
+        ({"session_options": {"x": [float("inf")]}}, "JSON"),
+        ({"session_options": {"executionProviders": ["wasm"]}}, "backends="),
+        ({"session_options": {"logSeverityLevel": 4}}, "drop it"),
+        ({"timeout": 1e12}, "at most 100000000 seconds"),
+        ({"timeout": 10**400}, "at most 100000000 seconds"),
+        ({"on": np.array(["best", "each"])}, "one of best, each"),
         ({"type": ""}, "word"),
         ({"id": 7}, "word"),
         ({"typ": "audio"}, "did you mean 'type'"),
@@ -116,6 +123,8 @@ def test_a_wrong_value_names_itself_the_place_and_the_remedy(given: dict[str, An
     inside = value[0] if isinstance(value, list) and value and isinstance(value[0], str) else value
     if "shard_backends" in given and isinstance(value, dict):
         inside = next((word for pair in value.items() for word in pair if word in ("firefx", "wsm")), value)
+    if "session_options" in given and "JSON" not in words:
+        (inside,) = value
     assert repr(inside) in text or "typ" in given
 
 
@@ -169,6 +178,21 @@ def test_two_positional_arguments_are_refused() -> None:
 
 def label(source: Any, root: Path) -> str | None:
     return markers.source_label(source, test_file=root / "sub" / "test_x.py", rootdir=root, where="x")
+
+
+def test_a_source_that_is_no_file_name_is_left_to_who_reads_it(tmp_path: Path) -> None:
+    """It is asked for while tests are collected, where an exception ends the whole run."""
+    assert label("x" * 300 + ".onnx", tmp_path) == "x" * 300 + ".onnx"
+    assert label("a\0b.onnx", tmp_path) == "a\0b.onnx"
+
+
+def test_a_proto_that_cannot_be_serialised_is_named(tmp_path: Path) -> None:
+    class TooLarge:
+        def SerializeToString(self, deterministic: bool) -> bytes:  # noqa: N802  protobuf's name
+            raise ValueError("exceeds maximum protobuf size of 2GB")  # protobuf's words
+
+    with pytest.raises(MarkerError, match="TooLarge that cannot be serialised"):
+        label(TooLarge(), tmp_path)
 
 
 def test_a_path_is_found_beside_the_test_then_under_rootdir(tmp_path: Path) -> None:
