@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from pytest_browserpool.browsers.choice import Candidate
 from pytest_browserpool.browsers.pool import Loaded
-from pytest_browserpool.errors import PageCrashed
+from pytest_browserpool.errors import Fault, PageCrashed, PageHung
 from pytest_browserpool.node.cutting import Seat
 
 
@@ -22,6 +22,13 @@ class Lane:
     load_ms: float = 0.0
     sent: int = 0
     """Commands that its page has not answered."""
+    told: Fault | None = None
+    """A hang of which earlier requests died: it ended them, and not the next one."""
+
+    def begin(self) -> None:
+        """The next request comes, and no other is under way."""
+        lost = [each.page.lost for each in self.sessions.values()]
+        self.told = next((fault for fault in lost if isinstance(fault, PageHung)), None)
 
     @property
     def held(self) -> list[Loaded]:

@@ -265,7 +265,7 @@ class Lanes:
             Fault: ``fault`` itself where it may not be tried again, else the last one met.
         """
         lane, began = self.all[number], time.monotonic()
-        if isinstance(fault, PageHung) and self._needs.recovery is None:
+        if isinstance(fault, PageHung) and self._needs.recovery is None and fault is not lane.told:
             # as for a whole model: the marker's timeout is the test's own limit
             self.given_up(number, fault)
             raise fault

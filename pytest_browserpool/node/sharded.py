@@ -180,6 +180,7 @@ class ShardedResident:
                     where=self.content.label,
                     remedy="give that shape in input_shapes=, or allow another backend",
                 )
+        self.begin()
         first = all(loaded.session.runs == 0 for lane in self.lanes for loaded in lane.sessions.values())
         started, began = time.perf_counter(), time.monotonic()
         feeds = {name: pack(array) for name, array in inputs.items()}
@@ -201,6 +202,12 @@ class ShardedResident:
             self.use.first_run_ms += latency
         self.use.timings.append(latency)
         return Reply(outputs, latency, done.compute_ms, warm=not first)
+
+    def begin(self) -> None:
+        """A request comes. A hang ended those that were under way then; it does not end one that comes after them."""
+        if self.pipeline.idle:
+            for lane in self.lanes:
+                lane.begin()
 
     @property
     def budget(self) -> float:

@@ -207,6 +207,7 @@ class ShardedState:
 
     async def read(self) -> dict[str, NDArray[Any]]:
         """The state at the current step, by input: recovered first where it was lost."""
+        self._resident.begin()
         found = dict(self._beside)
         for part in self._parts.values():
             found.update(await self._fetched(part))

@@ -148,6 +148,11 @@ class Pipeline:
         self._under_way = 0
         self._needed = self._needed_after()
 
+    @property
+    def idle(self) -> bool:
+        """Whether no request is under way."""
+        return self._under_way == 0
+
     def _needed_after(self) -> list[frozenset[str]]:
         """For each number of stages done, what is still read: the rest of a request's tensors is let go of."""
         needed = [frozenset(self.outputs)]
@@ -170,7 +175,7 @@ class Pipeline:
         Raises:
             Fault: a shard was lost and the tolerance, or what is left here, does not allow to go on.
         """
-        if self._under_way == 0:
+        if self.idle:
             now = self._clock()
             for lane in self.times:
                 lane.begin(now)
@@ -179,7 +184,7 @@ class Pipeline:
             return await self._through(feeds, runner or self._runner, kept)
         finally:
             self._under_way -= 1
-            if self._under_way == 0:
+            if self.idle:
                 now = self._clock()
                 for lane in self.times:
                     lane.end(now)
