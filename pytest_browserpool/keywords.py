@@ -67,8 +67,13 @@ def _wrong(key: str, value: Any, where: str, remedy: str, hint: str = "") -> Mar
     return MarkerError(f"{key} is {value!r}{hint}", where=where, remedy=remedy)
 
 
+def _unicode(text: str) -> bool:
+    """Whether UTF-8 can say it: half a surrogate pair travels to no other process."""
+    return text.isascii() or not any("\ud800" <= c <= "\udfff" for c in text)
+
+
 def _word(key: str, value: Any, where: str, words: Words) -> str:
-    if not isinstance(value, str) or not value.strip():
+    if not isinstance(value, str) or not value.strip() or not _unicode(value):
         raise _wrong(key, value, where, "give a word")
     return value
 
@@ -164,6 +169,7 @@ def _concurrency_key(key: str, value: Any, where: str, words: Words) -> tuple[st
     if (
         not isinstance(name, str)
         or not name
+        or not _unicode(name)
         or not isinstance(limit, int)
         or isinstance(limit, bool)
         or limit < 1
@@ -183,7 +189,7 @@ def _shapes(key: str, value: Any, where: str, words: Words) -> dict[str, tuple[i
         sound = isinstance(shape, (tuple, list)) and all(
             isinstance(size, int) and not isinstance(size, bool) and size >= 0 for size in shape
         )
-        if not isinstance(name, str) or not sound:
+        if not isinstance(name, str) or not _unicode(name) or not sound:
             raise _wrong(key, value, where, remedy)
         shapes[name] = tuple(shape)
     return shapes
@@ -192,10 +198,14 @@ def _shapes(key: str, value: Any, where: str, words: Words) -> dict[str, tuple[i
 def _plain(value: Any) -> bool:
     if isinstance(value, float):
         return math.isfinite(value)  # JSON has no others, whatever Python writes
-    if value is None or isinstance(value, (str, int, bool)):
+    if isinstance(value, str):
+        return _unicode(value)
+    if value is None or isinstance(value, (int, bool)):
         return True
     if isinstance(value, Mapping):
-        return all(isinstance(name, str) and _plain(inner) for name, inner in value.items())
+        return all(
+            isinstance(name, str) and _unicode(name) and _plain(inner) for name, inner in value.items()
+        )
     return isinstance(value, (list, tuple)) and all(map(_plain, value))
 
 

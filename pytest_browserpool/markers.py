@@ -15,6 +15,7 @@ import pytest
 from pytest_browserpool.config import did_you_mean
 from pytest_browserpool.errors import MarkerError
 from pytest_browserpool.keywords import KEYWORDS, check, normalise
+from pytest_browserpool.models.references import sayable
 from pytest_browserpool.values import ModelNeeds
 
 if TYPE_CHECKING:
@@ -226,9 +227,9 @@ def source_label(source: Any, *, test_file: Path, rootdir: Path, where: str) -> 
     if source is None:
         return None
     if isinstance(source, os.PathLike):
-        source = os.fspath(source)
+        source = os.fsdecode(source)
     if isinstance(source, str):
-        return source if source.startswith(REFERENCES) else _path_label(source, test_file, rootdir)
+        return sayable(source if source.startswith(REFERENCES) else _path_label(source, test_file, rootdir))
     if isinstance(source, (bytes, bytearray, memoryview)):
         return f"sha256:{hashlib.sha256(source).hexdigest()}"
     if callable(getattr(source, "SerializeToString", None)):

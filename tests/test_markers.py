@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 from pytest_browserpool import controller, fixtures, keywords, markers, worker  # noqa: F401
 from pytest_browserpool.errors import MarkerError
 from pytest_browserpool.keywords import Words
+from pytest_browserpool.models.references import describe
 from pytest_browserpool.values import ModelNeeds
 
 WORDS = Words(
@@ -103,6 +105,10 @@ def test_a_single_word_stands_for_a_list_of_one() -> None:
         ({"session_options": {"x": object()}}, "JSON"),
         ({"session_options": {"x": float("nan")}}, "JSON"),
         ({"session_options": {"x": [float("inf")]}}, "JSON"),
+        ({"session_options": {"x": "\ud800"}}, "JSON"),
+        ({"id": "\ud800"}, "word"),
+        ({"concurrency_key": "\udcff"}, "word"),
+        ({"input_shapes": {"\udcff": (1,)}}, "whole numbers"),
         ({"session_options": {"executionProviders": ["wasm"]}}, "backends="),
         ({"session_options": {"logSeverityLevel": 4}}, "drop it"),
         ({"timeout": 1e12}, "at most 100000000 seconds"),
@@ -184,6 +190,14 @@ def test_a_source_that_is_no_file_name_is_left_to_who_reads_it(tmp_path: Path) -
     """It is asked for while tests are collected, where an exception ends the whole run."""
     assert label("x" * 300 + ".onnx", tmp_path) == "x" * 300 + ".onnx"
     assert label("a\0b.onnx", tmp_path) == "a\0b.onnx"
+
+
+def test_a_file_name_that_is_no_utf_8_is_said_so_that_every_process_can_hold_it(tmp_path: Path) -> None:
+    odd = tmp_path / os.fsdecode(b"mod\xe8le.onnx")
+    odd.write_bytes(b"x")
+    for source in (odd.name, odd, os.fsencode(odd.name).decode("utf-8", "surrogateescape")):
+        assert label(source, tmp_path) == "mod\\udce8le.onnx"
+    assert describe(odd) == f"{tmp_path}/mod\\udce8le.onnx"
 
 
 def test_a_proto_that_cannot_be_serialised_is_named(tmp_path: Path) -> None:

@@ -111,10 +111,9 @@ def describe(source: Any) -> str:
     Raises:
         SourceError: something that is no source.
     """
-    if isinstance(source, str):
-        return source.strip()
-    if isinstance(source, os.PathLike):
-        return str(os.fspath(source))
+    if isinstance(source, (str, os.PathLike)):
+        path = os.fspath(source)
+        return sayable((path if isinstance(path, str) else os.fsdecode(path)).strip())
     if isinstance(source, (bytes, bytearray, memoryview)):
         return f"bytes:{hashlib.sha256(source).hexdigest()[:16]}"
     if is_proto(source):
@@ -123,6 +122,11 @@ def describe(source: Any) -> str:
     if callable(source):
         return f"function:{_function_name(source)}"
     raise no_source(source)
+
+
+def sayable(name: str) -> str:
+    """``name`` as other processes and the history can hold it; a file's name may have bytes that are no UTF-8."""
+    return name.encode("utf-8", "backslashreplace").decode()
 
 
 def _function_name(function: Callable[..., Any]) -> str:
