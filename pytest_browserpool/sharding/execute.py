@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from pytest_browserpool.browsers.protocol import Packed
-from pytest_browserpool.errors import Fault, ShardingError
+from pytest_browserpool.errors import Fault, PageHung, ShardingError
 
 AHEAD = 2
 """Commands sent to a page at once: one runs, the next one's tensors travel meanwhile. More would only fill memory."""
@@ -236,6 +236,8 @@ class Pipeline:
         """Returns once the lane is back; one of several requests that saw it fail brings it back for all."""
         if self._tolerance == "none" or faults > MOST_FAULTS:
             runner.given_up(stage.lane, fault)
+            if self._tolerance == "none" and not isinstance(fault, PageHung):  # that has its own remedy
+                fault.remedy = "fault_tolerance='medium' in the marker brings a lost shard back"
             raise fault
         async with self._restoring[stage.lane]:
             if self._epochs[stage.lane] == epoch:

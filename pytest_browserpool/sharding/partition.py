@@ -376,7 +376,9 @@ def _refusal(
             continue
         remedy = f"the largest number that works is shards={fewer}"
         if fewer == 1:
-            remedy = f"{reason.remedy or 'use another strategy'}; by this one it stays whole (shards=1)"
+            # the others have no more freedom than these two
+            other = "leave shards out" if strategy in ("layer_balanced", "auto") else "use another strategy"
+            remedy = f"{reason.remedy or other}; by this one it stays whole (shards=1)"
         break
     else:
         remedy = reason.remedy or "no number of shards works on these browsers"

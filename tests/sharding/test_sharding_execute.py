@@ -91,7 +91,7 @@ def test_medium_goes_on_where_it_was_and_low_begins_again():
 
 def test_none_does_not_try_again():
     runner = Adder({1: {0}})
-    with pytest.raises(BrowserCrashed):
+    with pytest.raises(BrowserCrashed, match="remedy: fault_tolerance='medium'"):
         run(runner, "none")
     assert (runner.restored, runner.lost) == ([], [1])
 

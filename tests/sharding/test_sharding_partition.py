@@ -246,6 +246,10 @@ def test_refusals_say_why() -> None:
         partition(chain(9), browsers, 7)
     with pytest.raises(ShardingError, match=r"2 place\(s\)(.|\n)*shards=3"):
         partition(chain(3), browsers, 5)
+    with pytest.raises(
+        ShardingError, match=r"0 place\(s\)(.|\n)*leave shards out; by this one it stays whole"
+    ):
+        partition(chain(1), browsers, 2)
     with pytest.raises(ShardingError, match="no attention block"):
         partition(chain(9), browsers, 2, "attention_feedforward")
     with pytest.raises(ShardingError, match="no name tells of a component"):
