@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from numpy.typing import NDArray
 
-from pytest_browserpool.errors import InputError, MarkerError, hide_from_traceback
+from pytest_browserpool.errors import BrowserPoolError, InputError, MarkerError, hide_from_traceback
 from pytest_browserpool.models.inputs import checked
 from pytest_browserpool.models.inspect import Tensor
 
@@ -69,7 +69,13 @@ class Model:
         return dict(self._node.run(self._resident, arrays).outputs)
 
     def benchmark(self, inputs: Mapping[str, Any], runs: int = 10) -> list[float]:
-        """Milliseconds of ``runs`` inferences, each timed inside the page, after one that warms up."""
+        """Milliseconds of ``runs`` inferences, each timed inside the page, after one that warms up.
+
+        Raises:
+            InputError: ``runs`` is no whole number from 1 on; or as a call.
+        """
+        if not isinstance(runs, int) or runs < 1:
+            raise InputError(f"runs is {runs!r}", remedy="give a whole number from 1 on")
         arrays = checked(inputs, self._resident.info, where=self._resident.content.label)
         return self._node.benchmark(self._resident, arrays, runs)
 
@@ -286,8 +292,12 @@ class BrowserPool:
         """Loads a model like the marker does; ``keywords`` are the marker's and stand above those of the test's own."""
         from pytest_browserpool import markers
 
-        needs, raw = markers.needs_for_call(self._request.node, source, keywords)
-        return _model(self._node, needs, raw, self._request.node.path)
+        try:
+            needs, raw = markers.needs_for_call(self._request.node, source, keywords)
+            return _model(self._node, needs, raw, self._request.node.path)
+        except BrowserPoolError as error:
+            # how sources are read and markers parsed says nothing to a test's author
+            raise error.with_traceback(None) from error.__cause__
 
     def lease(
         self, browsers: Sequence[str] | None = None, backends: Sequence[str] | None = None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from acceptance_support import Runner
 
@@ -94,3 +96,23 @@ def test_no_browser_at_all_is_said_in_the_test(run: Runner) -> None:
         done = run(*nodes, "--browserpool-browsers", "webkit")
         assert done.terminal == {"failed": 1, "passed": 1}
         assert "webkit" in done.output
+
+
+@pytest.mark.browser
+@two_browsers
+def test_a_load_in_a_test_fails_where_the_test_made_it(run: Runner) -> None:
+    """What is wrong with a source is said at the test's own line, not at the end of our frames."""
+    run.suite(
+        test_x=ADD
+        + """
+    def test_missing(browser_pool): browser_pool.load("missing.onnx", browsers=["chromium"])
+    def test_empty(browser_pool): browser_pool.load(b"", browsers=["chromium"])
+    def test_typo(browser_pool): browser_pool.load(add, browser=["chromium"])
+    """
+    )
+    reported = run()
+    assert reported.terminal["failed"] == 3
+    assert "the model 'missing.onnx' is not there" in reported.output
+    assert "the file is empty" in reported.output
+    assert "did you mean 'browsers'?" in reported.output
+    assert not re.search(r"(sources|inspect|markers|fixtures)\.py:\d", reported.output)

@@ -64,6 +64,19 @@ def test_strings_come_back_as_they_were(bench, kind):
     assert model({"x": words})["y"].tolist() == words.tolist()
 
 
+@pytest.mark.parametrize("name", ["constructor", "toString", "名 前", "a/b c"])
+def test_an_output_may_have_any_name(bench, name):
+    node = make.helper.make_node("Identity", ["x"], [name])
+    graph = make.helper.make_graph([node], "named", [make.value("x", ("n",))], [make.value(name, ("n",))])
+    assert bench.load(make.build(graph), "chromium")({"x": [1, 2]})[name].tolist() == [1, 2]
+
+
+@pytest.mark.parametrize("runs", [0, -1, 1.5, "3"])
+def test_a_benchmark_of_no_runs_is_refused(bench, runs):
+    with pytest.raises(InputError, match="runs is"):
+        bench.load(make.identity(T.FLOAT), "chromium").benchmark({"x": [1]}, runs)
+
+
 @pytest.mark.parametrize("dims", [(0,), (3, 0, 2), (), (1, 1, 1, 1)])
 def test_empty_and_scalar_tensors(bench, kind, dims):
     model = bench.load(make.identity(T.FLOAT, [f"d{i}" for i in range(len(dims))]), kind)

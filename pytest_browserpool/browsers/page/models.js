@@ -113,7 +113,7 @@ export class Models {
     const kept = state?.keep ?? {};
     const outputs = [];
     for (const name of found.outputNames) {
-      if (name in kept) continue;
+      if (Object.hasOwn(kept, name)) continue; // not "in": every object has a constructor
       const tensor = results[name];
       if (!tensor) continue; // an optional output that the model left out
       if (!("dims" in tensor)) throw new Error(`output ${name} is not a tensor (a sequence or map), which cannot travel`);
@@ -122,7 +122,7 @@ export class Models {
     }
     if (state) this.states.keep(state, results); // last: a run that failed leaves the state as it was
     for (const [name, tensor] of Object.entries(results)) {
-      if (!(name in kept) && tensor?.location === "gpu-buffer") tensor.dispose();
+      if (!Object.hasOwn(kept, name) && tensor?.location === "gpu-buffer") tensor.dispose();
     }
     return { values: { run_ms }, tensors: outputs };
   }
