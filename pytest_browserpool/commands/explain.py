@@ -1,4 +1,4 @@
-"""``browserpool explain``: why a test ran where it did, and what the alternatives would have cost."""
+"""``browserpool explain``: why a test ran where it did, what the alternatives would have cost, and what failed there."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pytest_browserpool.commands.asking import db_option, json_option
 from pytest_browserpool.errors import HistoryError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from duckdb import DuckDBPyConnection
     from rich.console import Console
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 @db_option
 @json_option
 def explain(nodeid: str, run: str | None, everything: bool, db: Path, as_json: bool) -> None:
-    """Say why the test NODEID ran where it did.
+    """Say why the test NODEID ran where it did, and what became of the faults that it met there.
 
     Exit status: 0 explained, 1 no decision about such a test is recorded.
 
@@ -46,14 +46,18 @@ def explain(nodeid: str, run: str | None, everything: bool, db: Path, as_json: b
         if not decisions:
             raise _unknown(con, nodeid, run_id, db)
         shown = decisions if everything else decisions[:1]
-        told = [(d, _seconds(con, d), queries.pool_at(con, d.run_id, d.node, d.at)) for d in shown]
+        told = [
+            (d, _seconds(con, d), queries.pool_at(con, d.run_id, d.node, d.at), _faults(con, d))
+            for d in shown
+        ]
     if as_json:
-        click.echo(json.dumps([{**as_plain(d, took), "pool": pool} for d, took, pool in told], indent=2))
+        plain = [{**as_plain(d, took), "pool": pool, "faults": faults} for d, took, pool, faults in told]
+        click.echo(json.dumps(plain, indent=2))
         return
     from pytest_browserpool.commands.output import console
 
-    for decision, took, pool in told:
-        show(decision, took, console(), pool)
+    for decision, took, pool, faults in told:
+        show(decision, took, console(), pool, faults)
 
 
 def _unknown(con: DuckDBPyConnection, nodeid: str, run_id: str | None, db: Path) -> HistoryError:
@@ -80,6 +84,15 @@ def _seconds(con: DuckDBPyConnection, decision: DecisionRecord) -> dict[str, Any
     )
 
 
+def _faults(con: DuckDBPyConnection, decision: DecisionRecord) -> list[dict[str, Any]]:
+    """What the test met in that run, and what was done about it, in order."""
+    from pytest_browserpool.store import queries
+
+    names = ("at", "kind", "browser", "strategy", "outcome", "recovery_ms")
+    mine = (f for f in queries.faults_of(con, decision.run_id) if f["nodeid"] == decision.nodeid)
+    return [{**{name: f[name] for name in names}, "attempts": _json(f["attempts"])} for f in mine]
+
+
 def _json(text: str) -> Any:
     try:
         return json.loads(text) if text else None
@@ -100,9 +113,10 @@ def show(
     took: dict[str, Any] | None,
     console: Console,
     pool: Mapping[str, Any] | None = None,
+    faults: Sequence[Mapping[str, Any]] = (),
 ) -> None:
-    """Print one decision: where, the expected time and its parts beside what came, the score, the alternatives, and
-    the browsers that the node had then.
+    """Print one decision: where, the expected time and its parts beside what came, the score, the alternatives, the
+    browsers that the node had then, and the faults that the test met.
     """
     from rich.markup import escape
     from rich.table import Table
@@ -115,6 +129,8 @@ def show(
         advised = f"; the plan kept {pool['advised']}" if pool["advised"] is not None else ""
         running = ", ".join(pool["running"]) or "no browser"
         console.print(f"on {escape(decision.node)} ran {escape(running)} then{advised}")
+    for fault in faults:
+        console.print(escape(_story(fault)))
     plain = as_plain(decision, took)
     expected, factors = plain["breakdown"] or {}, plain["factors"] or {}
     if expected or took:
@@ -157,6 +173,14 @@ def _show_alternatives(alternatives: list[Any], console: Console) -> None:
             where = (escape(str(other.get(name) or "")) for name in ("node", "browser", "backend"))
             table.add_row(*where, _number(other.get("expected_s")), _number(other.get("score")))
     console.print(table)
+
+
+def _story(fault: Mapping[str, Any]) -> str:
+    """A fault in one line: what, where, what came of it, and the step that it ended with."""
+    seconds = f" in {fault['recovery_ms'] / 1000:.3g} s" if fault["recovery_ms"] is not None else ""
+    steps = [step for step in fault["attempts"] or [] if step["action"] != "begin"]
+    last = f", {steps[-1]['action']} in {steps[-1]['browser']}" if steps else ""
+    return f"met {fault['kind']} in {fault['browser']}: {fault['outcome']}{seconds}{last}"
 
 
 def _number(value: Any) -> str:

@@ -10,7 +10,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from pytest_browserpool.browsers.choice import Candidate
 from pytest_browserpool.browsers.pool import Pool
 from pytest_browserpool.config import Settings
-from pytest_browserpool.errors import BackendRefused, ConfigurationError, Fault, StateDiverged
+from pytest_browserpool.errors import (
+    BackendRefused,
+    CapabilityError,
+    ConfigurationError,
+    Fault,
+    StateDiverged,
+)
 from pytest_browserpool.node.journal import Journal, Operation
 from pytest_browserpool.node.standby import Seat, Standby
 from pytest_browserpool.recovery import signals
@@ -145,7 +151,6 @@ class Recovery:
         """The model's handle and the record get what came of a fault."""
         saved = story.outcome in SAVED
         resident.use.recoveries += saved
-        resident.use.degraded = resident.use.degraded or story.outcome == "degraded"
         self._report.fault(
             self._test(),
             resident,
@@ -217,9 +222,13 @@ class _Carrier:
                 return
             case signals.RestartBrowser():
                 self._pool.running.abandon(candidate.browser, "restarted by recovery", seat.slot)
+        use = self._resident.use
+        # whatever comes of it: a load on the CPU, or a test that fails there, is no figure of a backend either
+        before, use.degraded = use.degraded, use.degraded or order.on_cpu
         try:
             await self._resident.move(candidate, seat.slot)
-        except BackendRefused as error:
+        except (BackendRefused, CapabilityError) as error:
+            use.degraded = before
             raise Unavailable(error.what) from error
 
     async def stop(self) -> int:

@@ -390,7 +390,7 @@ class Reporter:
             load = (use.load_ms + use.compile_ms) / 1000
             setup += load + use.launch_ms / 1000
             where = {"browser": use.browser, "backend": use.backend, "model": use.key}
-            if not use.warm and use.load_ms:
+            if not use.warm and use.load_ms and not use.degraded:
                 self.event("LoadObserved", **where, seconds=load, test=test.nodeid)
-        if test.models and test.models[0].browser:
+        if test.models and test.models[0].browser and not any(use.degraded for use in test.models):
             self._observed(test, test.models[0], max(0.0, total - setup))

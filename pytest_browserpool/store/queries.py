@@ -267,7 +267,7 @@ _SUCCESSES = f"""
     SELECT c.browser, c.backend, c.model, count(*) FILTER (t.recoveries = 0 AND t.outcome <> 'crashed'),
     count(*)
     FROM test_costs AS c JOIN tests AS t ON t.run_id = c.run_id AND t.nodeid = c.test
-    WHERE c.run_id IN ({_RECENT}) AND c.browser <> '' AND t.outcome <> 'skipped'
+    WHERE c.run_id IN ({_RECENT}) AND c.browser <> '' AND t.outcome <> 'skipped' AND NOT t.degraded
     GROUP BY c.browser, c.backend, c.model
 """
 

@@ -155,4 +155,7 @@ def test_the_cpu_is_the_last_resort_and_leaves_its_mark(fresh_bench, kind, ledge
     runs = [r for r in bench.rows("operations_log") if r["kind"] == "run"]
     assert [(r["backend"], r["degraded"]) for r in runs] == [("wasm", True)]
     assert bench.node.end_test().degraded
+    assert not bench.events("RunObserved") + bench.events("LoadObserved"), (
+        "the scheduler learns nothing from it"
+    )
     ledger.add("GPU process SIGKILL for good, fallback to the CPU", kind, "degraded", ended - started)
