@@ -181,7 +181,17 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     return f" (did you mean {close[0]!r}?)" if close else ""
 
 
-_TABLE_KEYS = {"family", "executable", "channel", "endpoint", "flags", "prefs", "environment"}
+_TABLE_KEYS: Mapping[str, type] = {
+    "family": str,
+    "executable": str,
+    "channel": str,
+    "endpoint": str,
+    "flags": list,
+    "prefs": dict,
+    "environment": dict,
+}
+"""Key → what TOML gives for it."""
+_TOML_WORDS: Mapping[type, str] = {str: "text in quotes", list: "a list of texts", dict: "a table"}
 
 
 def custom_browsers(rootdir: Path) -> tuple[CustomBrowser, ...]:
@@ -196,11 +206,35 @@ def custom_browsers(rootdir: Path) -> tuple[CustomBrowser, ...]:
     import tomllib
 
     with path.open("rb") as file:
-        tables = tomllib.load(file).get("tool", {}).get("browserpool", {}).get("browsers", {})
+        try:
+            ours = tomllib.load(file).get("tool", {}).get("browserpool", {})
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise ConfigurationError(
+                f"it is no TOML: {error}", where=str(path), remedy="mend the file"
+            ) from error
     return tuple(
         _custom_browser(name, table, f"{path} [tool.browserpool.browsers.{name}]")
-        for name, table in tables.items()
+        for name, table in _tables(ours, str(path)).items()
     )
+
+
+def _tables(ours: Any, where: str) -> dict[str, Any]:
+    """``[tool.browserpool.browsers]``, where there is nothing else that nobody would read."""
+    others = [key for key in ours if key != "browsers"] if isinstance(ours, dict) else [str(ours)]
+    tables = ours.get("browsers", {}) if not others else None
+    if not isinstance(tables, dict):
+        what = (
+            f"has {others[0]!r}{did_you_mean(others[0], ['browsers'])}"
+            if others
+            else f"has browsers = {tables!r}"
+        )
+        raise ConfigurationError(
+            f"[tool.browserpool] {what}",
+            where=where,
+            remedy="browsers are defined in [tool.browserpool.browsers.NAME]; "
+            "options belong to pytest's own table, as browserpool_…",
+        )
+    return tables
 
 
 def _custom_browser(name: str, table: Any, where: str) -> CustomBrowser:
@@ -212,6 +246,10 @@ def _custom_browser(name: str, table: Any, where: str) -> CustomBrowser:
                 f"unknown key {key!r}{did_you_mean(key, _TABLE_KEYS)}",
                 where=where,
                 remedy=f"known: {', '.join(sorted(_TABLE_KEYS))}",
+            )
+        if not isinstance(table[key], _TABLE_KEYS[key]):
+            raise ConfigurationError(
+                f"{key} is {table[key]!r}", where=where, remedy=f"give {_TOML_WORDS[_TABLE_KEYS[key]]}"
             )
     family = table.get("family")
     if family not in FAMILIES:
