@@ -31,6 +31,7 @@ LONGEST_FIRST = (
     "chaos/test_state.py",
     "test_docs.py",
     "acceptance/test_applied.py",
+    "acceptance/test_recovery_outcomes.py",
     "chaos/test_standby.py",
     "acceptance/test_over_nodes.py",
     "browser/test_loading.py",

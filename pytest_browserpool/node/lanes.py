@@ -71,6 +71,8 @@ class Lanes:
         self._pinned: list[Loaded] = []
         self._opened: list[tuple[Seat, Loaded]] = []
         """Every session that was found or made, where."""
+        self._given_up: dict[int, Fault] = {}
+        """By shard: the last fault that it was not brought back from."""
         self._let_go = False
         self._rebuilding: asyncio.Task[None] | None = None
         self.tell_load: TellLoad = lambda content, loaded, started: None
@@ -118,6 +120,7 @@ class Lanes:
     async def _sessions(self, lane: Lane, seat: Seat) -> dict[int, Loaded]:
         found: dict[int, Loaded] = {}
         refusals: list[Refusal] = []
+        began = time.monotonic()
         for index in lane.stages:
             started = time.time()
             try:
@@ -125,6 +128,9 @@ class Lanes:
             except SegmentsRefused as error:  # the others are tried too: each refusal spares a cut
                 refusals += error.refusals
                 continue
+            except Fault as fault:  # of a first load, of one to bring a shard back, of a copy
+                self._breakers.met(seat, fault, began)
+                raise
             self._opened.append((seat, loaded))
             self.tell_load(self._contents[index], loaded, started)
             lane.load_ms += loaded.load_ms
@@ -289,7 +295,9 @@ class Lanes:
     def given_up(self, number: int, fault: Fault) -> None:
         """A fault that is not recovered from, for the record; the browser's breaker counts it all the same."""
         lane = self.all[number]
-        if self._breakers.met(lane.seat, fault):
+        self._breakers.met(lane.seat, fault)
+        if self._given_up.get(number) is not fault:  # each later request meets the same dead page
+            self._given_up[number] = fault
             self._recovered(fault, [], "not_retried", None, lane.where)
 
     async def _restored(self, lane: Lane, fault: Fault, steps: list[dict[str, Any]]) -> None:
@@ -308,7 +316,6 @@ class Lanes:
                 await self._fill(lane, seat)
             except Fault as error:
                 last = error
-                self._breakers.met(seat, error, started)
                 step |= {"seconds": time.monotonic() - started, "outcome": error.kind}
                 continue
             except SegmentsRefused as error:  # the next browser may run it

@@ -30,15 +30,14 @@ class ShardBreakers:
         """The test holds the model no more."""
         self._trials.leave(time.monotonic())
 
-    def met(self, seat: Seat, fault: Fault, began: float | None = None) -> bool:
-        """A shard there met a fault, in an attempt that ``began`` then (just now unless given). Whether it is a new one:
-        several requests may meet the same crash, and each later one the same dead page."""
+    def met(self, seat: Seat, fault: Fault, began: float | None = None) -> None:
+        """A shard there met a fault, in an attempt that ``began`` then (just now unless given). Counts once: several
+        requests may meet the same crash, and each later one the same dead page."""
         if self._last.get(seat) is fault:
-            return False
+            return
         now = time.monotonic()
         self._last[seat], self._hurt[seat.circuit] = fault, now
         self._breakers.of(seat.circuit).met(now, now if began is None else began, ok=False)
-        return True
 
     def answered(self, seats: Iterable[Seat], began: float) -> None:
         """A request that ``began`` then went well; no success of the browsers in which something failed meanwhile."""

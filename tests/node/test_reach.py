@@ -50,6 +50,15 @@ def test_the_fewest_nodes_and_those_with_the_most_memory() -> None:
     assert found.lent == {"large": 2, "small": 1}
 
 
+def test_a_browser_with_an_open_breaker_is_neither_taken_nor_lent_while_another_can_be() -> None:
+    own, other = node("gw0", "chromium", "firefox", most=1), node("gw1", "chromium", "firefox")
+    assert names(arrangements(needs(2), own, [other], where="m")) == [["chromium", "chromium@gw1"]]
+    avoiding = arrangements(needs(2), own, [other], where="m", avoid={"chromium@gw1"})
+    assert names(avoiding) == [["chromium", "firefox@gw1"]]
+    avoiding = arrangements(needs(2), own, [other], where="m", avoid={"chromium", "firefox@gw1"})
+    assert names(avoiding) == [["firefox", "chromium@gw1"]]
+
+
 def test_memory_is_shared_by_the_shards_of_a_node() -> None:
     own, other = node("gw0", most=2, gib=1.0), node("gw1", most=3, gib=64.0)
     (found, *_) = arrangements(needs(3), own, [other], where="m")

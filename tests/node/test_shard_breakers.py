@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from pathlib import Path
 from typing import Any
@@ -123,6 +124,37 @@ def test_faults_of_the_attempts_count_too(sharded: Sharded, monkeypatch: pytest.
     assert outcome == "recovered"
     assert [step["action"] for step in steps] == ["reload shard", "reload shard", "move shard"]
     assert breakers.of(first).failures == 3
+
+
+def test_faults_of_first_loads_and_of_copies_count_too(
+    sharded: Sharded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = (seat.browser for seat in sharded.made.seats)
+    for failing, hit in (
+        (1, first),
+        (2, second),
+        (3, second),
+        (4, first),
+    ):  # two shards, then the copy of each
+        breakers, pool, loads = Breakers(), NativePool(), 0
+        load: Any = pool.load
+
+        async def moody(browser: str, *args: Any, load: Any = load, failing: int = failing) -> Any:
+            nonlocal loads
+            loads += 1
+            if loads == failing:
+                raise Fault(f"{browser} does not load")
+            return await load(browser, *args)
+
+        monkeypatch.setattr(pool, "load", moody)
+        with contextlib.suppress(
+            Fault
+        ):  # a shard comes back; without its copy the model is not what was asked for
+            requests(sharded, pool, breakers, 0, fault_tolerance="high")
+        assert {name: breakers.of(name).failures for name in (first, second)} == {
+            first: int(hit == first),
+            second: int(hit == second),
+        }
 
 
 def test_a_model_in_a_half_open_browser_is_on_trial_until_the_test_lets_it_go(sharded: Sharded) -> None:
