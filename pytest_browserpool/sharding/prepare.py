@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_browserpool.errors import DeadlineExceeded, InvalidModel, ShardingError
 from pytest_browserpool.sharding import native
+from pytest_browserpool.sharding.keeping import MANIFEST, NEW, tidy, used
 from pytest_browserpool.sharding.partition import partition
 from pytest_browserpool.sharding.plan import Host, Plan
 from pytest_browserpool.sharding.read import Source
@@ -25,8 +26,6 @@ if TYPE_CHECKING:
 
 FORM = 1
 """Number of the form of what is kept: folders that another version wrote are not used."""
-
-MANIFEST = "shards.json"
 
 LOCK_TIMEOUT = 600.0
 """Seconds to wait for another process that writes the same shards: a model of 2 GiB takes about a minute."""
@@ -101,7 +100,8 @@ def prepare(
 ) -> Sharded:
     """Cut ``source`` for ``hosts`` and write the shards below ``folder``, which may be shared by processes.
 
-    The same cut of the same model is written and checked once: a later call finds it by its hash. ``feeds``
+    The same cut of the same model is written and checked once: a later call finds it by its hash. ``keeping`` says for
+    how long. ``feeds``
     are the inputs of the check; made up (``native.feeds_for``) where None. Raises ``ShardingError`` where the
     model cannot be cut so, or where the shards are not equal to the whole; ``ConfigurationError`` without
     onnxruntime.
@@ -113,7 +113,7 @@ def prepare(
     with _locked(folder, place.name):
         if (kept := _kept(place, plan, source)) is not None:  # another process was first
             return kept
-        with tempfile.TemporaryDirectory(dir=folder, prefix=".new-") as new:
+        with tempfile.TemporaryDirectory(dir=folder, prefix=NEW) as new:
             target = Path(new) / "shards"
             files = write_segments(source, plan, target)
             native.check(source, files, feeds or native.feeds_for(source)).require()
@@ -121,6 +121,7 @@ def prepare(
             with contextlib.suppress(FileNotFoundError):
                 place.rename(Path(new) / "damaged")
             target.rename(place)
+    tidy(folder)
     if (kept := _kept(place, plan, source)) is None:
         raise ShardingError(f"the shards cannot be kept in {place}", remedy="check the folder and its disk")
     return kept
@@ -183,4 +184,5 @@ def _kept(place: Path, plan: Plan, source: Source) -> Sharded | None:
         return None
     if sizes != [f.bytes for f in files]:
         return None
+    used(place)
     return Sharded(plan=plan, files=files, outputs=source.graph.outputs)

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,9 +20,11 @@ from onnx import helper, numpy_helper
 from sharding_graphs import model, tensor, transformer, two_in_three_out
 
 from pytest_browserpool.errors import InvalidModel, ShardingError
+from pytest_browserpool.sharding import keeping
+from pytest_browserpool.sharding.keeping import KEPT_SECONDS, MANIFEST
 from pytest_browserpool.sharding.native import NativeShards, NativeWhole, feeds_for
 from pytest_browserpool.sharding.plan import Host
-from pytest_browserpool.sharding.prepare import MANIFEST, gather, prepare, read_for_sharding
+from pytest_browserpool.sharding.prepare import gather, prepare, read_for_sharding
 from pytest_browserpool.sharding.read import read
 
 HOSTS = [Host(name=f"browser{i}", speed=1 + i / 2) for i in range(6)]
@@ -106,6 +109,34 @@ def test_the_same_cut_is_written_and_checked_once(tmp_path: Path, monkeypatch: p
     assert visible(tmp_path / "kept") == [Path(first.files[0].path).parent.name]
     other = prepare(source, shards=2, hosts=HOSTS[:3], folder=tmp_path / "kept")
     assert Path(other.files[0].path).parent != Path(first.files[0].path).parent
+
+
+def test_cuts_that_are_not_used_make_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The folder grew with every cut, by the size of the model."""
+    source, kept = read_for_sharding(saved(tmp_path), {"a": (3, 16)}), tmp_path / "kept"
+
+    def made(shards: int) -> Path:
+        return Path(prepare(source, shards=shards, hosts=HOSTS[:4], folder=kept).files[0].path).parent
+
+    places = [made(shards) for shards in (2, 3)]
+    half_written, size = (
+        kept / ".new-of-a-process-that-died",
+        sum(f.stat().st_size for f in places[0].iterdir()),
+    )
+    half_written.mkdir()
+    (kept / "whole-of-links").mkdir()
+    two_days_ago = time.time() - 2 * KEPT_SECONDS
+    for path in (*(place / MANIFEST for place in places), half_written):
+        os.utime(path, (two_days_ago, two_days_ago))
+    monkeypatch.setattr(keeping, "KEPT_BYTES", size * 5)
+    made(4)  # all fits
+    assert all(place.exists() for place in places)
+    assert not half_written.exists()
+    monkeypatch.setattr(keeping, "KEPT_BYTES", 1)
+    assert made(2) == places[0]  # used again, which counts
+    made(1)
+    assert [place.exists() for place in places] == [True, False]
+    assert visible(kept) == sorted(["whole-of-links", places[0].name, made(4).name, made(1).name])
 
 
 def test_damaged_shards_are_written_again(tmp_path: Path) -> None:
