@@ -21,7 +21,7 @@ NODE = "main"
 """What the only node is called on the record."""
 
 TICK = 1.0
-"""Seconds between drawings."""
+"""Seconds between drawings, and at least between looks whether a log wants a line: short tests end a thousand times in it."""
 
 ENOUGH = 3
 """Tests after which their pace says something about the rest."""
@@ -36,7 +36,7 @@ class AloneView:
         self._doing = ""
         self._tests = self._done = 0
         self._test, self._test_began = "", 0.0
-        self._began = 0.0
+        self._began = self._looked = 0.0
         self._forecast = EndForecast()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._draw, name="browserpool-live", daemon=True)
@@ -59,8 +59,10 @@ class AloneView:
     def pytest_runtest_logfinish(self) -> None:
         self._test = ""
         self._done += 1
-        if not self._live.interactive:  # a log: between tests, when nothing of pytest's is half said
-            self._live.tick(self.progress(time.monotonic()))
+        now = time.monotonic()
+        if not self._live.interactive and now - self._looked >= TICK:
+            self._looked = now  # a log: between tests, when nothing of pytest's is half said
+            self._live.tick(self.progress(now))
 
     @pytest.hookimpl
     def pytest_enter_pdb(self) -> None:

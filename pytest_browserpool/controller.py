@@ -25,6 +25,7 @@ from pytest_browserpool.observer import Observer
 from pytest_browserpool.placement import events
 from pytest_browserpool.preferences import browser_nodes_of, prefer_of
 from pytest_browserpool.remote import Paths, is_elsewhere, machine_of
+from pytest_browserpool.report import details
 from pytest_browserpool.report.crashed import close_crashed_row
 from pytest_browserpool.report.live import LiveView
 from pytest_browserpool.switchboard import Switchboard
@@ -299,6 +300,11 @@ class Controller:
 
         dsession.worker_testreport = gate.on_report
         dsession.worker_runtest_protocol_complete = on_complete
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_report_from_serializable(self, data: dict[str, Any]) -> Generator[None, object, object]:
+        details.unpacked(data)
+        return (yield)
 
     @pytest.hookimpl(optionalhook=True, tryfirst=True)
     def pytest_handlecrashitem(self, report: pytest.TestReport) -> None:

@@ -326,11 +326,10 @@ class BrowserPoolScheduling:
         index = self._index(member, command.test)
         member.holds.append(command.test)
         self._sink.decided(command)
-        self._sink.tell(
+        self._sink.tell(  # instead of xdist's own message, which has no place for more: one takes half of two
             member.node,
             {"kind": "run", "index": index, "browser": command.browser, "backend": command.backend},
         )
-        _sent(member.node.send_runtest_some, [index])
 
     def _tell(self, node_id: str, message: Message) -> None:
         member = self._by_id(node_id)
@@ -339,11 +338,3 @@ class BrowserPoolScheduling:
 
     def _by_id(self, node_id: str) -> _Member | None:
         return next((member for member in self._members.values() if member.id == node_id), None)
-
-
-def _sent(send: Callable[[list[int]], None], indices: list[int]) -> None:
-    """Send to a node; a broken pipe means that it is gone, which xdist is about to report."""
-    try:
-        send(indices)
-    except OSError:
-        return

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import os
 import socket
 import sys
@@ -20,6 +21,7 @@ from pytest_browserpool import hooked, machine, markers
 from pytest_browserpool.errors import BrowserPoolError, ConfigurationError, NoBrowser, NoNode
 from pytest_browserpool.heartbeat import Pulse
 from pytest_browserpool.link import INPUT, PEER, Message
+from pytest_browserpool.report import details
 from pytest_browserpool.report.junit import test_properties
 from pytest_browserpool.runloop import RunLoop, find_interactor
 from pytest_browserpool.unrunnable import in_a_line, in_full, no_node
@@ -238,6 +240,7 @@ class NodeSide:
             self.exchange.deliver(message)
         elif kind == "run":
             self._hints[message["index"]] = (message["browser"], message["backend"])
+            self._interactor.torun.put(message["index"])
         elif kind in ("prewarm", "retire", "pool") and not self._closed:
             with contextlib.suppress(RuntimeError):  # the executor was shut down in between: the run is over
                 self._aside.submit(self._carry_out, message)
@@ -273,11 +276,16 @@ class NodeSide:
         loop."""
         if not self.distributed or not self.config.workerinput[INPUT]["own_loop"]:  # type: ignore[attr-defined]
             return None
+        return RunLoop(session, self._interactor, self._started).run()
+
+    @functools.cached_property
+    def _interactor(self) -> Any:
+        """xdist's own plugin on this node, with the queue of what is to be run."""
         interactor = find_interactor(self.config)
         assert interactor is not None, (
             "this xdist has no WorkerInteractor; pytest-browserpool needs pytest-xdist 3.8"
         )
-        return RunLoop(session, interactor, self._started).run()
+        return interactor
 
     def _started(self, index: int) -> None:
         self._hint = self._hints.pop(index, None)
@@ -321,6 +329,13 @@ class NodeSide:
             slim = call.when == "teardown"
             report.browserpool = {k: v for k, v in used.items() if not (slim and k in TEARDOWN_LEAVES_OUT)}  # type: ignore[attr-defined]
         return report
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_report_to_serializable(self) -> Generator[None, dict[str, Any] | None, dict[str, Any] | None]:
+        data = yield
+        if data is not None and self.distributed:
+            details.packed(data)
+        return data
 
     def _end(self, item: pytest.Item, report: pytest.TestReport) -> None:
         """Ask the runtime what the test used, while the test's page still exists: a failure wants a

@@ -21,7 +21,7 @@ class Gateway:
 
 @dataclass(eq=False)
 class Worker:
-    """Stands for xdist's WorkerController: what is sent to it is kept."""
+    """Stands for xdist's WorkerController: what is sent to it is kept; a broken one gets nothing."""
 
     name: str
     sent: list[int] = field(default_factory=list)
@@ -32,11 +32,6 @@ class Worker:
     @property
     def gateway(self) -> Gateway:
         return Gateway(self.name)
-
-    def send_runtest_some(self, indices: Sequence[int]) -> None:
-        if self.broken:
-            raise OSError("broken pipe")
-        self.sent.extend(indices)
 
     def shutdown(self) -> None:
         self.shutting_down = True
@@ -54,6 +49,8 @@ class Sink:
 
     def tell(self, node: Any, message: dict[str, Any]) -> None:
         node.told.append(message)
+        if message["kind"] == "run" and not node.broken:
+            node.sent.append(message["index"])
 
     def decided(self, command: Any) -> None:
         self.runs.append(command)
@@ -145,7 +142,7 @@ def test_a_node_holds_one_test_at_a_time_and_all_run_once() -> None:
     assert not world.scheduler.has_pending
 
 
-def test_a_test_goes_where_its_browser_is_and_the_directive_comes_first() -> None:
+def test_a_test_goes_where_its_browser_is_and_is_told_of_it() -> None:
     world = World(2)
     needs = {
         0: ModelNeeds(source="m", browsers=("firefox",)),

@@ -176,10 +176,11 @@ class BrowserInstance:
         await page.close()
 
     def find(self, key: SessionKey) -> tuple[RuntimePage, Session] | None:
-        """A warm session."""
-        for page in self.pages.values():
-            if page.lost is None and key in page.sessions:
-                return page, page.sessions[key]
+        """A warm session. From any thread."""
+        for page in list(self.pages.values()):
+            session = page.sessions.get(key)
+            if page.lost is None and session is not None:
+                return page, session
         return None
 
     async def close(self, *, kill: bool = False) -> None:

@@ -91,7 +91,7 @@ class RunningBrowsers:
             LaunchFailed: it did not start.
         """
         # one with its page need not wait until another is launched, which takes seconds
-        if (running := self._running(name, slot)) is not None and running.pages:
+        if (running := self.running(name, slot)) is not None and running.pages:
             return running, 0.0
         until = time.monotonic() + LENT_SECONDS
         while True:
@@ -101,14 +101,15 @@ class RunningBrowsers:
                         self._abandon(instance, str(instance.lost or "disconnected"))
                     elif (complaint := instance.complaint) is not None:
                         self._abandon(instance, complaint)
-                if (running := self._running(name, slot)) is not None:
+                if (running := self.running(name, slot)) is not None:
                     return running, 0.0
                 if await self._make_room(self._promised(slot), wait=time.monotonic() < until):
                     return await self._launch(name, slot, kind)
             await asyncio.sleep(LOOK_SECONDS)
 
-    def _running(self, name: str, slot: int) -> BrowserInstance | None:
-        for instance in self.instances:
+    def running(self, name: str, slot: int) -> BrowserInstance | None:
+        """The one that can be given to a test now. From any thread."""
+        for instance in list(self.instances):
             if instance.name == name and instance.slot == slot and instance.usable and not instance.complaint:
                 instance.last_used = time.monotonic()
                 return instance

@@ -105,6 +105,21 @@ def is_cached(source: str, *, lock: LockFile, cache: Cache | None = None) -> boo
     return resolver.held(parse(source)) is not None
 
 
+_complete: set[str] = set()
+"""SHA-256 of bytes that were found to be a whole model: a function is called for each test, and mostly returns the same."""
+
+
+def _check_bytes(data: bytes, label: str) -> None:
+    from pytest_browserpool.models import inspect
+
+    info = inspect.inspect(data)
+    if info.external:
+        raise SourceError(
+            f"{label} keeps data in {', '.join(info.external)}, which bytes cannot bring along",
+            remedy="save the model to a file and give its path",
+        )
+
+
 @dataclass(frozen=True)
 class _Resolver:
     test_file: Path | None
@@ -148,15 +163,10 @@ class _Resolver:
             ) from error
 
     def _bytes(self, data: bytes, label: str) -> ModelFile:
-        from pytest_browserpool.models import inspect
-
-        info = inspect.inspect(data)
-        if info.external:
-            raise SourceError(
-                f"{label} keeps data in {', '.join(info.external)}, which bytes cannot bring along",
-                remedy="save the model to a file and give its path",
-            )
         sha256 = hashlib.sha256(data).hexdigest()
+        if sha256 not in _complete:
+            _check_bytes(data, label)
+            _complete.add(sha256)
         stored = self.cache.model(sha256) or self.cache.add([data])
         return ModelFile(stored.sha256, stored.path, stored.size, label)
 

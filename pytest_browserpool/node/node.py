@@ -265,6 +265,8 @@ class Node(NodeLoop):
         """Sessions for a model whose shapes are known, on the record."""
         started = time.time()
         resident.use.operation = Operation("load")
+        if isinstance(resident, Resident) and resident.take_warm():
+            return
         try:
             self.call(resident.place, self.budget(resident))
         except BrowserPoolError as error:

@@ -15,17 +15,15 @@ from pytest_browserpool.browsers.choice import Candidate
 from pytest_browserpool.browsers.kinds import PageKind, page_for
 from pytest_browserpool.browsers.page import SessionKey
 from pytest_browserpool.browsers.pool import Loaded, ModelContent, Pool
-from pytest_browserpool.config import did_you_mean
 from pytest_browserpool.errors import (
     BackendRefused,
     BrowserPoolError,
-    CapabilityError,
     Fault,
-    MarkerError,
     PageHung,
     UnsupportedOperator,
 )
 from pytest_browserpool.models.inspect import ModelInfo, resolve_shapes
+from pytest_browserpool.node import refusing
 from pytest_browserpool.node.standby import Standby
 from pytest_browserpool.node.use import ModelUse
 from pytest_browserpool.recovery.breaker import Trials
@@ -42,11 +40,6 @@ Static = Callable[[ModelContent, Mapping[str, Sequence[int]]], Path]
 
 Refusals = dict[tuple[str, str, str, Shapes], BrowserPoolError]
 """(sha256, browser, backend, shapes) → why this model does not run there; known for the life of the node."""
-
-BUNDLES = {"jsep": "all", "native": "native"}
-"""``session_options={"bundle": …}`` → the page's bundle. JSEP is quicker on software adapters and exact where the native
-WebGPU provider was off by 1e-2 (Silero VAD); the native one covers more operators. Unless given: JSEP for webgpu and
-webnn, and for wasm whichever build is there, for they answer alike (``browsers.kinds``)."""
 
 
 class Reply(NamedTuple):
@@ -95,7 +88,7 @@ class Resident:
         self._on_refused = on_refused
         options = dict(needs.session_options or {})
         bundle = options.pop("bundle", None)
-        self._page = PageKind(_bundle(bundle)) if bundle is not None else None
+        self._page = PageKind(refusing.bundle_of(bundle)) if bundle is not None else None
         """Where the marker names one; else the one that the backend needs."""
         self._shapes: Mapping[str, tuple[int, ...]] | None = None
         self._options = json.dumps(options, sort_keys=True)
@@ -183,15 +176,17 @@ class Resident:
             candidate = self._candidates[0]
             self._trials.enter(time.monotonic(), candidate.browser)
             fixed = self._fixed(candidate, shapes)
-            known = self._refusals.get((self.content.sha256, candidate.browser, candidate.backend, fixed))
             try:
-                if known is not None:
+                if (known := self._refusal(candidate, fixed)) is not None:
                     raise known
                 return await self._try(candidate, fixed)
             except (UnsupportedOperator, BackendRefused) as error:
                 self.refuse(candidate, fixed, error)
                 tried.append((candidate, error))
-        raise self._none_left(tried)
+        raise refusing.none_left(self.content.label, tried)
+
+    def _refusal(self, candidate: Candidate, fixed: Shapes) -> BrowserPoolError | None:
+        return self._refusals.get((self.content.sha256, candidate.browser, candidate.backend, fixed))
 
     def refuse(self, candidate: Candidate, fixed: Shapes, error: BrowserPoolError) -> None:
         """``candidate`` does not run this model: measured, remembered, told."""
@@ -215,24 +210,40 @@ class Resident:
         self._on_loaded(self, started, (time.perf_counter() - clock) * 1000)
         return loaded
 
-    async def _load(self, candidate: Candidate, fixed: Shapes, slot: int) -> Loaded:
+    def take_warm(self) -> bool:
+        """The session that a test before left, if it is there and answered a moment ago; nothing has changed otherwise.
+
+        What most tests begin with: from the test's thread, without a turn of the loop, which would cost half a
+        millisecond. What goes wrong with it later is found by the first call, as ever.
+        """
+        if self.standby is not None or not self._candidates:
+            return False
+        started, clock = time.time(), time.perf_counter()
+        candidate = self._candidates[0]
+        fixed = self._fixed(candidate, None)
+        if self._refusal(candidate, fixed) or not self.recovery.breakers.pristine(candidate.browser):
+            return False
+        loaded = self._pool.at_hand(candidate.browser, self._key(candidate, fixed))
+        if loaded is None or not refusing.placed_on(candidate, loaded.session):
+            return False
+        self._took(loaded, candidate)
+        self._on_loaded(self, started, (time.perf_counter() - clock) * 1000)
+        return True
+
+    def _key(self, candidate: Candidate, fixed: Shapes) -> SessionKey:
         page = self._page or page_for(candidate.backend)
-        key = SessionKey(self.content.sha256, candidate.backend, page, self._options, fixed)
+        return SessionKey(self.content.sha256, candidate.backend, page, self._options, fixed)
+
+    async def _load(self, candidate: Candidate, fixed: Shapes, slot: int) -> Loaded:
+        key = self._key(candidate, fixed)
         content = self.content
         if fixed:
             path = self._static(content, dict(fixed))
             content = ModelContent(content.sha256, path, content.label, content.size, content.external)
         loaded = await self._pool.load(candidate.browser, key, content, self.needs.timeout, slot)
-        placement = loaded.session.placement
-        provider = "webnn" if candidate.backend.startswith("webnn") else candidate.backend
-        if not placement.get(provider):
+        if not refusing.placed_on(candidate, loaded.session):
             await self._pool.release(loaded)
-            missing = f"; no kernel for {', '.join(loaded.session.missing)}" if loaded.session.missing else ""
-            raise BackendRefused(
-                f"{candidate.backend} in {candidate.browser} got no node of {content.label}: "
-                f"onnxruntime placed {_words(placement)}{missing}",
-                remedy="another backend; WebNN also needs input_shapes= that its operators can take",
-            )
+            raise refusing.not_placed(candidate, content.label, loaded.session)
         return loaded
 
     def _took(self, loaded: Loaded, candidate: Candidate) -> None:
@@ -261,19 +272,6 @@ class Resident:
         if self.pinned is not None:
             self.pinned.leases -= 1
         self.pinned = None
-
-    def _none_left(self, tried: Sequence[tuple[Candidate, BrowserPoolError]]) -> BrowserPoolError:
-        if len(tried) == 1:
-            return tried[0][1]
-        if not tried:
-            return CapabilityError(
-                f"nothing is left to run {self.content.label} on", where="an earlier call of this test"
-            )
-        lines = "\n    ".join(f"{c.browser}/{c.backend}: {e.what}" for c, e in tried)
-        return BackendRefused(
-            f"none of {len(tried)} ways runs {self.content.label}:\n    {lines}",
-            remedy="allow another backend or browser in the marker",
-        )
 
     async def run(
         self,
@@ -381,16 +379,3 @@ class Resident:
             await self._pool.release(self.loaded)
             self.loaded = None
             await self.ensure(shapes or None)
-
-
-def _words(placement: Mapping[str, int]) -> str:
-    return ", ".join(f"{count} on {name}" for name, count in placement.items()) or "nothing"
-
-
-def _bundle(word: Any) -> str:
-    if word not in BUNDLES:
-        raise MarkerError(
-            f"session_options['bundle'] is {word!r}{did_you_mean(str(word), BUNDLES)}",
-            remedy=f"one of {', '.join(BUNDLES)}",
-        )
-    return BUNDLES[word]

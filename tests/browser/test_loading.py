@@ -100,3 +100,32 @@ def test_a_mistake_in_the_code_is_raised_at_once_and_no_browser_is_blamed(bench,
     monkeypatch.undo()
     x = np.zeros((4, 4), np.float32)
     assert bench.load(make.affine(), "headless-shell")({"x": x})["y"].item(0) == 1
+
+
+def test_a_test_takes_the_session_of_the_one_before_only_while_its_page_is_known_to_live(fresh_bench):
+    bench = fresh_bench()
+    x = {"x": np.zeros((4, 4), np.float32)}
+    model = bench.load(make.affine(), "chromium")
+    assert not model._resident.use.warm
+    model(x)
+    turns = []
+    loop, load = bench.node._loop, bench.node.pool.load
+
+    async def counted(*given):
+        turns.append(given)
+        return await load(*given)
+
+    bench.node.pool.load = counted  # the way through the loop, which asks the page first
+    again = bench.load(make.affine(), "chromium")
+    assert (again._resident.use.warm, turns) == (True, [])
+    page = bench.page_of(again)
+    until(lambda: not page.fresh, "the page counts as just asked for ever")
+    assert bench.load(make.affine(), "chromium")._resident.use.warm
+    assert len(turns) == 1
+    assert again(x)["y"].shape == (4, 4)
+    loop.call_soon_threadsafe(page.lose, PageHung("lost by the test"))
+    until(lambda: page.lost is not None, "the page is not lost")
+    new = bench.load(make.affine(), "chromium")
+    assert not new._resident.use.warm
+    assert bench.page_of(new) is not page
+    assert new(x)["y"].shape == (4, 4)

@@ -6,7 +6,7 @@ import threading
 from typing import Any
 
 from pytest_browserpool import records
-from pytest_browserpool.link import each_of
+from pytest_browserpool.link import each_of, packed
 from pytest_browserpool.node.outbox import BATCH, Outbox
 
 
@@ -81,3 +81,17 @@ def test_threads_lose_nothing() -> None:
         thread.join()
     outbox.flush()
     assert sorted(values(sent)) == [float(n) for first in (0, 1000, 2000) for n in range(first, first + 500)]
+
+
+def test_several_messages_travel_as_one_text() -> None:
+    sent: list[dict[str, Any]] = []
+    outbox = Outbox(lambda message: sent.append(packed(message)))
+    with outbox.together():
+        outbox.emit({"kind": "event", "fields": {"seconds": 0.25, "backend": None, "test": "t[é\ud800]"}})
+        outbox.row("metrics", point(1))
+        outbox.flush()
+    (message,) = sent
+    assert {type(value) for value in message.values()} == {str}
+    event, record = each_of(message)
+    assert event == {"kind": "event", "fields": {"seconds": 0.25, "backend": None, "test": "t[é\ud800]"}}
+    assert records.MetricRecord.from_plain(record["row"]) == point(1)
