@@ -222,13 +222,12 @@ class Cache:
         return value if isinstance(value, dict) else {}
 
     def write_json(self, kind: str, name: str, value: dict[str, Any]) -> None:
-        """Replace the record in one step."""
-        try:
+        """Replace the record in one step. In a cache that cannot be written nothing is kept, which ``doctor`` says: all that
+        was ever fetched into it can be used still, and what the record says is found out again."""
+        with contextlib.suppress(OSError, SourceError):
             write_atomically(
                 self._directory(kind) / f"{name}.json", json.dumps(value, sort_keys=True).encode()
             )
-        except OSError as error:
-            raise self._unusable(error) from error
 
 
 def mismatch(actual: str, expected: str, where: str) -> HashMismatch:

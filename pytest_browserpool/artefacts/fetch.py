@@ -160,6 +160,15 @@ def allowed(url: str) -> bool:
     return parts.scheme == "https" or (parts.scheme == "http" and parts.hostname in LOOPBACK)
 
 
+def is_address(url: str) -> bool:
+    """Whether ``url`` can be taken apart: it has a host, and a port that is a number."""
+    try:
+        parts = urllib.parse.urlsplit(url)
+        return bool(parts.hostname) and (parts.port is None or parts.port > 0)
+    except ValueError:
+        return False
+
+
 class _GuardedRedirects(urllib.request.HTTPRedirectHandler):
     def redirect_request(
         self,
@@ -233,7 +242,9 @@ def https_chunks(
 def _open(url: str, token: str | None, deadline: float) -> Any:
     import tenacity
 
-    request = urllib.request.Request(url, headers={"User-Agent": "pytest-browserpool"})
+    # as browsers do: blanks and letters beyond ASCII are quoted, what is quoted already stays
+    quoted = urllib.parse.quote(url, safe="%/:?#[]@!$&'()*+,;=~")
+    request = urllib.request.Request(quoted, headers={"User-Agent": "pytest-browserpool"})
     if token:
         request.add_unredirected_header("Authorization", f"Bearer {token}")
     opener = urllib.request.build_opener(_GuardedRedirects())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import nullcontext
 from typing import Any
 
 import anyio
@@ -47,7 +48,9 @@ def probe_installed(installed: InstalledBrowser, settings: Settings) -> BrowserC
 
 def _probe_locked(installed: InstalledBrowser, settings: Settings, cache: Cache) -> BrowserCapabilities:
     name = fingerprint(installed, settings)
-    with cache.lock(f"probe-{name}", timeout=PROBE_SECONDS * 2):
+    # where no answer can be kept there is none to wait for
+    turn = cache.lock(f"probe-{name}", timeout=PROBE_SECONDS * 2) if cache.writable() else nullcontext()
+    with turn:
         found = known(installed, settings, cache)
         if found is not None:
             return found

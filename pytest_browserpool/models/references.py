@@ -69,6 +69,8 @@ def parse(source: str) -> Reference:
         return Reference("path", key, key, sha256)
     word, rest = scheme[1], key[scheme.end() :]
     if word in ("https", "http"):
+        if not fetch.is_address(key):
+            raise SourceError(f"{key!r} is no address", remedy="write https://HOST[:PORT]/path")
         if not fetch.allowed(key):
             raise SourceError(f"{key!r} is not https", remedy="use https; plain http works on 127.0.0.1 only")
         return Reference("https", key, key, sha256)

@@ -185,15 +185,15 @@ class _Resolver:
         return ModelFile(identity(sha256, hashes), path, size, label, external)
 
     def _find(self, written: str) -> Path:
-        path = Path(written).expanduser()
+        path = Path(os.path.expanduser(written))  # as it is where there is no such user
         beside = [self.test_file.parent / path] if self.test_file is not None else []
         places = [path] if path.is_absolute() else [*beside, self.rootdir / path]
         for place in places:
-            if place.is_file():
+            if os.path.isfile(place):  # False for a name that is too long, where pathlib raises
                 # not resolved: download caches keep models as links, their external data beside the link
                 return Path(os.path.abspath(place))
         looked = " and ".join(dict.fromkeys(str(p) for p in places))
-        kind = "a directory" if any(p.is_dir() for p in places) else "not there"
+        kind = "a directory" if any(map(os.path.isdir, places)) else "not there"
         raise SourceError(
             f"the model {written!r} is {kind}",
             where=f"looked for {looked}",

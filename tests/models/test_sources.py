@@ -71,6 +71,22 @@ def test_a_missing_path_says_where_it_was_looked_for(project: Path, resolve: Any
         resolve(".")
 
 
+@pytest.mark.parametrize("written", ["x" * 300 + ".onnx", "~no-such-user/m.onnx", "a\0b.onnx"])
+def test_a_source_that_can_be_no_file_is_not_there(resolve: Any, written: str) -> None:
+    with pytest.raises(SourceError, match="is not there"):
+        resolve(written)
+
+
+def test_a_path_needs_no_cache_that_can_be_written(
+    project: Path, resolve: Any, model: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An image's cache is often read-only; a file stands where its directories would be, which stops root too."""
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("BROWSERPOOL_CACHE", str(tmp_path / "file"))
+    (project / "m.onnx").write_bytes(model)
+    assert resolve("m.onnx").sha256 == sha(model)
+
+
 def test_a_changed_file_is_another_model(project: Path, resolve: Any, model: bytes) -> None:
     (project / "m.onnx").write_bytes(model)
     first = resolve("m.onnx")
@@ -171,6 +187,18 @@ def test_bytes_cannot_have_external_data(project: Path, resolve: Any) -> None:
 
 
 # -- remote sources ---
+
+
+@pytest.mark.parametrize("address", ["http://[::1/m.onnx", "https://host:port/m.onnx"])
+def test_an_address_that_is_none_is_named(resolve: Any, address: str) -> None:
+    with pytest.raises(SourceError, match="address"):
+        resolve(address)
+
+
+def test_an_address_may_have_blanks_and_any_letters(server: LocalServer, resolve: Any, model: bytes) -> None:
+    server.answers["/mod%C3%A8le%20a.onnx"] = model
+    assert resolve(f"{server.url}/modèle a.onnx").sha256 == sha(model)
+    assert resolve(f"{server.url}/mod%C3%A8le%20a.onnx").sha256 == sha(model)
 
 
 @pytest.fixture
