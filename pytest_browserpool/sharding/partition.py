@@ -355,7 +355,8 @@ def _why_not(
         return ShardingError(
             "some browser is too small for its shard:"
             f" the model needs about {whole / MIB:.1f} MiB in one piece,"
-            f" no node less than {least / MIB:.1f} MiB, and the roomiest browser has {largest / MIB:.1f} MiB"
+            f" no node less than {least / MIB:.1f} MiB, and the roomiest browser has {largest / MIB:.1f} MiB",
+            remedy="use more shards, or browsers with more memory" if least <= largest else None,
         )
     lacking = sorted(
         frozenset().union(*(n.ops for n in graph.nodes)) & frozenset().union(*(h.unsupported for h in hosts))

@@ -4,6 +4,7 @@ reason.
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 
@@ -254,8 +255,14 @@ def test_refusals_say_why() -> None:
         partition(chain(9), browsers, 2, "attention_feedforward")
     with pytest.raises(ShardingError, match="no name tells of a component"):
         partition(chain(9), browsers, 2, "component")
-    with pytest.raises(ShardingError, match="too small for its shard"):
-        partition(chain(9), [Host(name="a", memory=100), Host(name="b", memory=100)], 2)
+    nodes = tuple(dataclasses.replace(node, parameters=(f"w{node.index}",)) for node in chain(9).nodes)
+    heavy = dataclasses.replace(chain(9), nodes=nodes, parameters={f"w{i}": 1000 for i in range(9)})
+    for memory, remedy in (
+        (3000, "use more shards"),
+        (1000, "no number of shards works"),
+    ):  # a node takes 2400 bytes
+        with pytest.raises(ShardingError, match=rf"too small for its shard(.|\n)*remedy: {remedy}"):
+            partition(heavy, [Host(name="a", memory=memory), Host(name="b", memory=memory)], 2)
     with pytest.raises(ShardingError, match="operators Add are not supported"):
         partition(chain(9), [Host(name=n, unsupported=frozenset({"Add"})) for n in "ab"], 2)
 
