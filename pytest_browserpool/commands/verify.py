@@ -26,9 +26,15 @@ if TYPE_CHECKING:
     type=click.IntRange(min=1),
     help="Files that should hold the history, itself included; without it as many as the last run kept.",
 )
+@click.option(
+    "--salvage",
+    metavar="FILE",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Repair, then read out of FILE, such as a damaged history that was set aside, what the history lacks.",
+)
 @db_option
 @json_option
-def verify(repair: bool, copies: int | None, db: Path, as_json: bool) -> None:
+def verify(repair: bool, copies: int | None, salvage: Path | None, db: Path, as_json: bool) -> None:
     """Read every block of the history and of its copies, compare checksums, and tell what each copy lacks.
 
     A line for the history, for each copy that there should be, and for each that lies there from an earlier setting:
@@ -36,22 +42,26 @@ def verify(repair: bool, copies: int | None, db: Path, as_json: bool) -> None:
     STALE (lacks rows that it should have by now), UNCHECKED (its checksum file is missing), or
     EARLIER (not renewed any more, whatever its state; it does not count for the exit status).
 
-    Nothing is ever deleted: a damaged file is kept under a new name.
+    Nothing is ever deleted: a damaged file is kept under a new name, and FILE stays as it is.
     Exit status: 0 all is well (or was repaired), 1 something that should be there is not ok and not DUE, 2 wrong usage.
 
     \b
     Examples:
       browserpool verify
       browserpool verify --repair
+      browserpool verify --salvage .browserpool/history.duckdb.corrupt-20260101T120000Z
     """
     from pytest_browserpool.store import integrity, inventory, spool
     from pytest_browserpool.store.flush import mend
+    from pytest_browserpool.store.repair import take_from
 
-    if not db.exists() and not integrity.existing_copies(db):
+    if not (salvage or db.exists() or integrity.existing_copies(db)):
         raise HistoryError(
             "there is no history", where=str(db), remedy="run pytest --browserpool, or give --db"
         )
-    notes = mend(db, copies) if repair else []
+    notes = mend(db, copies) if repair or salvage else []
+    if salvage:
+        notes += [*take_from(salvage, db), *mend(db, copies)]
     stock = inventory.take_stock(db, copies)
     spooled = len(spool.pending(db))
     if as_json:

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -222,8 +222,9 @@ def _write(con: DuckDBPyConnection, batches: Sequence[Batch]) -> int:
         }
         new: dict[str, Batch] = {b.name: b for b in batches if b.name not in have}
         rows = [row for batch in new.values() for row in batch.rows]
+        half_read = _half_read(con, new.values()) if new else []
         for table, group in columns.by_table(rows).items():
-            _insert(con, table, group)
+            _insert(con, table, group, half_read)
         now = time.time()
         if new:
             con.executemany(
@@ -238,28 +239,44 @@ def _write(con: DuckDBPyConnection, batches: Sequence[Batch]) -> int:
     return len(rows)
 
 
-def _runs(batches: Sequence[Batch]) -> list[str]:
+def _runs(batches: Iterable[Batch]) -> list[str]:
     return sorted({b.run_id for b in batches})
 
 
-def _insert(con: DuckDBPyConnection, table: str, rows: list[Plain]) -> None:
-    """Insert ``rows`` (one for each key), replacing earlier ones with the same key."""
+def _half_read(con: DuckDBPyConnection, batches: Iterable[Batch]) -> list[str]:
+    """Runs of ``batches`` of which a salvage brought back only a part, nobody knows of which batches."""
+    asked = "SELECT DISTINCT run_id FROM salvaged WHERE NOT complete AND run_id IN ?"
+    return [row[0] for row in con.execute(asked, [_runs(batches)]).fetchall()]
+
+
+def _insert(con: DuckDBPyConnection, table: str, rows: list[Plain], half_read: Sequence[str] = ()) -> None:
+    """Insert ``rows`` (one for each key), replacing earlier ones with the same key. Where a table has no key, rows of the
+    runs ``half_read`` that are there already are left out.
+    """
     if len(rows) < MANY:
-        _insert_few(con, table, rows)
+        _insert_few(con, table, rows, half_read)
         return
     con.register("incoming", columns.arrays(table, rows))
     try:
         if key := KEYS[table]:
             same = " AND ".join(f'old."{name}" = new."{name}"' for name in key)
             con.execute(f"DELETE FROM {table} AS old USING incoming AS new WHERE {same}")
-        con.execute(f"INSERT INTO {table} BY NAME SELECT * FROM incoming")
+        con.execute(f"INSERT INTO {table} BY NAME SELECT * FROM incoming{_but(table, half_read)}")
     finally:
         # in an aborted transaction this raises too, and would hide why it was aborted
         with suppress(duckdb.Error):
             con.unregister("incoming")
 
 
-def _insert_few(con: DuckDBPyConnection, table: str, rows: list[Plain]) -> None:
+def _but(table: str, half_read: Sequence[str]) -> str:
+    if KEYS[table] or not half_read:
+        return ""
+    names = ", ".join(f'"{column.name}"' for column in columns.columns_of(table))
+    runs = ", ".join("'" + run.replace("'", "''") + "'" for run in half_read)
+    return f" EXCEPT ALL SELECT {names} FROM {table} WHERE run_id IN ({runs})"
+
+
+def _insert_few(con: DuckDBPyConnection, table: str, rows: list[Plain], half_read: Sequence[str]) -> None:
     """As ``_insert``, without numpy: each column is a parameter."""
     given = columns.lists(table, rows)
     described = columns.columns_of(table)
@@ -277,7 +294,9 @@ def _insert_few(con: DuckDBPyConnection, table: str, rows: list[Plain]) -> None:
             f"DELETE FROM {table} AS old USING (SELECT {unnested(key)}) AS new WHERE {same}",
             [values for name, values in given.items() if name in key],
         )
-    con.execute(f"INSERT INTO {table} BY NAME SELECT {unnested(given)}", list(given.values()))
+    con.execute(
+        f"INSERT INTO {table} BY NAME SELECT {unnested(given)}{_but(table, half_read)}", list(given.values())
+    )
 
 
 def mend(db: Path, copies: int | None = None, deadline: float = 10.0) -> list[str]:

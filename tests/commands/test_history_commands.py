@@ -210,6 +210,26 @@ def test_verify_names_copies_that_are_not_kept_any_more(db: Path) -> None:
     assert browserpool("verify", "--copies", "0").exit_code == 2
 
 
+def test_verify_reads_out_of_a_file_that_was_set_aside_what_the_history_lacks(
+    db: Path, tmp_path: Path
+) -> None:
+    aside = tmp_path / "aside"
+    aside.write_bytes(db.read_bytes())
+    for file in db.parent.iterdir():
+        file.unlink()
+    told = browserpool("verify", "--salvage", str(aside))
+    assert told.exit_code == 0, told.output
+    assert f"10 rows of the runs run-1 were read out of {aside}" in told.output
+    assert json.loads(browserpool("history", "--json").output)[0]["run_id"] == "run-1"
+    again = browserpool("verify", "--salvage", str(aside), "--json")
+    assert json.loads(again.output)["notes"] == [f"{aside} has nothing that the history lacks"]
+    aside.write_text("notes\n" * 4000)
+    told = browserpool("verify", "--salvage", str(aside))
+    assert told.exit_code == 1
+    assert "nothing can be read of the file" in told.output
+    assert browserpool("verify").exit_code == 0
+
+
 def test_verify_merges_spooled_rows(db: Path) -> None:
     spool.write(
         db, Batch(name="late", run_id="run-2", rows=(RunRecord(run_id="run-2", started_at=START + 50),))
