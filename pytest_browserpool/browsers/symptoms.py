@@ -255,8 +255,8 @@ RULES: tuple[Rule, ...] = (
     # words: a load that ran out of memory also says that the model could not be loaded
     _rule(
         "runtime",
-        r"protobuf parsing failed|INVALID_(PROTOBUF|GRAPH)|failed to load model|load model.*failed|"
-        r"error_code: (7|10)\b",
+        r"protobuf parsing failed|INVALID_(PROTOBUF|GRAPH)|failed to load model|load model.*failed|\binvalid model\b|"
+        r"no opset import for domain|error_code: (7|10)\b",
         errors.InvalidModel,
         "the bytes are not an ONNX model",
         "Failed to load model because protobuf parsing failed.",

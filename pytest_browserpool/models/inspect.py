@@ -284,6 +284,25 @@ def resolve_shapes(
     Raises:
         InputError: as ``with_static_shapes``.
     """
+    resolved, symbols = _given_shapes(info, shapes, where)
+    for tensor in info.inputs:
+        if tensor.name not in resolved:
+            resolved[tensor.name] = _from_symbols(tensor, symbols, where)
+    return resolved
+
+
+def check_shapes(info: ModelInfo, shapes: Mapping[str, Sequence[int]], *, where: str | None = None) -> None:
+    """Refuse ``shapes`` that the model cannot have; inputs may be left out.
+
+    Raises:
+        InputError: as ``with_static_shapes``, but for a missing input.
+    """
+    _given_shapes(info, shapes, where)
+
+
+def _given_shapes(
+    info: ModelInfo, shapes: Mapping[str, Sequence[int]], where: str | None
+) -> tuple[dict[str, tuple[int, ...]], dict[str, tuple[int, str]]]:
     inputs = {t.name: t for t in info.inputs}
     for name in shapes:
         if name not in inputs:
@@ -297,10 +316,7 @@ def resolve_shapes(
     for tensor in info.inputs:
         if tensor.name in shapes:
             resolved[tensor.name] = _checked(tensor, shapes[tensor.name], symbols, where)
-    for tensor in info.inputs:
-        if tensor.name not in resolved:
-            resolved[tensor.name] = _from_symbols(tensor, symbols, where)
-    return resolved
+    return resolved, symbols
 
 
 def _listed(info: ModelInfo) -> str:

@@ -24,7 +24,7 @@ from pytest_browserpool.browsers.pool import ModelContent, Pool
 from pytest_browserpool.browsers.processes import Workdir, sweep
 from pytest_browserpool.config import Settings
 from pytest_browserpool.errors import BrowserPoolError, DeadlineExceeded, hide_from_traceback
-from pytest_browserpool.models.inspect import ModelInfo, inspect, with_static_shapes
+from pytest_browserpool.models.inspect import ModelInfo, check_shapes, inspect, with_static_shapes
 from pytest_browserpool.models.lock import LockFile
 from pytest_browserpool.models.shipping import Depot
 from pytest_browserpool.models.sources import ModelFile, describe, resolve
@@ -215,6 +215,8 @@ class Node(NodeLoop):
             UsageError, CapabilityError: see ``errors``. Fault: the infrastructure failed.
         """
         content, info = self.resolve(source, test_file)
+        # on every backend: one that needs no shapes would never find a wrong name
+        check_shapes(info, needs.input_shapes or {}, where=content.label)
         test = self.test or RunningTest("")
         use = ModelUse(key=needs.model_key or describe(source), label=content.label, sha256=content.sha256)
         resident = self._resident(needs, content, info, use, test.hint)

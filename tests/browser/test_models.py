@@ -131,6 +131,15 @@ def test_input_shapes_load_a_webnn_session_at_once(bench):
     assert model({"x": np.full((2, 2), -1, np.float32)})["y"].tolist() == [[0, 0], [0, 0]]
 
 
+@pytest.mark.parametrize(
+    ("shapes", "words"),
+    [({"z": (2, 2)}, "no input 'z'"), ({"x": (2, 2, 2)}, "rank 3, not 2"), ({"x": (2, -1)}, "negative")],
+)
+def test_input_shapes_that_the_model_cannot_have_are_refused_on_every_backend(bench, shapes, words):
+    with pytest.raises(InputError, match=words):
+        bench.load(make.symbolic(("b", "c")), "chromium", "wasm", input_shapes=shapes)
+
+
 def test_a_backend_that_got_no_node_is_refused(bench):
     with pytest.raises(BackendRefused, match=r"webnn in headless-shell got no node.*on wasm"):
         bench.load(make.sequence_operator(), "headless-shell", "webnn")
