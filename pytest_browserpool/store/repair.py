@@ -76,36 +76,34 @@ def take_from(file: Path, db: Path, deadline: float = 10.0) -> list[str]:
     lines that tell the user. ``db`` is sound and of this version. ``file`` stays as it is.
 
     Raises:
-        HistoryError: nothing can be read of ``file``, or ``db`` is damaged, busy or changed meanwhile.
-        filelock.Timeout, OSError: as it says.
+        HistoryError: nothing can be read of ``file``; ``db`` is damaged, busy, changed meanwhile or cannot be written.
     """
-    if not file.exists() or (db.exists() and file.samefile(db)):
+    if not file.exists() or file.samefile(db):
         what = "the file to read from is the history itself" if file.exists() else "there is no such file"
         raise HistoryError(what, where=str(file), remedy="name a file that was set aside, or an earlier copy")
-    with writers_turn(db, deadline):
-        try:
-            open_file(
-                db, read_only=False, deadline=deadline
-            ).close()  # what is in its log is in the file then
-        except duckdb.Error as error:
-            raise HistoryError(
-                in_words(error), where=str(db), remedy="browserpool verify --repair"
-            ) from error
-        before = db.stat()
-        scratch, taken = _salvaged(file, db, db, (), SALVAGE_BUDGET)
-        if taken.error:
-            remove_database(scratch)
-            raise HistoryError(
-                f"nothing can be read of the file: {taken.error}",
-                where=str(file),
-                remedy="the history is as it was",
-            )
-        now = db.stat()
-        if (now.st_mtime_ns, now.st_size, now.st_ino) != (before.st_mtime_ns, before.st_size, before.st_ino):
-            remove_database(scratch)
-            raise HistoryError("another program wrote to the history", where=str(db), remedy="try again")
-        _put(scratch, db)
+    try:
+        with writers_turn(db, deadline):
+            taken = _take(file, db, deadline)
+    except (duckdb.Error, OSError) as error:
+        remedy = "browserpool verify --repair, or close the program that has it open"
+        raise HistoryError(in_words(error), where=str(db), remedy=remedy) from error
     return _told(taken, file, None) or [f"{file} has nothing that the history lacks"]
+
+
+def _take(file: Path, db: Path, deadline: float) -> Salvaged:
+    open_file(db, read_only=False, deadline=deadline).close()  # what is in its log is in the file then
+    before = db.stat()
+    scratch, taken = _salvaged(file, db, db, (), SALVAGE_BUDGET)
+    now = db.stat()
+    same = (now.st_mtime_ns, now.st_size, now.st_ino) == (before.st_mtime_ns, before.st_size, before.st_ino)
+    if same and not taken.error:
+        _put(scratch, db)
+        return taken
+    remove_database(scratch)
+    if same:
+        what, remedy = f"nothing can be read of the file: {taken.error}", "the history is as it was"
+        raise HistoryError(what, where=str(file), remedy=remedy)
+    raise HistoryError("another program wrote to the history", where=str(db), remedy="try again")
 
 
 def _from(copy: Health) -> str:
@@ -117,7 +115,11 @@ def _scratch(db: Path, source: Path | None) -> Path:
     scratch = db.with_name(db.name + ".restoring")
     remove_database(scratch)
     if source is not None:
-        shutil.copyfile(source, scratch)
+        try:
+            shutil.copyfile(source, scratch)
+        except OSError:  # a full disk: half a file helps nobody
+            remove_database(scratch)
+            raise
         return scratch
     con = open_file(scratch, read_only=False, deadline=1.0)
     try:

@@ -36,6 +36,7 @@ def forget(con: DuckDBPyConnection, before: float) -> int:
             if any(field.name == "run_id" for field in dataclasses.fields(record)):  # type: ignore[arg-type]
                 con.execute(f"DELETE FROM {table} WHERE run_id IN ?", [gone])
         con.execute("DELETE FROM batches WHERE run_id IN ?", [gone])
+        con.execute("DELETE FROM salvaged WHERE run_id IN ?", [gone])
         con.execute("DELETE FROM models WHERE sha256 NOT IN (SELECT DISTINCT model FROM operations_log)")
     except BaseException:
         with suppress(duckdb.Error):

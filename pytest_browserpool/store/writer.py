@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from pytest_browserpool.store.connect import Opener
     from pytest_browserpool.store.flush import Flushed
     from pytest_browserpool.store.spool import Batch
+    from pytest_browserpool.store.upkeep import Upkeep
 
 MAX_HELD = 500_000
 """Rows kept in memory when neither the history nor a spool file can be written: about 0.5 GiB. More are
@@ -125,6 +126,8 @@ class HistoryWriter:
         self._spooled: set[str] = set()
         """Names of held batches that are in spool files too."""
         self._unsecured: list[Batch] = []
+        self._upkeep: Upkeep | None = None
+        """What the history was told last: to compare it with what is there costs a millisecond a flush."""
         self._opener: Opener | None = None
         self._next_store = 0.0
         self._next_copy: float | None = None
@@ -246,6 +249,9 @@ class HistoryWriter:
         too_old = time.time() - self._keep_s if closing and self._keep_s is not None else None
         examined = not targets and (closing or started >= self._next_examination)
 
+        # a renewal that is due waits for the next interval
+        upkeep = Upkeep(files=self._copies, renewed_every_s=math.ceil(self._renewal + self._interval))
+
         def write() -> Flushed:
             return flush(
                 self.path,
@@ -253,8 +259,7 @@ class HistoryWriter:
                 unsecured=self._unsecured,
                 copies=targets,
                 examined=examined,
-                # a renewal that is due waits for the next interval
-                upkeep=Upkeep(files=self._copies, renewed_every_s=math.ceil(self._renewal + self._interval)),
+                upkeep=upkeep if upkeep != self._upkeep else None,
                 forget_before=too_old,
                 deadline=self._lock_deadline,
                 opener=opener,
@@ -266,6 +271,7 @@ class HistoryWriter:
             if trouble(error) is not Trouble.DEFECT or not self._drop_defective():
                 raise
             done = write()
+        self._upkeep = upkeep
         took = self._monotonic() - started
         if examined or targets:
             self._next_examination = self._monotonic() + max(EXAMINE_INTERVAL, COPY_SHARE * took)

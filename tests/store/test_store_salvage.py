@@ -315,6 +315,9 @@ def test_an_earlier_copy_adds_what_the_history_lacks_and_nothing_else(tmp_path: 
     for table, rows in content(db).items():
         assert collections.Counter({r: n for r, n in rows.items() if r[0] != "run-0"}) == after[table]
     assert repair.take_from(old, db) == [f"{old} has nothing that the history lacks"]
+    assert flush(db, [], forget_before=time.time()).forgotten == 2
+    with connect.reading(db) as con:
+        assert con.execute("SELECT count(*) FROM salvaged").fetchone() == (0,)
 
 
 PARENT = """
