@@ -45,6 +45,7 @@ def open_sharded(node: Node, needs: ModelNeeds, source: Any, test_file: Path | N
         UsageError, CapabilityError: before any browser is launched for it. Fault: the infrastructure failed.
         BackendRefused: what a backend refused leaves no cut.
     """
+    needs = _tolerating(needs, node.settings.recovery)
     content, info = node.resolve(source, test_file)
     options = needs.session_options or {}
     if options.get("bundle", "jsep") != "jsep":
@@ -59,6 +60,16 @@ def open_sharded(node: Node, needs: ModelNeeds, source: Any, test_file: Path | N
     except BaseException:
         opening.end()
         raise
+
+
+def _tolerating(needs: ModelNeeds, usual: str) -> ModelNeeds:
+    """The needs, where no recovery is wanted, with the level of fault tolerance that means that. ``usual``: the recovery of
+    tests whose marker names none; a level in the marker, other than that of all markers, is nearer."""
+    off = needs.recovery == "none"
+    unsaid = needs.recovery is None and needs.fault_tolerance == ModelNeeds().fault_tolerance
+    if off or (unsaid and usual == "none"):
+        return dataclasses.replace(needs, fault_tolerance="none")
+    return needs
 
 
 def _opened(

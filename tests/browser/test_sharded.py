@@ -396,9 +396,10 @@ async def left(pages: list[Any]) -> list[int]:
     return [int(reply.values["states"]) for reply in replies]
 
 
-def test_level_none_fails_and_gives_no_partial_answer(bench):
+@pytest.mark.parametrize("needs", [{"fault_tolerance": "none"}, {"recovery": "none"}], ids=str)
+def test_level_none_fails_and_gives_no_partial_answer(bench, needs):
     source, shapes = REAL["angle"]
-    model = sharded(bench, source, TWO, input_shapes=shapes, fault_tolerance="none")
+    model = sharded(bench, source, TWO, input_shapes=shapes, **needs)
     model(noise(shapes))
     lost(kill(model, 1))
     with pytest.raises(Fault):
