@@ -94,7 +94,7 @@ def take_stock(db: Path, files: int | None = None, deadline: float = READ_DEADLI
     for path in integrity.copies_of(db, upkeep.files):
         read = copies.pop(path, None)
         found.append(_judge(read, main, upkeep) if read else _absent(path, main, upkeep))
-    found += [_earlier(read, main, upkeep) for read in copies.values()]
+    found += [_earlier(read, main) for read in copies.values()]
     return Stock(files=tuple(found), wanted=upkeep.files, told_by=told_by)
 
 
@@ -211,12 +211,11 @@ def _judge(read: _Read, main: _Read, upkeep: Upkeep) -> Found:
     return _found(health, "ok", detail, lacks=lacks)
 
 
-def _earlier(read: _Read, main: _Read, upkeep: Upkeep) -> Found:
+def _earlier(read: _Read, main: _Read) -> Found:
     """A copy of a time when more were kept."""
     health = read.health
     if not health.ok:
         return _found(health, _broken(health), health.detail, expected=False)
     lacks, words = _compared(read, main)
-    return _found(
-        health, "stale" if lacks else "ok", f"{health.detail}; {words}", lacks=lacks, expected=False
-    )
+    detail = f"{health.detail}, the latest of {integrity.utc(health.latest)}; {words}"
+    return _found(health, "stale" if lacks else "ok", detail, lacks=lacks, expected=False)
