@@ -15,6 +15,9 @@ from pytest_browserpool.values import STRATEGIES, Plain
 
 FAMILIES = ("chrome", "edge", "firefox", "webkit")
 
+MOST_SECONDS = 1e8
+"""Three years. The system's own waits end at about 9e9 s, and a date that far from now may not exist."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class CustomBrowser(Plain):
@@ -128,9 +131,10 @@ class Settings(Plain):
             "connect_timeout",
             "pool_cool_down",
         ):
-            if not getattr(self, name) > 0:
+            if not 0 < getattr(self, name) <= MOST_SECONDS:
                 raise ConfigurationError(
-                    f"{name} is {getattr(self, name)!r}", remedy="give a number of seconds above 0"
+                    f"{name} is {getattr(self, name)!r}",
+                    remedy=f"give a number of seconds above 0, at most {MOST_SECONDS:.0f}",
                 )
         _one_of("recovery", self.recovery, self.strategies)
         days_of(self.keep)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from pytest_browserpool.config import FAMILIES, did_you_mean
+from pytest_browserpool.config import FAMILIES, MOST_SECONDS, did_you_mean
 from pytest_browserpool.errors import MarkerError
 from pytest_browserpool.values import BACKEND_ALIASES, BACKENDS, STRATEGIES, ModelNeeds
 
@@ -135,16 +135,12 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and value == value
 
 
-MOST = 1e8
-"""Above it a number of seconds (three years) or GiB is a slip, and the system's waits end at about 9e9 s."""
-
-
 def _above_zero(unit: str) -> Callable[[str, Any, str, Words], float]:
     def validate(key: str, value: Any, where: str, words: Words) -> float:
         if not _is_number(value) or not 0 < value < float("inf"):
             raise _wrong(key, value, where, f"give a finite number of {unit} above 0")
-        if value > MOST:
-            raise _wrong(key, value, where, f"give at most {MOST:.0f} {unit}")
+        if value > MOST_SECONDS:  # of GiB too that is a slip
+            raise _wrong(key, value, where, f"give at most {MOST_SECONDS:.0f} {unit}")
         return float(value)
 
     return validate

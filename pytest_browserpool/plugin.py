@@ -219,6 +219,7 @@ def read_settings(config: pytest.Config) -> Settings:
     """
     from pytest_browserpool import hooked
     from pytest_browserpool.config import Settings, custom_browsers
+    from pytest_browserpool.errors import ConfigurationError
     from pytest_browserpool.recovery import strategies
 
     root = config.rootpath
@@ -234,6 +235,12 @@ def read_settings(config: pytest.Config) -> Settings:
         if path in given:
             place = Path(given[path]).expanduser()
             given[path] = str((config.invocation_params.dir if typed else root) / place)
+    if Path(given["db"]).is_dir():
+        raise ConfigurationError(
+            f"the history {given['db']} is a directory",
+            where="--browserpool-db or browserpool_db",
+            remedy="name a file in it, such as history.duckdb",
+        )
     known = tuple(strategies.known(config.hook.pytest_browserpool_recovery_strategies()))
     given |= _applied(Path(given["db"]), given)
     settings = Settings(rootdir=str(root), custom=custom_browsers(root), strategies=known, **given)
