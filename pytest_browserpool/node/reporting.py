@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from pytest_browserpool import records
 from pytest_browserpool.browsers.choice import Candidate, Weight
 from pytest_browserpool.browsers.pool import Loaded, ModelContent
-from pytest_browserpool.errors import BrowserPoolError, Fault
+from pytest_browserpool.errors import BrowserPoolError, Fault, hide_from_traceback
 from pytest_browserpool.node.journal import Journal, Operation
 from pytest_browserpool.node.outbox import Outbox
 from pytest_browserpool.node.use import ASKED_BY, Held, ModelUse, RunningTest
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from pytest_browserpool.browsers.instance import BrowserInstance
     from pytest_browserpool.node.resident import Reply
     from pytest_browserpool.sharding.execute import LaneTimes
+
+
+__tracebackhide__ = hide_from_traceback
 
 
 class Reporter:

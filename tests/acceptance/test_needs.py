@@ -107,12 +107,24 @@ def test_a_load_in_a_test_fails_where_the_test_made_it(run: Runner) -> None:
         + """
     def test_missing(browser_pool): browser_pool.load("missing.onnx", browsers=["chromium"])
     def test_empty(browser_pool): browser_pool.load(b"", browsers=["chromium"])
+    def test_input(browser_pool):
+        browser_pool.load(add, browsers=["chromium"], backends=["wasm"])({"a": 1})
+    def test_refused(browser_pool):
+        unmade = h.make_graph([h.make_node("NoSuchOperator", ["a"], ["b"])], "g",
+                              [h.make_tensor_value_info("a", T.FLOAT, ["n"])],
+                              [h.make_tensor_value_info("b", T.FLOAT, ["n"])])
+        unmade = h.make_model(unmade, opset_imports=[h.make_opsetid("", 17)], ir_version=8)
+        browser_pool.load(unmade, browsers=["headless-shell"], backends=["webnn"])({"a": np.ones(2, np.float32)})
     def test_typo(browser_pool): browser_pool.load(add, browser=["chromium"])
     """
     )
     reported = run()
-    assert reported.terminal["failed"] == 3
+    assert reported.terminal["failed"] == 5
+    assert "input 'b' is missing" in reported.output
+    assert "NoSuchOperator" in reported.output
     assert "the model 'missing.onnx' is not there" in reported.output
     assert "the file is empty" in reported.output
     assert "did you mean 'browsers'?" in reported.output
-    assert not re.search(r"(sources|inspect|markers|fixtures)\.py:\d", reported.output)
+    assert not re.search(
+        r"(sources|inspect|markers|fixtures|reporting|node|resident)\.py:\d", reported.output
+    )
