@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import itertools
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping
 from dataclasses import dataclass, field
@@ -157,7 +158,8 @@ class Sharded:
     """A model in pieces, checked natively once; ``resident`` gives it over the browsers of a pool, inside a loop."""
 
     def __init__(self, path: Path, folder: Path, **needs: Any) -> None:
-        self.content = ModelContent("0" * 64, path, path.name, path.stat().st_size)
+        content = path.read_bytes()
+        self.content = ModelContent(hashlib.sha256(content).hexdigest(), path, path.name, path.stat().st_size)
         self.info = inspect(path)
         self.needs = ModelNeeds(**{"shards": 3, "backends": ("wasm",), "timeout": 5.0, **needs})
         self.made = self.cut(folder)

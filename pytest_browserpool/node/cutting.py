@@ -168,7 +168,7 @@ def cut(
     from pytest_browserpool.sharding.prepare import prepare
 
     shards = needs.shards or 1
-    source = _source(content.path, content.external, _frozen(needs), folder)
+    source = _source(content.sha256, content.path, content.external, _frozen(needs), folder)
     hosts = [_host(seat, limit(seat) if limit else min(WASM_MEMORY, memory // shards)) for seat in places]
     hosts = _cuttable(source, hosts, places, needs, content.label, refused)
     if shards > most:
@@ -225,7 +225,10 @@ def _frozen(needs: ModelNeeds) -> Shapes:
 
 
 @lru_cache(maxsize=8)  # reading runs the whole model once; a graph has a few megabytes at most
-def _source(path: Path, external: tuple[tuple[str, Path], ...], shapes: Shapes, folder: Path) -> Source:
+def _source(
+    sha256: str, path: Path, external: tuple[tuple[str, Path], ...], shapes: Shapes, folder: Path
+) -> Source:
+    """``sha256`` of the content, which may be another one under the same path by now."""
     from pytest_browserpool.sharding.prepare import gather, read_for_sharding
 
     return read_for_sharding(gather(path, dict(external), folder), dict(shapes))

@@ -15,7 +15,7 @@ from sharding_graphs import model, tensor, weights
 
 from pytest_browserpool.errors import BackendRefused
 from pytest_browserpool.node.refusals import SegmentsRefused
-from pytest_browserpool.sharding.native import NativeWhole
+from pytest_browserpool.sharding.native import NativeShards, NativeWhole
 
 X = {"x": np.linspace(-1, 1, 64 * 64, dtype=np.float32).reshape(64, 64)}
 
@@ -115,3 +115,16 @@ def test_what_was_refused_may_leave_no_cut(sharded, tmp_path):
     everything = dict.fromkeys(("one", "two"), frozenset(range(12)))
     with pytest.raises(BackendRefused, match=r"no cut is left.*one refused(.|\n)*two refused"):
         sharded.cut(tmp_path, everything)
+
+
+def test_a_file_that_is_written_anew_is_another_model(tmp_path):
+    """As a test does that exports each of several models to one place."""
+    path = tmp_path / "model.onnx"
+    for op in ("Neg", "Exp"):
+        nodes = [helper.make_node("Relu", ["x"], ["a"]), helper.make_node(op, ["a"], ["y"])]
+        graph = helper.make_graph(nodes, "pair", [tensor("x", [64, 64])], [tensor("y", [64, 64])])
+        onnx.save(model(graph), path)
+        made = Sharded(path, tmp_path / "shards", shards=2).made
+        assert [node.op for node in made.source.graph.nodes] == ["Relu", op]
+        parts = NativeShards(made.sharded.files, made.sharded.outputs).run(X)
+        assert np.array_equal(parts["y"], NativeWhole(path).run(X)["y"])
