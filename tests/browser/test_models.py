@@ -238,3 +238,15 @@ def test_a_path_source_is_found_beside_the_test(bench, tmp_path: Path):
     needs = ModelNeeds(browsers=("=chromium",), backends=("wasm",))
     model = Model(bench.node, bench.node.load(needs, "m.onnx", tmp_path / "test_x.py"))
     assert model({"x": np.ones((4, 4), np.float32)})["y"].item(0) == 6
+
+
+def test_a_model_is_read_where_it_lies_now(bench, tmp_path: Path):
+    """Where it lay first, another one lies by now: a suite that exports each of several models to one place."""
+    first, second = tmp_path / "first.onnx", tmp_path / "second.onnx"
+    first.write_bytes(make.affine(5.0, salt=0.5))
+    bench.node.resolve(str(first), None)  # known, and in no browser yet
+    first.write_bytes(make.affine(7.0, salt=0.5))
+    second.write_bytes(make.affine(5.0, salt=0.5))
+    model = bench.load(str(second), "chromium")
+    assert model.path == second
+    assert model({"x": np.ones((4, 4), np.float32)})["y"].item(0) == 5.5
