@@ -27,6 +27,9 @@ EACH = "_browserpool_each"
 """Name of the hidden fixture that ``on="each"`` parametrizes; it comes last, so ids end in the browser's
 name."""
 
+NONE_KNOWN = "browser known to the controller"
+"""What an ``on="each"`` asks for where the controller knows no browser; the reason says that there is no such."""
+
 REFERENCES = ("pypi:", "npm:", "hf:", "https:", "http:", "file:", "data:")
 """Prefixes of sources that are no paths. Whether one is supported is for ``models.sources`` to say."""
 
@@ -137,6 +140,10 @@ def _request(item: pytest.Item) -> ModelRequest:
 
 def _narrowed(item: pytest.Item, needs: ModelNeeds) -> ModelNeeds:
     browser = _each_browser(item)
+    words = config_words(item)
+    if browser is None and not each_names(needs, words):
+        # one item that nothing can run, which fails or skips with the reason like any other; never one in some browser
+        return replace(needs, on="best", browsers=(NONE_KNOWN,))
     if browser is None:
         raise MarkerError(
             'on="each" cannot take effect here',
@@ -144,8 +151,7 @@ def _narrowed(item: pytest.Item, needs: ModelNeeds) -> ModelNeeds:
             remedy="put the marker on a test function, its class or its module; "
             "not on a pytest.param or a unittest method",
         )
-    installed = config_words(item).installed
-    shared = any(name != browser and family == browser for name, family in installed.items())
+    shared = any(name != browser and family == browser for name, family in words.installed.items())
     return replace(needs, browsers=(f"={browser}" if shared else browser,))
 
 
@@ -324,5 +330,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         names = each_names(parse(merged, where=nodeid, words=words), words)
     except MarkerError:
         return  # the test stays one item and fails at set-up, where request_for raises this again
+    if not names:
+        return  # pytest would make an item without a value; see ``_narrowed``
     metafunc.fixturenames.append(EACH)
     metafunc.parametrize(EACH, names, ids=names, indirect=True)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import sys
+from pathlib import Path
 
 import pytest
 from acceptance_support import Runner
@@ -128,3 +130,28 @@ def test_a_load_in_a_test_fails_where_the_test_made_it(run: Runner) -> None:
     assert not re.search(
         r"(sources|inspect|markers|fixtures|reporting|node|resident)\.py:\d", reported.output
     )
+
+
+@pytest.mark.parametrize("nodes", [(), ("-n", "2")], ids=["alone", "nodes"])
+def test_each_where_there_is_no_browser_at_all_fails_with_the_reason(
+    run: Runner, nodes: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(Path(sys.executable).parent))
+    monkeypatch.setenv("BROWSERPOOL_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("PLAYWRIGHT_BROWSERS_PATH", str(tmp_path / "browsers"))
+    if catalogue.discover(Settings(rootdir="/", db="/nowhere")).installed:
+        pytest.skip("a browser of this machine stands where no variable hides it")
+    run.suite(
+        test_x=ADD
+        + """
+    @pytest.mark.parametrize("i", range(2))
+    @pytest.mark.model(add, on="each")
+    def test_each(model, i): pass
+    """
+    )
+    reported = run(*nodes)
+    assert reported.terminal == {"failed": 2}
+    assert "no browser known to the controller (has none)" in reported.output
+    assert "no browser is installed here" in reported.output
+    assert "browserpool doctor" in reported.output
+    assert run(*nodes, "--browserpool-missing=skip").terminal == {"skipped": 2}
