@@ -203,7 +203,9 @@ class Node(NodeLoop):
         rootdir = Path(self.settings.rootdir)
         file: ModelFile = resolve(source, test_file=test_file, rootdir=rootdir, lock=LockFile.of(rootdir))
         known = self._models.get(file.sha256)
-        if known is None or known[0].path != file.path:  # the first file of this content may hold another by now
+        if (
+            known is None or known[0].path != file.path
+        ):  # the first file of this content may hold another by now
             content = ModelContent(file.sha256, file.path, file.label, file.size, file.external)
             known = self._models[file.sha256] = (content, inspect(file.path))
         return known
