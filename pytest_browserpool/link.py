@@ -125,10 +125,12 @@ class WorkerLink:
         """Send to the controller, from any thread. If it is gone, this process is about to end."""
         send(self.channel, packed(message))
 
-    def listen(self, handle: Callable[[Message], None]) -> None:
-        """Call ``handle`` for each directive, on execnet's receiver thread: it must return at once."""
+    def listen(self, handle: Callable[[Message], None], gone: Callable[[], None]) -> None:
+        """Call ``handle`` for each directive, and ``gone`` when the controller is; on execnet's receiver thread: both must
+        return at once."""
         serialise_writes(self.channel.gateway)
-        self.channel.setcallback(handle)
+        end = object()
+        self.channel.setcallback(lambda message: gone() if message is end else handle(message), endmarker=end)
 
 
 def settings_for(spec: Any, settings: Settings, words: Words) -> Settings:

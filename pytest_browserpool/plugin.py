@@ -113,7 +113,7 @@ def _activate_worker(config: pytest.Config) -> None:
     config.stash[markers.WORDS_KEY] = link.words
     side = worker.NodeSide(config, link.settings, link.node, link.send)
     config.pluginmanager.register(side, worker.PLUGIN)
-    link.listen(side.on_directive)
+    link.listen(side.on_directive, side.on_end)
     if config.workerinput["browserpool"]["elsewhere"]:  # type: ignore[attr-defined]
         side.ask_the_controller()
     side.find_runtime()

@@ -245,6 +245,11 @@ class NodeSide:
             with contextlib.suppress(RuntimeError):  # the executor was shut down in between: the run is over
                 self._aside.submit(self._carry_out, message)
 
+    def on_end(self) -> None:
+        """The link is closed, on execnet's receiver thread. Usually all is over by then; where the controller was killed,
+        the browsers end now: execnet gives a running test five seconds, and the process ten more."""
+        threading.Thread(target=self.close, name="browserpool-end", daemon=True).start()
+
     def _carry_out(self, message: Message) -> None:
         """Prewarm, retire or resize, aside from the running test. A failure costs nothing but the head start: the
         test that comes will launch and load by itself, and report what is wrong."""

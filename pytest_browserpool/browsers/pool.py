@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -47,6 +47,21 @@ class ModelContent:
     label: str
     size: int
     external: tuple[tuple[str, Path], ...] = ()
+    stamps: tuple[tuple[int, int], ...] = ()
+    """Size and time of change (ns) of each of its files when they were looked at; none where nobody but us writes them."""
+
+
+def stamps_of(path: Path, external: Iterable[tuple[str, Path]]) -> tuple[tuple[int, int], ...]:
+    """Of a model's files as they are now; what cannot be read stands as (-1, 0)."""
+    return tuple(_stamp(file) for file in (path, *(beside for _, beside in external)))
+
+
+def _stamp(file: Path) -> tuple[int, int]:
+    try:
+        state = file.stat()
+    except OSError:
+        return -1, 0
+    return state.st_size, state.st_mtime_ns
 
 
 @dataclass

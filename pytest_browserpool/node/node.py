@@ -20,7 +20,7 @@ from pytest_browserpool import machine
 from pytest_browserpool.artefacts import pins, runtime
 from pytest_browserpool.browsers import catalogue, choice, gpu, probe
 from pytest_browserpool.browsers.choice import Candidate
-from pytest_browserpool.browsers.pool import ModelContent, Pool
+from pytest_browserpool.browsers.pool import ModelContent, Pool, stamps_of
 from pytest_browserpool.browsers.processes import Workdir, sweep
 from pytest_browserpool.config import Settings
 from pytest_browserpool.errors import BrowserPoolError, DeadlineExceeded, hide_from_traceback
@@ -203,10 +203,10 @@ class Node(NodeLoop):
         rootdir = Path(self.settings.rootdir)
         file: ModelFile = resolve(source, test_file=test_file, rootdir=rootdir, lock=LockFile.of(rootdir))
         known = self._models.get(file.sha256)
-        if (
-            known is None or known[0].path != file.path
-        ):  # the first file of this content may hold another by now
-            content = ModelContent(file.sha256, file.path, file.label, file.size, file.external)
+        stamps = stamps_of(file.path, file.external)
+        # the first file of this content may hold another by now
+        if known is None or (known[0].path, known[0].stamps) != (file.path, stamps):
+            content = ModelContent(file.sha256, file.path, file.label, file.size, file.external, stamps)
             known = self._models[file.sha256] = (content, inspect(file.path))
         return known
 

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from pytest_browserpool.browsers.choice import Candidate
 from pytest_browserpool.browsers.page import Session
 from pytest_browserpool.config import did_you_mean
-from pytest_browserpool.errors import BackendRefused, BrowserPoolError, CapabilityError, MarkerError
+from pytest_browserpool.errors import (
+    BackendRefused,
+    BrowserPoolError,
+    CapabilityError,
+    MarkerError,
+    SourceError,
+)
 
 BUNDLES = {"jsep": "all", "native": "native"}
 """``session_options={"bundle": …}`` → the page's bundle. JSEP is quicker on software adapters and exact where the native
@@ -43,6 +50,15 @@ def not_placed(candidate: Candidate, label: str, session: Session) -> BackendRef
         f"{candidate.backend} in {candidate.browser} got no node of {label}: "
         f"onnxruntime placed {_words(session.placement)}{missing}",
         remedy="another backend; WebNN also needs input_shapes= that its operators can take",
+    )
+
+
+def changed(label: str, path: Path) -> SourceError:
+    """A session is to be made anew, and the file holds something else by now: its answers would be another model's."""
+    return SourceError(
+        f"the file of {label} has changed since the test loaded it",
+        where=str(path),
+        remedy="write a new model under a name of its own, or load it again",
     )
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pytest_browserpool.browsers.choice import Candidate
 from pytest_browserpool.browsers.kinds import PageKind, page_for
 from pytest_browserpool.browsers.page import SessionKey
-from pytest_browserpool.browsers.pool import Loaded, ModelContent, Pool
+from pytest_browserpool.browsers.pool import Loaded, ModelContent, Pool, stamps_of
 from pytest_browserpool.errors import (
     BackendRefused,
     BrowserPoolError,
@@ -237,6 +237,8 @@ class Resident:
     async def _load(self, candidate: Candidate, fixed: Shapes, slot: int) -> Loaded:
         key = self._key(candidate, fixed)
         content = self.content
+        if content.stamps and content.stamps != stamps_of(content.path, content.external):
+            raise refusing.changed(content.label, content.path)
         if fixed:
             path = self._static(content, dict(fixed))
             content = ModelContent(content.sha256, path, content.label, content.size, content.external)

@@ -250,3 +250,20 @@ def test_a_model_is_read_where_it_lies_now(bench, tmp_path: Path):
     model = bench.load(str(second), "chromium")
     assert model.path == second
     assert model({"x": np.ones((4, 4), np.float32)})["y"].item(0) == 5.5
+
+
+def test_a_file_that_changes_while_a_test_holds_its_model_is_not_loaded_for_it(fresh_bench, tmp_path):
+    """After a fault the model is loaded again: what lies there by then would answer as if nothing were."""
+    bench = fresh_bench()
+    path = tmp_path / "m.onnx"
+    path.write_bytes(make.affine(5.0, salt=0.25))
+    model = bench.load(path, "headless-shell")
+    x = {"x": np.zeros((4, 4), np.float32)}
+    before = model(x)["y"]
+    path.write_bytes(make.affine(7.0, salt=0.75))
+    np.testing.assert_array_equal(model(x)["y"], before)
+    for process in model._resident.loaded.instance.process.process_tree():
+        process.kill()
+    with pytest.raises(SourceError, match=r"m\.onnx has changed since the test loaded it"):
+        model(x)
+    assert bench.load(path, "headless-shell")(x)["y"].item(0) != before.item(0)
