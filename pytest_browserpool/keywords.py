@@ -264,6 +264,14 @@ def check(needs: ModelNeeds, *, where: str) -> None:
             where=where,
             remedy="give shards=2 or more, or backends=[…] in its place",
         )
+    usual = ModelNeeds()
+    for name in ("sharding", "fault_tolerance") if needs.shards is None else ():
+        if (given := getattr(needs, name)) != getattr(usual, name):
+            raise MarkerError(
+                f"{name}={given!r} without shards: a whole model is not cut",
+                where=where,
+                remedy=f"give shards=, or drop {name}",
+            )
     if needs.shard_backends and needs.backends:
         raise MarkerError(
             f"backends={list(needs.backends)} and shard_backends={dict(needs.shard_backends)} contradict each other",

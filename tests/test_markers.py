@@ -142,6 +142,8 @@ def test_a_wrong_value_names_itself_the_place_and_the_remedy(given: dict[str, An
         {"fallback": "cpu", "backends": ["wasm"]},
         {"shard_backends": {"firefox": "wasm"}},
         {"shards": 1, "shard_backends": {"firefox": "wasm"}},
+        {"sharding": "auto"},
+        {"fault_tolerance": "high"},
         {"shards": 2, "backends": ["wasm"], "shard_backends": {"firefox": "wasm"}},
     ],
 )

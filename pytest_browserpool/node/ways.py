@@ -29,6 +29,11 @@ def ways(
     Raises:
         CapabilityError: there is none, with the reason for each browser.
     """
+    if needs.min_memory is not None and needs.min_memory > node.memory_gib:
+        raise CapabilityError(
+            f"{content.label} needs {needs.min_memory:g} GiB, node {node.node} has {node.memory_gib:.3g}",
+            remedy="lower min_memory=, or start fewer nodes on that machine: they share its memory",
+        )
     wanted = None
     if hint is not None:
         wanted = Candidate(hint[0], hint[1] or next(iter(needs.backends), "wasm"))

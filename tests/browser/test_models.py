@@ -267,3 +267,10 @@ def test_a_file_that_changes_while_a_test_holds_its_model_is_not_loaded_for_it(f
     with pytest.raises(SourceError, match=r"m\.onnx has changed since the test loaded it"):
         model(x)
     assert bench.load(path, "headless-shell")(x)["y"].item(0) != before.item(0)
+
+
+def test_a_model_for_more_memory_than_the_node_has_is_refused_before_anything_is_launched(fresh_bench):
+    bench = fresh_bench()
+    with pytest.raises(CapabilityError, match=r"needs 10000 GiB, node main has \d"):
+        bench.load(make.affine(), "chromium", min_memory=10_000.0)
+    assert bench.node.pool.launches == 0
