@@ -26,6 +26,9 @@ DOWNLOAD_TIMEOUT = 600.0
 """Seconds for one https download, for the same reason."""
 SILENCE_TIMEOUT = 30.0
 """Seconds without a byte from an https server."""
+NPM_OPTIONS = ("--prefer-offline", "--fetch-retry-mintimeout=1000", "--fetch-retry-maxtimeout=10000")
+"""What npm has it need not ask for again, since versions are pinned; and milliseconds before its second and third try,
+whose usual 10 and 60 seconds are silence to whoever has no network."""
 MAX_BYTES = 8 << 30
 """Largest https download: larger than any model that a browser can hold, small enough to save a disk."""
 ATTEMPTS = 3
@@ -53,7 +56,8 @@ def npm_package(cache: Cache, name: str, version: str, *, timeout: float = PACKA
             f"npm:{name}@{version} cannot be fetched: there is no npm on PATH",
             remedy="install Node.js with npm (Debian: apt-get install npm) and run again",
         )
-    command = [npm, "pack", f"{name}@{version}", "--ignore-scripts", "--loglevel=error", "--pack-destination"]
+    options = ["--ignore-scripts", "--loglevel=error", *NPM_OPTIONS]
+    command = [npm, "pack", f"{name}@{version}", *options, "--pack-destination"]
     remedy = "check the name, the version and npm's registry settings (npm config list)"
     return _packaged(cache, ("npm", name, version), command, "*.tgz", timeout=timeout, remedy=remedy)
 
