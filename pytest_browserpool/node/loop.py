@@ -47,7 +47,12 @@ class NodeLoop:
         """Begins ``function`` in the loop; ``finish`` waits for it."""
         assert self._loop is not None
         # asyncio's own way in: half the time of the portal's, which every warm call would pay
-        return asyncio.run_coroutine_threadsafe(_awaited(function), self._loop)
+        work = _awaited(function)
+        try:
+            return asyncio.run_coroutine_threadsafe(work, self._loop)
+        except RuntimeError:  # the loop has ended
+            work.close()
+            raise
 
     def soon(self, function: Callable[..., None], *arguments: Any) -> None:
         """``function(*arguments)`` in the next turn of the loop; it must not raise."""
