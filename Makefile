@@ -55,13 +55,25 @@ lint: setup ## ruff, mypy, import-linter
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# Only where nothing can come of it: root in a container. Where systemd runs, a daemon would be started for good, and the
+# tests are skipped with the command to type instead.
+.PHONY: test-hosts
+test-hosts:
+	@if [ "$$(id -u)" = 0 ] && [ ! -d /run/systemd/system ] && command -v apt-get > /dev/null && \
+	    ! { [ -x /usr/sbin/sshd ] && command -v ssh && command -v ip; } > /dev/null; then \
+	  echo "installing sshd and ip for the tests of remote nodes (not started: the tests run their own) ..."; \
+	  apt-get -qq update && RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive apt-get -qq -o DPkg::Lock::Timeout=120 install -y \
+	    --no-install-recommends openssh-server openssh-client iproute2 > /dev/null || \
+	  echo "they could not be installed: these tests are skipped"; \
+	fi
+
 .PHONY: test
-test: lint docs ## lint, the documentation without a broken link, then all tests, the quick ones first
+test: lint docs test-hosts ## lint, the documentation without a broken link, then all tests, the quick ones first
 	$(BIN)/pytest tests -q -n auto -m "not ($(LONG))" $(ARGS)
 	$(BIN)/pytest tests -q -n 3 --dist loadfile --no-loadscope-reorder -m "$(LONG)" $(ARGS)
 
 .PHONY: test-remote
-test-remote: setup ## nodes on three hosts (network namespaces, ssh); part of `make test` where root can make them
+test-remote: setup test-hosts ## nodes on three hosts (network namespaces, ssh); part of `make test` where root can make them
 	$(BIN)/pytest tests/remote -q -rs $(ARGS)
 
 .PHONY: bench-transport

@@ -234,24 +234,20 @@ class RuntimePage:
         return reply
 
     def run_of(self, session: Session, inputs: Mapping[str, Array]) -> Post:
-        """One inference, packed in the thread that will wait for it; ``post_run`` sends it."""
+        """One inference, packed in the thread that will wait for it; ``send_run`` sends it."""
         return Post(self.channel.number(), "run", _run_args(session, None), inputs)
 
-    def post_run(self, session: Session, post: Post, landed: Callable[[bool], None]) -> None:
-        """Sends what ``run_of`` made for another thread, which makes its own sense of what comes of it.
-
-        ``landed`` is called when it has ended, with whether it went well.
-        """
-
-        def ended(ok: bool) -> None:
-            self._ahead -= 1
-            if ok:
-                self._ran(session)
-            landed(ok)
-
+    def send_run(self, post: Post) -> None:
+        """Sends what ``run_of`` made for another thread, which makes its own sense of what comes of it; the loop says
+        ``run_landed`` then."""
         self._ahead += 1
-        post.landed = ended
         self.channel.post(post)
+
+    def run_landed(self, session: Session, ok: bool) -> None:
+        """What ``send_run`` sent has ended; ``ok``: with an answer."""
+        self._ahead -= 1
+        if ok:
+            self._ran(session)
 
     async def run_packed(
         self,

@@ -41,7 +41,7 @@ class Post:
     loop does nothing for the deadline, which is the waiting thread's.
     """
 
-    __slots__ = ("_error", "_header", "_landing", "_message", "_start", "landed", "message", "number", "op")
+    __slots__ = ("_error", "_header", "_landed", "_landing", "_message", "_start", "message", "number", "op")
 
     def __init__(self, number: int, op: str, args: Mapping[str, Any], tensors: Mapping[str, Array]) -> None:
         """``number``: from ``PageChannel.number``.
@@ -51,8 +51,7 @@ class Post:
         """
         self.number, self.op = number, op
         self.message = encode({"id": number, "op": op, "args": args}, tensors)
-        self.landed: Callable[[bool], None] | None = None
-        """Called in the loop with whether the page has done it, before the waiting thread goes on."""
+        self._landed: Callable[[bool], None] | None = None
         self._landing = threading.Lock()
         self._landing.acquire()
         self._error: Exception | None = None
@@ -63,6 +62,18 @@ class Post:
     def done(self) -> bool:
         """Whether it has its answer, or never will."""
         return not self._landing.locked()
+
+    def when_landed(self, landed: Callable[[bool], None]) -> None:
+        """To be called in the loop with whether the page has done it, while the waiting thread wakes.
+
+        What that thread has the loop do next comes after it.
+
+        Said in the turn of the loop that sends it, so only a message that could not go has landed by then.
+        """
+        if self.done():
+            landed(False)
+        else:
+            self._landed = landed
 
     def give(self, header: Mapping[str, Any], message: bytes | bytearray, start: int) -> None:
         """The page's answer, with the tensors still in it from ``start`` on."""
@@ -75,11 +86,9 @@ class Post:
         self._land(False)
 
     def _land(self, ok: bool) -> None:
-        try:
-            if self.landed is not None:
-                self.landed(ok)
-        finally:  # whatever becomes of that, the thread must not wait for its deadline
-            self._landing.release()
+        self._landing.release()  # first: until the thread is awake, what follows costs the call nothing
+        if self._landed is not None:
+            self._landed(ok)
 
     def result(self, timeout: float) -> Reply:
         """Waits for the answer, at most ``timeout`` seconds.

@@ -81,7 +81,10 @@ def _ready(resident: Resident | ShardedResident, inputs: Inputs) -> Loaded | Non
     fixed = loaded.session.key.shapes
     if not loaded.session.runs or (fixed and any(inputs[name].shape != dims for name, dims in fixed)):
         return None
-    return loaded if sum(array.nbytes for array in inputs.values()) <= LIMIT else None
+    size = 0
+    for array in inputs.values():  # a generator would take twice as long, at each call
+        size += array.nbytes
+    return loaded if size <= LIMIT else None
 
 
 def _post(loaded: Loaded, post: Post) -> None:
@@ -90,15 +93,18 @@ def _post(loaded: Loaded, post: Post) -> None:
     if page.lost is not None or page.busy or loaded.session.key not in page.sessions:
         post.set_exception(_TakenError())
         return
-    instance = loaded.instance
+    page.send_run(post)
+    # while the page works, none of this costs the call anything
+    session, instance = loaded.session, loaded.instance
     began = instance.begin()
 
     def landed(ok: bool) -> None:
+        page.run_landed(session, ok)
         instance.end(began)
         if ok:
-            instance.ran(loaded.session, began)
+            instance.ran(session, began)
 
-    page.post_run(loaded.session, post, landed)
+    post.when_landed(landed)
 
 
 def _long_way(node: Node, resident: Resident | ShardedResident, inputs: Inputs) -> Reply:

@@ -203,8 +203,8 @@ def test_posts_to_a_page_that_does_not_read_all_arrive_once_it_does(tmp_path: Pa
         posts = [Post(channel.number(), "echo", {"n": n, "load": load}, {}) for n in range(24)]
         landed: list[bool] = []
         for post in posts:
-            post.landed = landed.append
             channel.post(post)
+            post.when_landed(landed.append)
         assert channel._posts, "nothing had to wait, so nothing was tried"
         with pytest.raises(TimeoutError):
             await asyncio.to_thread(posts[-1].result, 0.05)
@@ -225,6 +225,9 @@ def test_a_post_ends_with_the_reason_that_its_page_is_gone(tmp_path: Path) -> No
         channel.fail(BrowserCrashed("its process is gone"))
         later = Post(channel.number(), "echo", {}, {})
         channel.post(later)
+        landed: list[bool] = []
+        later.when_landed(landed.append)
+        assert landed == [False], "what could not be sent has ended before anybody could ask to be told"
         for post in (under_way, later):
             with pytest.raises(BrowserCrashed):
                 await asyncio.to_thread(post.result, 10)
