@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -196,7 +197,7 @@ class Lanes:
         for number, lane in enumerate(self.all):
             seat = self.all[(number + 1) % len(self.all)].seat
             try:
-                lane.copies = await self._sessions(lane, seat)
+                lane.copies = await self._copied(lane, seat)
             except SegmentsRefused as error:  # another cut would not change whose copy goes where
                 raise BackendRefused(
                     f"the copy of shard {number}, which runs on {lane.backend}, does not run in {seat.name}: {error.what}",
@@ -204,6 +205,33 @@ class Lanes:
                     remedy="fault_tolerance='medium', or browsers that all run every part",
                 ) from error
         self._repin()
+
+    async def _copied(self, lane: Lane, seat: Seat) -> dict[int, Loaded]:
+        """The lane's sessions in ``seat`` too, which is launched anew where it fails meanwhile.
+
+        Raises:
+            Fault: it failed each time; that is on the record then.
+        """
+        began, steps, met = time.monotonic(), list[dict[str, Any]](), list[Fault]()
+        step = {"action": "make copy", "browser": seat.name}
+        for _ in range(1 + SAME_BROWSER_TRIES):
+            started = time.monotonic()
+            try:
+                copies = await self._sessions(lane, seat)
+            except Fault as fault:
+                if met:
+                    steps.append(step | {"seconds": time.monotonic() - started, "outcome": fault.kind})
+                met.append(fault)
+                if self._hangs(fault):
+                    break
+                continue
+            if met:
+                steps.append(step | {"seconds": time.monotonic() - started, "outcome": "recovered"})
+                self._use.recoveries += 1
+                self._recovered(met[0], steps, "recovered", (time.monotonic() - began) * 1000, lane.where)
+            return copies
+        self._recovered(met[0], steps, "failed", None, lane.where)
+        raise met[-1]
 
     def _describe(self) -> None:
         filled = [lane for lane in self.all if lane.sessions]
@@ -271,8 +299,7 @@ class Lanes:
             Fault: ``fault`` itself where it may not be tried again, else the last one met.
         """
         lane, began = self.all[number], time.monotonic()
-        if isinstance(fault, PageHung) and self._needs.recovery is None and fault is not lane.told:
-            # as for a whole model: the marker's timeout is the test's own limit
+        if self._hangs(fault) and fault is not lane.told:
             self.given_up(number, fault)
             raise fault
         self._breakers.met(lane.seat, fault)
@@ -291,6 +318,10 @@ class Lanes:
             raise
         self._use.recoveries += 1
         self._recovered(fault, steps, "recovered", (time.monotonic() - began) * 1000, where)
+
+    def _hangs(self, fault: Fault) -> bool:
+        """Not tried again, as for a whole model: the marker's timeout is the test's own limit, unless it asks for more."""
+        return isinstance(fault, PageHung) and self._needs.recovery is None
 
     def given_up(self, number: int, fault: Fault) -> None:
         """A fault that is not recovered from, for the record; the browser's breaker counts it all the same."""
@@ -354,11 +385,13 @@ class Lanes:
             for lane in self.all:
                 fresh = await self._sessions(lane, lane.seat)
                 lane.copies, lane.sessions = lane.sessions, fresh
-            self._describe()
-            await self._copy()
         except Fault as fault:
             step = {"action": "make copy again", "browser": self._use.browser, "outcome": fault.kind}
             self._recovered(fault, [step], "failed", None, self.all[0].where)
+            return
+        self._describe()
+        with contextlib.suppress(Fault):  # on the record
+            await self._copy()
 
 
 def _hold(sessions: Iterable[Loaded], change: int) -> None:

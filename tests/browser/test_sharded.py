@@ -17,9 +17,13 @@ import pytest
 from sharding_graphs import REAL, SMALL, control_flow, small_weights, two_in_three_out
 
 from pytest_browserpool import assert_close
+from pytest_browserpool.browsers.pool import Loaded
 from pytest_browserpool.errors import Fault, InputError
 from pytest_browserpool.fixtures import ShardedModel, _model
 from pytest_browserpool.node import speeds
+from pytest_browserpool.node.cutting import Seat
+from pytest_browserpool.node.lane import Lane
+from pytest_browserpool.node.lanes import Lanes
 from pytest_browserpool.sharding.llm.config import LOGITS
 from pytest_browserpool.sharding.llm.generate import cache_links, empty_cache, greedy, greedy_session
 from pytest_browserpool.sharding.llm.llama import build
@@ -331,6 +335,31 @@ def test_a_shard_killed_between_requests_comes_back(bench, level, number):
     assert model.recoveries == 1
     assert bench.rows("faults")[-1]["strategy"] == f"shards, {level}"
     close(model(noise(shapes, 2)), native(model.path, noise(shapes, 2)))
+
+
+def test_a_browser_killed_while_the_copies_are_made_costs_neither_copy_nor_answer(bench, monkeypatch):
+    source, shapes = REAL["angle"]
+    killed: list[int] = []
+    copied = Lanes._copied
+
+    async def disturbed(lanes: Lanes, lane: Lane, seat: Seat) -> dict[int, Loaded]:
+        if not killed and seat == lanes.all[0].seat:
+            killed.append(next(iter(lanes.all[0].sessions.values())).instance.process.pid)
+            os.kill(
+                killed[0], signal.SIGKILL
+            )  # the pool has no turn of the loop to hear of it before it loads there
+        return await copied(lanes, lane, seat)
+
+    monkeypatch.setattr(Lanes, "_copied", disturbed)
+    model = sharded(bench, source, TWO, input_shapes=shapes, fault_tolerance="high")
+    assert len(killed) == 1
+    assert all(lane.copies for lane in model._resident.lanes)
+    assert model.recoveries == 1
+    fault = bench.rows("faults")[-1]
+    assert fault["outcome"] == "recovered"
+    assert "make copy" in fault["attempts"]
+    outputs = model(noise(shapes))
+    close(outputs, native(model.path, noise(shapes)))
 
 
 @pytest.mark.parametrize(("level", "number"), [("low", 1), ("medium", 0), ("high", 1)])
