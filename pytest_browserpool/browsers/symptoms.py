@@ -265,7 +265,7 @@ RULES: tuple[Rule, ...] = (
         "runtime",
         r"could not find an implementation for|is not a registered function/op|failed to find kernel for|"
         r"NOT_IMPLEMENTED|no op registered|error_code: 9\b|unsupported (data type|operator|op\b)|"
-        r"\bbinary op\b|kernel .*not (found|supported)",
+        r"\bbinary op\b|kernel .*not (found|supported)|provider type for .* is not set",
         errors.UnsupportedOperator,
         "the backend lacks an operator and will lack it in the next page too",
         "Could not find an implementation for Foo(1) node with name 'n'",

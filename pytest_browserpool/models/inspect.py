@@ -151,6 +151,12 @@ def _refuse_incomplete(proto: onnx.ModelProto, where: str | None) -> None:
         raise _invalid("no opset in it: an ONNX model that was cut short", where)
     if not proto.graph.output:
         raise _invalid("its graph has no outputs: an ONNX model that was cut short", where)
+    if not proto.graph.node:
+        raise InvalidModel(
+            "its graph has no nodes: no backend would compute anything",
+            where=where,
+            remedy="look at the export: a model that gives its inputs back needs at least an Identity",
+        )
     for graph in _graphs(proto):
         for tensor in graph.initializer:
             _refuse_short_tensor(tensor, where)

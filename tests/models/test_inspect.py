@@ -158,6 +158,12 @@ def test_no_truncation_passes_for_a_whole_model(data: st.DataObject) -> None:
     session(whole[:cut])  # what we let through, onnxruntime takes too
 
 
+def test_a_graph_without_nodes_is_refused() -> None:
+    value = helper.make_tensor_value_info("x", TensorProto.FLOAT, [2])
+    with pytest.raises(InvalidModel, match="no nodes"):
+        inspect(helper.make_model(helper.make_graph([], "g", [value], [value])).SerializeToString())
+
+
 def test_an_initializer_that_lost_bytes_is_refused() -> None:
     model = scaling()
     model.graph.initializer[0].raw_data = b"\0\0"

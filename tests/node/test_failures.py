@@ -94,6 +94,7 @@ NOT_FAULTS: list[tuple[type[BrowserPoolError] | None, Observation]] = [
     (None, Observation(origin=Origin.TEST, text="InputError")),
     (None, Observation(origin=Origin.TEST, text="AssertionError", browser_alive=False)),
     (errors.UnsupportedOperator, Observation(origin=R, text="ERROR_CODE: 9, ERROR_MESSAGE: Could not find an implementation for Foo(1) node")),
+    (errors.UnsupportedOperator, Observation(origin=R, text="Error: Can't create a session. ERROR_CODE: 1, ERROR_MESSAGE: transformer_memcpy.cc:254 !node_provider_type.empty() was false. Provider type for Identity node with name '' is not set.")),
     (errors.UnsupportedOperator, Observation(origin=R, text="No Op registered: com.acme.Foo(-1) is not a registered function/op")),
     (errors.InvalidModel, Observation(origin=R, text="Error: Can't create a session. ERROR_CODE: 2, ERROR_MESSAGE: Invalid model. Node input 'nope' is not a graph input, initializer, or output of a previous node.")),
     (errors.InvalidModel, Observation(origin=R, text="Error: Can't create a session. ERROR_CODE: 6, ERROR_MESSAGE: No opset import for domain 'com.acme'")),
