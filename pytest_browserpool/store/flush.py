@@ -28,7 +28,7 @@ from pytest_browserpool.store.connect import (
 )
 from pytest_browserpool.store.repair import repair
 from pytest_browserpool.store.spool import Batch
-from pytest_browserpool.store.upkeep import DEFAULT_FILES, Upkeep, record, recorded, renewed
+from pytest_browserpool.store.upkeep import DEFAULT_FILES, Upkeep, due, record, recorded, renewed
 from pytest_browserpool.values import Plain
 
 if TYPE_CHECKING:
@@ -52,6 +52,8 @@ class Flushed:
     """Rows from spool files, of any run."""
     copied: bool = False
     """Whether the copies were renewed."""
+    copies_due: float | None = None
+    """When they are to be renewed for the sake of earlier runs, which did not end; seconds since the epoch."""
     notes: tuple[str, ...] = ()
     """Lines that the user must see."""
 
@@ -73,9 +75,9 @@ def flush(
 
     ``unsecured`` are batches written earlier that no copy has yet: they are written again if the file was
     replaced by a copy, now or by another run since. ``examined``: every block in use is read first. ``upkeep`` is
-    recorded. A batch that the
-    file has already is left out, so all of this can be repeated; where one of ``batches`` has a spool file, that goes
-    when the batch is in the history.
+    recorded; where runs that did not end have left the copies behind for longer than it allows, they are renewed too.
+    A batch that the file has already is left out, so all of this can be repeated; where one of ``batches`` has a spool
+    file, that goes when the batch is in the history.
     ``deadline`` is in seconds, for the turn and for the file each. ``opener`` saves those who flush often time.
 
     Raises:
@@ -126,6 +128,7 @@ def _flush(
             con = _migrate(opener, con, db, notes, deadline)
         if examined:
             integrity.read_blocks(con)
+        behind = due(con) if upkeep is not None else None  # before this run's rows are in
         spooled, damaged = spool.collect(db, but=[batch.name for batch in batches])
         notes += damaged
         merged = _merge(con, spooled, notes)
@@ -134,13 +137,22 @@ def _flush(
         if upkeep is not None:
             record(con, upkeep, time.time())
         forgotten = retention.forget(con, forget_before) if forget_before is not None else 0
+        if upkeep is not None and behind is not None and behind <= time.time():
+            copies = copies or integrity.copies_of(db, upkeep.files)
         copied = _renew(con, copies, notes)
     except BaseException:
         opener.close()
         raise
     with suppress(duckdb.Error):  # a checkpoint that fails: the rows are in the log
         opener.release()
-    return Flushed(rows=rows, merged=merged, forgotten=forgotten, copied=copied, notes=tuple(notes))
+    return Flushed(
+        rows=rows,
+        merged=merged,
+        forgotten=forgotten,
+        copied=copied,
+        copies_due=behind,
+        notes=tuple(notes),
+    )
 
 
 def _merge(con: DuckDBPyConnection, spooled: Sequence[tuple[Path, Batch]], notes: list[str]) -> int:

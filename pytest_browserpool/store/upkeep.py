@@ -74,3 +74,20 @@ def recorded(con: DuckDBPyConnection) -> Upkeep | None:
 def renewed(con: DuckDBPyConnection, now: float) -> None:
     """Record that every copy was renewed just now."""
     con.execute("UPDATE copies SET renewed_at = ?", [now])
+
+
+def due(con: DuckDBPyConnection) -> float | None:
+    """When copies were to be renewed that lack rows of runs before this one, which did not end; seconds since the epoch.
+    None: they lack nothing, or nothing is recorded.
+
+    Raises:
+        duckdb.Error: the history is of an older schema, or damaged.
+    """
+    known = recorded(con)
+    if known is None or known.files < 2:
+        return None
+    last = known.since if known.renewed_at is None else known.renewed_at
+    row = con.execute("SELECT max(written_at) FROM batches").fetchone()
+    if row is None or row[0] is None or (known.renewed_at is not None and row[0] <= known.renewed_at):
+        return None
+    return last + known.renewed_every_s

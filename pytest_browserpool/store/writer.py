@@ -291,6 +291,9 @@ class HistoryWriter:
             self._next_copy = self._monotonic() + self._renewal
         elif self._copies > 1:
             self._unsecured += self._held
+            if done.copies_due is not None and self._next_copy is not None:
+                wait = max(0.0, done.copies_due - time.time())
+                self._next_copy = min(self._next_copy, self._monotonic() + wait)
         self._held = []
         self._spooled.clear()
 

@@ -68,8 +68,11 @@ def test_a_copy_that_is_behind_is_stale_only_when_it_had_to_be_renewed(
     db: Path, every: float, state: str
 ) -> None:
     write(db, "run-1", every=every)
-    write(db, "run-2", copied=False, every=every)
-    write(db, "run-3", copied=False, every=every)
+    for run_id in (
+        "run-2",
+        "run-3",
+    ):  # as a run's later flushes: the first would renew a copy that is overdue
+        flush(db, [Batch(name=run_id, run_id=run_id, rows=(samples.run(run_id),))])
     copy = take_stock(db).files[1]
     assert (copy.state, copy.lacks) == (state, 2)
     assert "lacks 2 rows of 2 runs, written since" in copy.detail

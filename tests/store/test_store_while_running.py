@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from pathlib import Path
 
 import history_samples as samples
@@ -11,6 +12,10 @@ from waiting import until
 
 from pytest_browserpool.records import MetricRecord
 from pytest_browserpool.store import connect, integrity
+from pytest_browserpool.store.flush import Flushed, flush
+from pytest_browserpool.store.inventory import take_stock
+from pytest_browserpool.store.spool import Batch
+from pytest_browserpool.store.upkeep import Upkeep
 from pytest_browserpool.store.writer import HistoryWriter
 
 SERIES = 3000
@@ -107,3 +112,29 @@ def test_rows_that_the_copy_lacks_are_told_of(tmp_path: Path) -> None:
     said = "\n".join(writer.warnings)
     assert "run-1" not in counts(db)
     assert "MISSING" in said or "may be missing" in said, said
+
+
+def test_what_killed_runs_left_without_a_copy_gets_one_from_the_next_run_in_time(tmp_path: Path) -> None:
+    """Runs that never live long enough to renew the copies: each next one sees how long ago that was due."""
+    db = tmp_path / "history.duckdb"
+    every = 0.2
+    upkeep = Upkeep(files=2, renewed_every_s=every)
+
+    def flushed(run_id: str) -> Flushed:
+        return flush(db, [Batch(name=run_id, run_id=run_id, rows=(samples.run(run_id),))], upkeep=upkeep)
+
+    first, second = flushed("run-1"), flushed("run-2")
+    assert not first.copied
+    assert first.copies_due is None, "there was no earlier run"
+    assert not second.copied, "not due yet"
+    assert second.copies_due is not None
+    assert second.copies_due <= time.time() + every
+    time.sleep(every)
+    assert flushed("run-3").copied
+    assert [file.state for file in take_stock(db).files] == ["ok", "ok"]
+    time.sleep(every)
+    after = flushed("run-4")
+    assert not after.copied, (
+        "what the earlier runs left has its copy: this run's rows get one in its own time"
+    )
+    assert after.copies_due is None
