@@ -97,7 +97,7 @@ class Controller:
             arguments=arguments, scheduler=scheduler, host=socket.gethostname(), version=__version__
         )
         if self.settings.learn and not self.schedules:
-            self._warn(
+            self.warn(
                 "--browserpool-learn needs our scheduler, so nothing is learned in this run: add -n or --tx"
             )
         if not self.distributed:
@@ -168,7 +168,7 @@ class Controller:
             paths,
             timeout=self.settings.connect_timeout,
             say=self._say,
-            warn=self._warn,
+            warn=self.warn,
             given_up=self._given_up,
             proven=self.hearing.proven,
         )
@@ -244,7 +244,7 @@ class Controller:
         if node not in self.hearing.proven and not self.stopping():
             self._fleet.give_up(name, f"{name} ended with exit status {status} before any test")
         elif status == pytest.ExitCode.USAGE_ERROR:
-            self._warn(f"{name} ran nothing: a file or test that was asked for is not there")
+            self.warn(f"{name} ran nothing: a file or test that was asked for is not there")
 
     def _say(self, line: str) -> None:
         terminal = self.config.pluginmanager.getplugin("terminalreporter")
@@ -252,7 +252,7 @@ class Controller:
             terminal.ensure_newline()
             terminal.write_line(f"browserpool: {line}")
 
-    def _warn(self, line: str) -> None:
+    def warn(self, line: str) -> None:
         """A line that ``-q`` does not hide: the run is not the one that was asked for."""
         terminal = self.config.pluginmanager.getplugin("terminalreporter")
         if terminal is not None:

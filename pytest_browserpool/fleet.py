@@ -15,11 +15,19 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_browserpool import __version__
+from pytest_browserpool.config import did_you_mean
 from pytest_browserpool.remote import XDIST_CHDIR, Connection, Paths, is_elsewhere, place_of
 
 if TYPE_CHECKING:
     from execnet import XSpec
     from xdist.workermanage import NodeManager, WorkerController
+
+SPEC_KEYS = (
+    *("popen", "ssh", "socket", "vagrant_ssh", "via", "installvia"),
+    *("chdir", "python", "browsers", "id", "nice", "env", "execmodel", "ssh_config", "dont_write_bytecode"),
+    "_spec",
+)
+"""What ``--tx`` may hold. execnet takes any key; one that is merely like these is a slip that it would ignore."""
 
 
 class Fleet:
@@ -58,9 +66,13 @@ class Fleet:
         manager: NodeManager = self._dsession.nodemanager
         manager.roots = self._rsync_roots(manager)
         self._rsyncs = bool(manager.roots)
+        for spec in specs:
+            self._check(spec)
+            if spec.popen and spec.python and not (spec.chdir or spec.via):
+                # another interpreter may lack what it needs, as another machine may; xdist would start it for ever
+                spec.chdir = str(self._paths.rootdir)
         remote = [spec for spec in specs if is_elsewhere(spec)]
         for spec in remote:
-            self._check(spec)
             if spec.chdir:
                 spec.chdir = self._paths.chdir(spec.chdir)
         self._stand_in(manager)
@@ -83,9 +95,17 @@ class Fleet:
             )
 
     def _check(self, spec: XSpec) -> None:
+        written = str(spec).removeprefix("execmodel=main_thread_only//")  # which xdist puts there
+        for key in vars(spec):
+            if key not in SPEC_KEYS and (hint := did_you_mean(key, SPEC_KEYS)):
+                raise pytest.UsageError(f"--tx {written}: unknown key {key!r}{hint}")
+        if not (spec.popen or spec.ssh or spec.socket or spec.vagrant_ssh):
+            raise pytest.UsageError(
+                f"--tx {written}: what kind of node is it? Give popen, ssh=HOST or socket=HOST:PORT"
+            )
         if not self._rsyncs and not spec.popen and spec.chdir in (None, XDIST_CHDIR):
             raise pytest.UsageError(
-                f"--tx {spec}: where is the suite there? Add //chdir=PATH, the copy of {self._paths.rootdir}"
+                f"--tx {written}: where is the suite there? Add //chdir=PATH, the copy of {self._paths.rootdir}"
             )
 
     def _connection(self, spec: XSpec) -> Connection:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -291,3 +291,18 @@ def check(needs: ModelNeeds, *, where: str) -> None:
             where=where,
             remedy="drop fallback",
         )
+
+
+def unequal_limits(tests: Iterable[ModelNeeds | None]) -> list[str]:
+    """A line for each word that ``concurrency_key`` of different tests gives different numbers: the least holds."""
+    limits: dict[str, set[int]] = {}
+    for needs in tests:
+        if needs is not None and needs.concurrency_key is not None:
+            name, limit = needs.concurrency_key
+            limits.setdefault(name, set()).add(limit)
+    return [
+        f"concurrency_key {name!r} is given with {' and '.join(map(str, sorted(given)))} at once by different tests; "
+        f"{min(given)} holds for all of them"
+        for name, given in sorted(limits.items())
+        if len(given) > 1
+    ]

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Protocol
 
+from pytest_browserpool.keywords import unequal_limits
 from pytest_browserpool.link import Message
 from pytest_browserpool.placement import events
 from pytest_browserpool.values import ModelNeeds, NodeCapabilities, TestNeeds
@@ -50,6 +51,9 @@ class Sink(Protocol):
 
     def decided(self, command: events.Run) -> None:
         """A test was sent."""
+
+    def warn(self, line: str) -> None:
+        """Tests contradict each other: tell the user."""
 
     def unrunnable(self, test: str, needs: ModelNeeds | None, reasons: Sequence[str]) -> None:
         """No node can run ``test``: report it."""
@@ -285,6 +289,8 @@ class BrowserPoolScheduling:
                     self._tests[key] = member.needs.get(index)
         self._left = dict.fromkeys(self._tests)
         self._started = True
+        for line in unequal_limits(self._tests.values()):
+            self._sink.warn(line)
         for member in ready:
             self._bring_up(member)
         tests = tuple(TestNeeds(nodeid=key, needs=needs) for key, needs in self._tests.items())

@@ -237,7 +237,7 @@ class ModelNeeds(Plain):
     """Seconds that the test is expected to take, for the scheduler's first run; measurements replace it."""
     concurrency_key: tuple[str, int] | None = None
     """At most so many tests with the same word run at once over all nodes: ``"gpu"`` means one, ``("gpu", 2)`` two.
-    No limit unless given."""
+    Where tests give a word different numbers, a line says so and the least holds. No limit unless given."""
     input_shapes: Mapping[str, tuple[int, ...]] | None = None
     """Shapes of the inputs by name, for backends that need them before the first call (WebNN). Unless given the first
     call fixes them."""

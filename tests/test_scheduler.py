@@ -42,6 +42,7 @@ class Sink:
     unrun: dict[str, tuple[str, ...]] = field(default_factory=dict)
     lost: dict[str, tuple[str, ...]] = field(default_factory=dict)
     runs: list[Any] = field(default_factory=list)
+    warned: list[str] = field(default_factory=list)
     ends_run: bool = False
     replacing: bool | None = True
     again: list[str] = field(default_factory=list)
@@ -54,6 +55,9 @@ class Sink:
 
     def decided(self, command: Any) -> None:
         self.runs.append(command)
+
+    def warn(self, line: str) -> None:
+        self.warned.append(line)
 
     def unrunnable(self, test: str, needs: Any, reasons: Sequence[str]) -> None:
         self.unrun[test] = tuple(reasons)
@@ -258,3 +262,16 @@ def test_the_same_node_id_twice_is_two_tests() -> None:
         indices.append(node.sent[0])
         assert world.finish(node) == "a"
     assert sorted(indices) == [0, 1]
+
+
+def test_keys_that_contradict_each_other_are_told_and_the_least_holds() -> None:
+    world = World(2)
+    limits = [("gpu", 3), ("gpu", 1), ("disk", 2), ("disk", 2)]
+    needs = {i: ModelNeeds(concurrency_key=key) for i, key in enumerate(limits)}
+    nodes = [world.node(name, ["a", "b", "c", "d"], needs) for name in ("gw0", "gw1")]
+    assert len(world.sink.warned) == 1
+    assert "concurrency_key 'gpu' is given with 1 and 3 at once" in world.sink.warned[0]
+    while any(node.sent for node in nodes):
+        running = {limits[index][0] for node in nodes for index in node.sent[:1]}
+        assert running != {"gpu"} or sum(bool(node.sent) for node in nodes) == 1
+        world.finish(next(node for node in nodes if node.sent))

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from pytest_browserpool.config import did_you_mean
-from pytest_browserpool.simulation import figures, workload, zoo
+from pytest_browserpool.simulation import figures, reading, workload, zoo
 
 
 def _schedulers(_: click.Context, __: click.Parameter, value: str) -> tuple[str, ...]:
@@ -75,7 +75,7 @@ def _load(source: str, seed: int) -> workload.Workload:
                 remedy=f"known: {', '.join(zoo.ZOO)}",
             )
         return zoo.workload(name, seed)
-    return workload.read(Path(source))
+    return reading.read(Path(source))
 
 
 def _show(result: dict[str, Any]) -> None:

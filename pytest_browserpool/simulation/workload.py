@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pytest_browserpool.config import did_you_mean
@@ -17,6 +15,8 @@ FAMILY = {"chromium": "chrome", "headless-shell": "chrome"}
 """Families of the browsers whose family is not their name."""
 KNOWN = frozenset({"chrome", "chromium", "edge", "firefox", "headless-shell", "webkit"})
 """Browsers that exist, whether a node of the workload has them or not."""
+LEAST, MOST = 1e-9, 1e9
+"""Of numbers above zero, and of all: a nanosecond to 30 years. What is far beyond them overflows when it is multiplied."""
 
 
 class WorkloadError(ConfigurationError):
@@ -118,23 +118,6 @@ class Workload:
 # -- reading -------------------------------------------------------------------------------------------------
 
 
-def read(path: Path) -> Workload:
-    """The workload in the JSON file ``path``.
-
-    Raises:
-        WorkloadError: the file cannot be read, is not JSON, or does not describe a workload.
-    """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise WorkloadError(f"cannot read the workload: {error.strerror}", where=str(path)) from error
-    try:
-        data = json.loads(text)
-    except ValueError as error:
-        raise WorkloadError(f"not JSON: {error}", where=str(path)) from error
-    return parse(data, str(path))
-
-
 def parse(data: Any, where: str = "workload") -> Workload:
     """The workload that the JSON value ``data`` describes; see docs/scheduling.md for the format.
 
@@ -151,15 +134,10 @@ def parse(data: Any, where: str = "workload") -> Workload:
         history=top.word("history", "cold", ("cold", "warm")),
         noise_sigma=top.number("noise_sigma", 0.0),
         overlap=top.number("overlap", 0.0),
-        events=tuple(
-            sorted(
-                (_event(x, f"{where}: events[{i}]") for i, x in enumerate(top.list("events", []))),
-                key=lambda e: e.at,
-            )
-        ),
+        events=tuple(_event(x, f"{where}: events[{i}]") for i, x in enumerate(top.list("events", []))),
     )
-    _check(workload, where)
-    return workload
+    _check(workload, where)  # before the events are sorted: it names their places in the file
+    return replace(workload, events=tuple(sorted(workload.events, key=lambda event: event.at)))
 
 
 class _Reader:
@@ -217,15 +195,18 @@ class _Reader:
 
 
 def number(value: Any, where: str, *, positive: bool = False) -> float:
-    """``value`` as a finite float that is not negative (or above zero).
+    """``value`` as a float from 0 (or ``LEAST``, where it must be ``positive``) to ``MOST``.
 
     Raises:
         WorkloadError: it is not.
     """
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not -math.inf < value < math.inf:
         raise WorkloadError(f"{value!r:.80} is not a finite number", where=where)
     if value < 0 or (positive and value == 0):
-        raise WorkloadError(f"{value!r} is {'not above zero' if positive else 'negative'}", where=where)
+        raise WorkloadError(f"{value!r:.80} is {'not above zero' if positive else 'negative'}", where=where)
+    if value > MOST or (positive and value < LEAST):
+        bound = f"more than {MOST:g}" if value > MOST else f"less than {LEAST:g}"
+        raise WorkloadError(f"{value!r:.80} is {bound}", where=where)
     return float(value)
 
 
@@ -263,9 +244,10 @@ def _times(data: dict[str, Any], where: str, *, positive: bool) -> dict[tuple[st
         if not slash or not browser:
             raise WorkloadError(f"{key!r} is not BROWSER/BACKEND", where=where)
         _known_backends((backend,), where)
-        times[browser, BACKEND_ALIASES.get(backend, backend)] = number(
-            value, f"{where}[{key!r}]", positive=positive
-        )
+        session = browser, BACKEND_ALIASES.get(backend, backend)
+        if session in times:
+            raise WorkloadError(f"{'/'.join(session)} has two times", where=where, remedy=f"drop {key!r}")
+        times[session] = number(value, f"{where}[{key!r}]", positive=positive)
     return times
 
 
@@ -328,10 +310,7 @@ def _check(workload: Workload, where: str) -> None:
         raise WorkloadError(f"{workload.overlap!r} is more than 1", where=f"{where}: overlap")
     _unique([n.id for n in workload.nodes], f"{where}: nodes")
     _unique([t.id for t in workload.tests], f"{where}: tests")
-    names = {n.id for n in workload.nodes}
-    for i, event in enumerate(workload.events):
-        if event.node not in names:
-            _unknown("node", event.node, names, f"{where}: events[{i}].node")
+    _check_events(workload, where)
     # a model may have times for browsers that no node here has, but not for ones that nobody has
     browsers = {b for n in workload.nodes for b in n.browsers} | KNOWN
     for model in workload.models.values():
@@ -344,6 +323,22 @@ def _check(workload: Workload, where: str) -> None:
                     f"{'/'.join(key)} has run_s and no load_s", where=f"{where}: models[{model.id!r}].load_s"
                 )
     _check_tests(workload, where, browsers)
+
+
+def _check_events(workload: Workload, where: str) -> None:
+    speeds = {n.id: n.speed for n in workload.nodes}
+    for i, event in enumerate(workload.events):
+        here = f"{where}: events[{i}]"
+        if event.node not in speeds:
+            _unknown("node", event.node, set(speeds), f"{here}.node")
+        if event.kind == "slow":
+            speeds[event.node] *= event.factor
+        if speeds[event.node] < LEAST:
+            raise WorkloadError(
+                f"node {event.node!r} is slowed to a speed below {LEAST:g}",
+                where=here,
+                remedy="the factors of a node multiply: give greater ones, or have it lost",
+            )
 
 
 def _check_tests(workload: Workload, where: str, browsers: set[str]) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import sys
+import venv
 from pathlib import Path
 
 import duckdb
@@ -56,6 +58,39 @@ def test_a_copy_that_lacks_the_tests_costs_itself_and_says_so(run: Runner, copy:
     assert done.result.ret == 0, done.output
     assert done.once() == {"passed": 3}
     assert "gw1 ran nothing: a file or test that was asked for is not there" in done.output
+
+
+def test_an_interpreter_that_lacks_what_a_node_needs_costs_its_node_and_not_the_run(
+    run: Runner, tmp_path: Path
+) -> None:
+    run.suite(test_it=PLAIN)
+    bare = tmp_path / "bare"
+    venv.create(bare, symlinks=True)
+    for python, why in (
+        (bare / "bin" / "python", "has none of pytest-browserpool"),
+        (tmp_path / "nowhere", "No such file or directory"),
+    ):
+        # xdist itself would start such a node again and again
+        done = run("--tx", "popen", "--tx", f"popen//python={python}", "--max-worker-restart=2", "test_it.py")
+        assert done.result.ret == 0, done.output
+        assert done.once() == {"passed": 3}
+        assert "node left out: this machine: " in done.output
+        assert why in done.output
+    assert run("--tx", f"popen//python={sys.executable}", "test_it.py").once() == {"passed": 3}
+
+
+@pytest.mark.parametrize(
+    ("spec", "text"),
+    [
+        ("popen//chdri=/copy", "--tx popen//chdri=/copy: unknown key 'chdri' (did you mean 'chdir'?)"),
+        ("banana", "--tx banana: what kind of node is it? Give popen, ssh=HOST or socket=HOST:PORT"),
+    ],
+)
+def test_a_spec_with_a_slip_is_refused(run: Runner, spec: str, text: str) -> None:
+    run.suite(test_it=PLAIN)
+    done = run("--tx", "popen", "--tx", spec, "test_it.py", reports=False)
+    assert done.result.ret == pytest.ExitCode.USAGE_ERROR, done.output
+    assert text in done.result.stderr.str()
 
 
 def test_a_file_that_is_nowhere_ends_the_run_as_having_no_tests(run: Runner) -> None:

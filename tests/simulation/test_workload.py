@@ -54,6 +54,26 @@ WRONG: list[tuple[str, Change, str]] = [
         "unknown browser 'opera'",
     ),
     ("unknown node", lambda d: d.update(events=[{"at": 1, "node": "z", "kind": "lost"}]), "unknown node 'z'"),
+    (
+        "place of an event in the file",
+        lambda d: d.update(
+            events=[{"at": 5, "node": "n", "kind": "slow"}, {"at": 1, "node": "z", "kind": "lost"}]
+        ),
+        "events[1].node",
+    ),
+    (
+        "slowed to nothing",
+        lambda d: d.update(events=[{"at": i, "node": "n", "kind": "slow", "factor": 0.5} for i in range(40)]),
+        "events[29]",
+    ),
+    ("beyond any float", lambda d: d["nodes"][0].update(speed=10**400), "more than 1e+09"),
+    ("too large", lambda d: d["models"]["m"]["run_s"].update({"chromium/wasm": 1e308}), "more than 1e+09"),
+    ("too small", lambda d: d["nodes"][0].update(speed=1e-320), "less than 1e-09"),
+    (
+        "one backend by two names",
+        lambda d: d["models"]["m"]["run_s"].update({"chromium/cpu": 5}),
+        "drop 'chromium/cpu'",
+    ),
     ("unknown kind", lambda d: d.update(events=[{"at": 1, "node": "n", "kind": "dead"}]), "lost, join, slow"),
     (
         "faster by slow",
@@ -162,3 +182,21 @@ def test_a_run_whose_nodes_all_come_later_begins_with_the_first() -> None:
     for found in simulate(late)["schedulers"].values():
         assert found["failed"] == []
         assert found["makespan"] == pytest.approx(3 + 1 + 1 + 0.5)
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        (b'{"nodes": "\xff"}', "not JSON: 'utf-8' codec"),
+        (b"[" * 100_000, "nested too deeply"),
+        (b'{"models": {"m": {}, "m": {}}}', "the key 'm' twice"),
+    ],
+    ids=["not UTF-8", "deep", "twice"],
+)
+def test_files_that_are_no_workload(tmp_path: Path, content: bytes, text: str) -> None:
+    path = tmp_path / "w.json"
+    path.write_bytes(content)
+    result = CliRunner().invoke(cli, ["simulate", str(path)])
+    assert result.exit_code == 2, result.exception
+    assert text in result.output
+    assert str(path) in result.output
