@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import os
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -16,7 +17,11 @@ Launches = Mapping[str, Any]
 
 def launch(playwright: Playwright, launches: Launches, name: str) -> Browser:
     how = launches[name]
-    options = {"executable_path": how["executable"], "channel": how["channel"], "args": how["args"]}
+    args = [
+        *how["args"],
+        *(os.environ.get("PEERS_SWITCHES", "").split() if how["engine"] == "chromium" else ()),
+    ]
+    options = {"executable_path": how["executable"], "channel": how["channel"], "args": args}
     if how["prefs"]:
         options["firefox_user_prefs"] = how["prefs"]
     started = time.perf_counter()

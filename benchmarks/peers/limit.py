@@ -16,6 +16,8 @@ from measure import tree
 from playwright.async_api import async_playwright
 from static import serving
 
+from pytest_browserpool.browsers.flags import SOFTWARE_FLAGS
+
 Piece = dict[str, Any]
 CORES = 2
 
@@ -57,7 +59,9 @@ def measure(suite: dict[str, Any], directory: Path) -> list[Piece]:
 async def _measure(suite: dict[str, Any], directory: Path, address: str, pieces: list[Piece]) -> None:
     async with async_playwright() as playwright:
         for name, how in suite["browsers"].items():
-            options = {"executable_path": how["executable"], "channel": how["channel"], "args": how["args"]}
+            # with the switch that spares SwiftShader work: what it spares can be avoided
+            args = [*how["args"], *(SOFTWARE_FLAGS if how["engine"] == "chromium" else ())]
+            options = {"executable_path": how["executable"], "channel": how["channel"], "args": args}
             if how["prefs"]:
                 options["firefox_user_prefs"] = how["prefs"]
             engine = getattr(playwright, how["engine"])

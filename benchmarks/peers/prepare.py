@@ -192,7 +192,8 @@ def _tensor(directory: Path, array: NDArray[Any]) -> dict[str, Any]:
 
 
 def _launch(browser: InstalledBrowser) -> dict[str, Any]:
-    """How Playwright starts it, for everybody: with what makes WebGPU and WebNN work here."""
+    """How Playwright starts it, for everybody: with what makes WebGPU and WebNN work here, and is known for that. What this
+    project found out about SwiftShader (``flags.SOFTWARE_FLAGS``) is its own; peer 3b is told of it."""
     options: dict[str, Any] = {"executable": browser.executable, "channel": browser.channel}
     if browser.engine == "firefox":
         return {"engine": "firefox", **options, "args": [], "prefs": dict(FIREFOX_PREFS)}

@@ -107,7 +107,7 @@ def ratios(rows: list[Row]) -> None:
     print()
     seconds = {(row["seed"], row["peer"]): row["seconds"] for row in rows}
     for ours in ("warm", "cold"):
-        for peer in ("load", "worksteal", "loadgroup", "playwright"):
+        for peer in ("load", "worksteal", "loadgroup", "told", "playwright"):
             pairs = [
                 s / seconds[seed, ours]
                 for (seed, p), s in seconds.items()

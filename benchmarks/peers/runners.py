@@ -13,16 +13,19 @@ import xml.etree.ElementTree as ET
 from pathlib import Path
 from typing import Any
 
+from pytest_browserpool.browsers.flags import SOFTWARE_FLAGS
+
 HERE = Path(__file__).resolve().parent
 WORKERS = "2"
 LIMIT_SECONDS = 600.0
 """Of one run of one peer; the slowest was seen to take 175 s."""
 
-PEERS = ("load", "worksteal", "loadgroup", "playwright", "cold", "warm")
+PEERS = ("load", "worksteal", "loadgroup", "told", "playwright", "cold", "warm")
 TITLES = {
     "load": "1 pytest-playwright, xdist load",
     "worksteal": "2 pytest-playwright, xdist worksteal",
     "loadgroup": "3 by hand: kept pages, xdist loadgroup",
+    "told": "3b the same, told of this project's switch",
     "playwright": "4 Playwright Test",
     "cold": "5 browserpool, no history",
     "warm": "6 browserpool",
@@ -48,8 +51,9 @@ def pytest_command(peer: str, result: Path, history: Path) -> list[str]:
         return [
             *command, *others[2:], "-pno:playwright", "--browserpool", f"--browserpool-db={history}", str(HERE / "ours")
         ]  # fmt: skip
-    suite = "careful" if peer == "loadgroup" else "plain"
-    return [*command, *others, "-pno:browserpool", "--dist", peer, str(HERE / suite)]
+    if peer in ("loadgroup", "told"):
+        return [*command, *others, "-pno:browserpool", "--dist", "loadgroup", str(HERE / "careful")]
+    return [*command, *others, "-pno:browserpool", "--dist", peer, str(HERE / "plain")]
 
 
 def playwright_home(cache: Path) -> Path:
@@ -85,6 +89,8 @@ def start(
         "PEERS_SEED": str(seed),
         "PYTHONDONTWRITEBYTECODE": "",
     }
+    if peer == "told":
+        env["PEERS_SWITCHES"] = " ".join(SOFTWARE_FLAGS)
     if peer != "playwright":
         return pytest_command(peer, result, history), env, HERE
     home = playwright_home(cache)

@@ -7,7 +7,13 @@ from typing import Any
 
 from pytest_browserpool.browsers.code_cache import HOST
 
-LIST_SWITCHES = ("--enable-features", "--disable-features", "--host-resolver-rules")
+LIST_SWITCHES = (
+    "--enable-features",
+    "--disable-features",
+    "--enable-dawn-features",
+    "--disable-dawn-features",
+    "--host-resolver-rules",
+)
 
 CHROMIUM_FLAGS: tuple[str, ...] = (
     "--enable-unsafe-webgpu",  # WebGPU is off by default on Linux and on software adapters
@@ -32,6 +38,14 @@ EXTRA_FLAGS: Mapping[str, tuple[str, ...]] = {
     ),
 }
 
+SOFTWARE_FLAGS: tuple[str, ...] = (
+    # WGSL's workgroup memory begins zeroed. Where the driver offers it Chromium leaves that to Vulkan, and SwiftShader makes
+    # one store of each element, thousands a shader, whose compilation was five sixths of a first run. Without the extension
+    # the shader zeroes its memory itself, in a loop: the same answers.
+    "--disable-dawn-features=use_vulkan_zero_initialize_workgroup_memory_extension",
+)
+"""Only for a software adapter: on a GPU shaders are translated as in everybody's Chromium."""
+
 FIREFOX_PREFS: Mapping[str, Any] = {
     "dom.webgpu.enabled": True,
     "gfx.webgpu.ignore-blocklist": True,  # lavapipe is on the blocklist
@@ -48,6 +62,19 @@ def named_host(port: int) -> str:
     """The switch that leads ``HOST`` to the node's own server: under an address that stays the same from run to run a browser
     finds again what it compiled."""
     return f"--host-resolver-rules=MAP {HOST} 127.0.0.1:{port}"
+
+
+def switches(name: str, port: int, *, hardware: bool, root: bool, own: Iterable[str] = ()) -> list[str]:
+    """All of the Chromium ``name``, which may reach the node's server at ``port`` by name.
+
+    ``hardware``: its WebGPU adapter is known to be a GPU. ``root``: the node runs as that. ``own``: the user's.
+    """
+    groups = [CHROMIUM_FLAGS, EXTRA_FLAGS.get(name, ()), (named_host(port),), own]
+    if root:
+        groups.insert(1, ROOT_FLAGS)
+    if not hardware:
+        groups.insert(1, SOFTWARE_FLAGS)
+    return merge_flags(*groups)
 
 
 def merge_flags(*groups: Iterable[str]) -> list[str]:

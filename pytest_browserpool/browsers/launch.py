@@ -18,16 +18,11 @@ import psutil
 from playwright.async_api import Browser, BrowserContext, CDPSession, Playwright, async_playwright
 from playwright.async_api import Error as PlaywrightError
 
+from pytest_browserpool.artefacts import pins
 from pytest_browserpool.browsers import code_cache, firefox, processes, symptoms
+from pytest_browserpool.browsers.answers import on_hardware
 from pytest_browserpool.browsers.catalogue import InstalledBrowser
-from pytest_browserpool.browsers.flags import (
-    CHROMIUM_FLAGS,
-    EXTRA_FLAGS,
-    FIREFOX_PREFS,
-    ROOT_FLAGS,
-    merge_flags,
-    named_host,
-)
+from pytest_browserpool.browsers.flags import FIREFOX_PREFS, switches
 from pytest_browserpool.browsers.identity import fingerprint
 from pytest_browserpool.browsers.targets import (
     CLOSE_SECONDS,
@@ -345,9 +340,9 @@ class Launcher:
             "handle_sighup": False,
         }
         if installed.engine == "chromium":
-            root = ROOT_FLAGS if os.getuid() == 0 else ()
-            extra = EXTRA_FLAGS.get(installed.name, ())
-            args = merge_flags(CHROMIUM_FLAGS, root, extra, (named_host(port),), installed.flags)
+            hardware = on_hardware(installed, self._settings, pins.default_cache())
+            root = os.getuid() == 0
+            args = switches(installed.name, port, hardware=hardware, root=root, own=installed.flags)
             options["executable_path"] = self._seeded(installed, environment, bundle)
             return await playwright.chromium.launch(args=args, **options)
         if installed.engine == "firefox":

@@ -10,6 +10,7 @@ import anyio
 
 from pytest_browserpool.artefacts import pins, runtime
 from pytest_browserpool.artefacts.cache import Cache
+from pytest_browserpool.browsers.answers import KIND, known
 from pytest_browserpool.browsers.catalogue import InstalledBrowser
 from pytest_browserpool.browsers.identity import fingerprint
 from pytest_browserpool.browsers.instance import BrowserInstance
@@ -22,14 +23,6 @@ from pytest_browserpool.values import BACKENDS, Adapter, BackendSupport, Browser
 
 PROBE_SECONDS = 90.0
 """The slowest probe seen (Firefox's first WebGPU shader on a loaded machine) took 8 s."""
-
-
-def known(installed: InstalledBrowser, settings: Settings, cache: Cache) -> BrowserCapabilities | None:
-    """The kept answer, or None. A browser behind an endpoint is asked every time: it may be another one by now."""
-    if installed.endpoint:
-        return None
-    plain = cache.read_json("probes", fingerprint(installed, settings))
-    return BrowserCapabilities.from_plain(plain) if plain else None
 
 
 def probe_all(browsers: Iterable[InstalledBrowser], settings: Settings) -> list[BrowserCapabilities]:
@@ -59,7 +52,7 @@ def _probe_locked(installed: InstalledBrowser, settings: Settings, cache: Cache)
         except Fault as fault:
             return _nothing(installed, fault)  # not kept: it may start tomorrow
         if not installed.endpoint:
-            cache.write_json("probes", name, found.to_plain())
+            cache.write_json(KIND, name, found.to_plain())
         return found
 
 
