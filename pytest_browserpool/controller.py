@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_browserpool import __version__, alone, link, outcomes, worker
+from pytest_browserpool import __version__, alone, link, outcomes, told, worker
 from pytest_browserpool.advice import PoolAdviser
 from pytest_browserpool.fleet import Fleet
 from pytest_browserpool.hearing import Hearing
@@ -202,8 +202,12 @@ class Controller:
         """On the gateway's receiver thread: note the sign of life, leave the rest to the main thread."""
         self._watch.heard(node)
         name, kind = node.gateway.id, message["kind"]
+        if kind == told.KIND:
+            for event in message["events"]:
+                node.process_from_remote(event)
+            return
         if kind in shipping.KINDS_FROM_NODE:
-            self._depot.hear(name, message, lambda told: link.send(node.browserpool_channel, told))
+            self._depot.hear(name, message, lambda answer: link.send(node.browserpool_channel, answer))
             return
         if kind == link.PEER:
             self._switchboard.hear(name, message)

@@ -61,6 +61,7 @@ class Pulse:
     def __init__(self, send: Callable[[Message], None], timeout: float, close: Callable[[], None]) -> None:
         self._send, self._timeout, self._close = send, timeout, close
         self._stop = threading.Event()
+        self._also: Callable[[], None] = lambda: None
         self._heard = time.monotonic()
         """When the controller last said anything; on another machine it answers each beat."""
 
@@ -71,6 +72,10 @@ class Pulse:
             threading.Thread(
                 target=self._listen, args=(controller,), name="browserpool-watch", daemon=True
             ).start()
+
+    def also(self, tell: Callable[[], None]) -> None:
+        """To be called with each beat, on its thread."""
+        self._also = tell
 
     def heard(self) -> None:
         """The controller said something."""
@@ -91,6 +96,7 @@ class Pulse:
             measured = {"memory_bytes": process.memory_info().rss, **gpu.reading()}
             if beaten:
                 measured["cpu_percent"] = psutil.cpu_percent(None)
+            self._also()
             self._send({"kind": "beat", "at": time.time(), **measured})
             beaten = True
             if self._stop.wait(link.HEARTBEAT):

@@ -24,6 +24,7 @@ from pytest_browserpool.link import INPUT, PEER, Message
 from pytest_browserpool.report import details
 from pytest_browserpool.report.junit import test_properties
 from pytest_browserpool.runloop import RunLoop, find_interactor
+from pytest_browserpool.told import Teller
 from pytest_browserpool.unrunnable import in_a_line, in_full, no_node
 from pytest_browserpool.values import ModelNeeds, NodeCapabilities
 
@@ -281,6 +282,9 @@ class NodeSide:
         loop."""
         if not self.distributed or not self.config.workerinput[INPUT]["own_loop"]:  # type: ignore[attr-defined]
             return None
+        teller = Teller(self._interactor.sendevent, self.send)
+        self._interactor.sendevent = teller.tell
+        self._pulse.also(teller.flush)
         return RunLoop(session, self._interactor, self._started).run()
 
     @functools.cached_property
