@@ -80,6 +80,10 @@ test-remote: setup test-hosts ## nodes on three hosts (network namespaces, ssh);
 bench-transport: setup ## what one call of a model costs over session.run in the page
 	$(BIN)/python benchmarks/transport.py $(ARGS)
 
+.PHONY: bench-first-runs
+bench-first-runs: setup ## what a WebGPU model's first call costs on a software adapter, with our switch and without
+	$(BIN)/python benchmarks/first_runs.py $(ARGS)
+
 .PHONY: bench-scheduler
 bench-scheduler: setup ## makespan against xdist's own schedulers, simulated
 	$(BIN)/python benchmarks/scheduler.py $(ARGS)

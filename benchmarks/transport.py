@@ -1,8 +1,9 @@
 """What the way between test and page costs: ``make bench-transport``.
 
 Overhead of one ``model(...)`` call over the bare ``session.run`` inside the page, with 1 KiB in and out, beside the same
-through ``page.evaluate`` of Playwright's synchronous API, with base64 and with lists; and the rate of a 16 MiB round
-trip. The ways take turns in one process, so that a noisy machine is noisy for all.
+through ``page.evaluate`` of Playwright's synchronous API, with base64 and with lists, and beside the floor: the same
+message over the same connection by a bare socket, with no event loop and no thread between; and the rate of a 16 MiB
+round trip. The ways take turns in one process, so that a noisy machine is noisy for all.
 """
 
 from __future__ import annotations
@@ -10,10 +11,13 @@ from __future__ import annotations
 import argparse
 import base64
 import contextlib
+import socket
 import statistics
+import struct
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -27,6 +31,7 @@ from pytest_browserpool.browsers.flags import (
     ROOT_FLAGS,
     merge_flags,
 )
+from pytest_browserpool.browsers.protocol import header_of
 from pytest_browserpool.config import Settings
 from pytest_browserpool.fixtures import Model
 from pytest_browserpool.node.node import Node
@@ -97,6 +102,37 @@ def ordinary_page(node: Node, browser: str, model: Path) -> Iterator[Page]:
         launched.close()
 
 
+@contextlib.contextmanager
+def bare_socket(node: Node, page: Any) -> Iterator[socket.socket]:
+    """A page's own connection, which the node's loop does not read meanwhile."""
+    transport = page.channel._socket._req.transport
+
+    async def pause() -> None:
+        transport.pause_reading()
+
+    async def resume() -> None:
+        transport.resume_reading()
+
+    node.call(pause, 10)
+    with socket.fromfd(
+        transport.get_extra_info("socket").fileno(), socket.AF_INET, socket.SOCK_STREAM
+    ) as bare:
+        bare.settimeout(10)
+        yield bare
+    node.call(resume, 10)
+
+
+def over(bare: socket.socket, message: bytes) -> bytes:
+    """One WebSocket message of more than 125 and less than 64 Ki bytes to the page, and the page's answer (RFC 6455)."""
+    bare.sendall(struct.pack(">BBH", 0x82, 126, len(message)) + message)
+    got = bytearray()
+    while len(got) < 8 or len(got) < 8 + struct.unpack_from(">H", got, 2)[0]:
+        got += bare.recv(1 << 16)
+    assert got[1] == 128 | 126, "not a masked message of that size"
+    data = np.frombuffer(got, np.uint8, offset=8)
+    return bytes(data ^ np.resize(np.frombuffer(got, np.uint8, count=4, offset=4), len(data)))
+
+
 BLOCK = 25
 """Calls of one way before it is the other's turn: alone, as in a test, yet minutes apart from nothing."""
 
@@ -108,7 +144,10 @@ def overhead(node: Node, browser: str, rounds: int) -> dict[str, list[list[float
     model = Model(node, node.load(needs, negation(), None))
     x = np.arange(256, dtype=np.float32)
     text = base64.b64encode(x.tobytes()).decode()
-    found: dict[str, list[list[float]]] = {"whole": [], "ours": [], "base64": [], "list": []}
+    found: dict[str, list[list[float]]] = {"whole": [], "ours": [], "base64": [], "list": [], "floor": []}
+    loaded = model._resident.loaded
+    assert loaded is not None
+    message = loaded.page.run_of(loaded.session, {"x": x}).message
 
     def ours() -> tuple[float, float]:
         started = time.perf_counter()
@@ -116,6 +155,11 @@ def overhead(node: Node, browser: str, rounds: int) -> dict[str, list[list[float
         total = (time.perf_counter() - started) * 1000
         assert np.array_equal(y, -x)
         return total, total - node.last_page_ms
+
+    def floor(bare: socket.socket) -> float:
+        started = time.perf_counter()
+        header, _ = header_of(over(bare, message))
+        return (time.perf_counter() - started) * 1000 - header["values"]["run_ms"]
 
     with ordinary_page(node, browser, model.path) as page:
 
@@ -140,6 +184,8 @@ def overhead(node: Node, browser: str, rounds: int) -> dict[str, list[list[float
             block = {"whole": [w for w, _ in mine], "ours": [o for _, o in mine]}
             block["base64"] = [base_64() for _ in range(BLOCK)]
             block["list"] = [lists() for _ in range(BLOCK)]
+            with bare_socket(node, loaded.page) as bare:
+                block["floor"] = [floor(bare) for _ in range(BLOCK)]
             if round_:  # the first round warms all ways up
                 for way, values in block.items():
                     found[way].append(values)
@@ -192,6 +238,14 @@ def main() -> None:
                     f"  page.evaluate, {way:6}, beyond run()   {quantiles(found[way])}   "
                     f"{middle:.1f} x ours ({ratios[0]:.1f} to {ratios[-1]:.1f} by round); goal >= 15"
                 )
+            least = statistics.median(v for values in found["floor"] for v in values)
+            print(
+                f"  a bare socket, beyond run()           {quantiles(found['floor'])}   the floor of any WebSocket; "
+                + ", ".join(
+                    f"evaluate with {way} is {statistics.median(v for r in found[way] for v in r) / least:.1f} x that"
+                    for way in ("base64", "list")
+                )
+            )
             seconds = round_trips(node, browser, 16 * MIB, options.echoes)
             rates = sorted(2 * 16 * MIB / 1e6 / s for s in seconds)
             print(

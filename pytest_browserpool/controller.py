@@ -73,6 +73,7 @@ class Controller:
         self._stop = threading.Event()
         self._timer: threading.Thread | None = None
         self._fleet: Fleet | None = None
+        self._words = details.Words()
         self._depot = shipping.Depot(config.rootpath, settings.own_runtime)
         self._switchboard = Switchboard()
 
@@ -308,6 +309,9 @@ class Controller:
     @pytest.hookimpl(wrapper=True)
     def pytest_report_from_serializable(self, data: dict[str, Any]) -> Generator[None, object, object]:
         details.unpacked(data)
+        words = self._words.shared(data)
+        data.clear()
+        data.update(words)
         return (yield)
 
     @pytest.hookimpl(optionalhook=True, tryfirst=True)

@@ -24,6 +24,9 @@ MAX_LINE = 2000
 """Characters shown of one console line."""
 
 
+MAX_WORD = 200
+"""Characters of a string that may occur again: an id, a path, a name. Output and tracebacks are longer."""
+
 PICTURES = 500_000
 """Characters of screenshots (PNG in base64) that one run keeps: a dozen or two. Of a suite that fails as a whole they
 show the same, and the page of a thousand tests must stay below 3 MB."""
@@ -83,6 +86,25 @@ def unpacked(data: dict[str, Any]) -> None:
     """After it came: as the node had it."""
     if isinstance(data.get(ATTRIBUTE), str):
         data[ATTRIBUTE] = json.loads(data[ATTRIBUTE])
+
+
+class Words:
+    """The words of a run's reports, each kept once: pytest keeps every report until the end, three for each test, and what
+    comes over a channel is a new string each time. Keys, names and outcomes are the same in thousands of them."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, str] = {}
+
+    def shared(self, value: Any) -> Any:
+        """``value``, of builtins as a report has them, with its short strings replaced by the first of their kind."""
+        kind = type(value)
+        if kind is str:
+            return self._known.setdefault(value, value) if len(value) <= MAX_WORD else value
+        if kind is dict:
+            return {self.shared(key): self.shared(item) for key, item in value.items()}
+        if kind is list or kind is tuple:
+            return kind(map(self.shared, value))
+        return value
 
 
 def details_of(report: Any) -> TestDetails | None:
