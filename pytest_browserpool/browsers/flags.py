@@ -53,6 +53,9 @@ FIREFOX_PREFS: Mapping[str, Any] = {
     "browser.shell.checkDefaultBrowser": False,
     "datareporting.policy.dataSubmissionEnabled": False,
     "app.update.enabled": False,
+    # Playwright has Firefox keep the bodies of responses, 200 MB in its main process, models among them; the size that it
+    # asks for one body (20 MB) is the least that Firefox takes for all
+    "remote.network.maxTotalDataSize": 20_000_000,
     "dom.timeout.enable_budget_timer_throttling": False,  # model pages are never in the foreground
     "dom.min_background_timeout_value": 4,
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import itertools
 import json
 import time
@@ -11,11 +12,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from pytest_browserpool.browsers.channel import PageChannel
 from pytest_browserpool.browsers.interpret import interpret
 from pytest_browserpool.browsers.kinds import WHOLE, PageKind
 from pytest_browserpool.browsers.post import PageError, Post, Reply
-from pytest_browserpool.browsers.protocol import Array, Packed, StateUse
+from pytest_browserpool.browsers.protocol import MAX_MESSAGE, Array, Packed, StateUse
 from pytest_browserpool.browsers.targets import ModelPage
 from pytest_browserpool.errors import ConnectionLost, DeviceLost, Fault, PageHung
 
@@ -25,6 +28,9 @@ ANCHOR = Path(__file__).parent / "page" / "anchor.onnx"
 FRESH_SECONDS = 0.25
 """After an answer a page is not asked whether it lives: asking costs as much as a short test's own call, and short tests
 follow each other in milliseconds. What goes bad while nobody uses it does so in the pauses, which are longer."""
+
+MOST_BROUGHT = MAX_MESSAGE // 2
+"""Bytes of a model that go along with the command; the rest of the message is small."""
 
 _numbers = itertools.count(1)
 
@@ -188,7 +194,9 @@ class RuntimePage:
             ],
             "options": json.loads(key.options),
         }
-        reply = await self.call("create", args, timeout=timeout, where=f"{label} on {key.backend}")
+        where = f"{label} on {key.backend}"
+        brought = await self._brought(path, external)
+        reply = await self.call("create", args, brought, timeout=timeout, where=where)
         self.loads += 1
         values = reply.values
         session = Session(
@@ -205,6 +213,19 @@ class RuntimePage:
         )
         self.sessions[key] = session
         return session
+
+    async def _brought(self, path: Path, external: tuple[tuple[str, Path], ...]) -> dict[str, Array]:
+        """The files of a model that go along with the command, as the page knows them; none where it fetches them."""
+        files = {"model": path, **{f"external {part}": file for part, file in external}}
+        if self._page is None or not self._page.watched:
+            return {}
+        read = functools.partial(np.fromfile, dtype=np.uint8)
+        try:
+            if sum(file.stat().st_size for file in files.values()) > MOST_BROUGHT:
+                return {}
+            return {name: await asyncio.to_thread(read, file) for name, file in files.items()}
+        except OSError:
+            return {}  # a file that went away: what the page says of it has a meaning already
 
     async def _anchor(self, timeout: float) -> None:
         url = self._offer("anchor.onnx", ANCHOR)

@@ -129,3 +129,22 @@ def test_a_test_takes_the_session_of_the_one_before_only_while_its_page_is_known
     assert not new._resident.use.warm
     assert bench.page_of(new) is not page
     assert new(x)["y"].shape == (4, 4)
+
+
+@pytest.mark.parametrize(("browser", "fetches"), [("firefox", False), ("chromium", True)])
+def test_a_browser_that_reads_along_gets_a_model_over_the_socket(
+    bench, tmp_path, monkeypatch, browser, fetches
+):
+    """Whatever a page fetches Firefox's main process keeps, twice, under Playwright; see ``targets.AttachedPage``."""
+    server, served = bench.node.pool._server, []
+    one_of = server._one_of
+
+    def spied(files, request, **more):
+        served.append(request.match_info["name"])
+        return one_of(files, request, **more)
+
+    monkeypatch.setattr(server, "_one_of", spied)
+    model = bench.load(str(make.with_external_data(tmp_path)), browser)
+    assert model({"x": np.ones((1, 8), np.float32)})["y"].shape == (1, 8)
+    files = [name for name in served if name.startswith(model._resident.content.sha256)]
+    assert len(files) == (2 if fetches else 0), "the model and its external data"

@@ -50,12 +50,14 @@ export class Models {
     return [{ name: backend }];
   }
 
-  async create({ session, backend, url, external, options }) {
+  /** The model comes along as `tensors` (its file by "model", external data by its path), or is fetched. */
+  async create({ session, backend, url, external, options }, tensors = {}) {
     const t0 = performance.now();
-    const model = await fetchBytes(url);
+    const bytes = async (name, from) => tensors[name]?.data ?? fetchBytes(from);
+    const model = await bytes("model", url);
     // External data is fetched here first: a 404 inside create() would block every later create in this page.
     const externalData = [];
-    for (const [path, dataUrl] of external) externalData.push({ path, data: await fetchBytes(dataUrl) });
+    for (const [path, dataUrl] of external) externalData.push({ path, data: await bytes(`external ${path}`, dataUrl) });
     const t1 = performance.now();
     ortLog.lines = [];
     try {
