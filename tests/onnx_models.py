@@ -37,6 +37,12 @@ def affine(scale: float = 2.0, dims: Any = (4, 4), salt: float = 1.0) -> bytes:
     return build(helper.make_graph(nodes, "affine", [value("x", dims)], [value("y", dims)], constants))
 
 
+def doubled(kind: int) -> bytes:
+    """y = x + x over four elements of that type."""
+    node = helper.make_node("Add", ["x", "x"], ["y"])
+    return build(helper.make_graph([node], "doubled", [value("x", (4,), kind)], [value("y", (4,), kind)]))
+
+
 def weights(megabytes: int, salt: int = 0) -> bytes:
     """y = x @ w with that many megabytes of random weights."""
     columns = megabytes * (1 << 20) // 4 // 256

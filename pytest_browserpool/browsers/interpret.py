@@ -17,8 +17,18 @@ REMEDIES: dict[type[BrowserPoolError], str] = {
     errors.InputError: "compare the call with model.inputs",
 }
 
+NOTHING_COMPUTED = "uncaptured GPU"
+"""How the page tells of what the GPU refused behind onnxruntime's back (``Models.computed`` in models.js)."""
+
+OTHER_BACKEND = (
+    "the GPU did not compute this: another backend, or a float32 model where the adapter lacks shader-f16"
+)
+
 
 def interpret(text: str, *, where: str) -> BrowserPoolError:
     """The error that onnxruntime-web's ``text`` stands for; ``RunFailed`` where nothing is known about it."""
     kind = diagnose(Observation(origin=Origin.RUNTIME, text=text.strip())).error or errors.RunFailed
-    return kind(f"onnxruntime-web: {text.strip()[:LONGEST]}", where=where, remedy=REMEDIES.get(kind))
+    remedy = REMEDIES.get(kind)
+    if kind is errors.RunFailed and NOTHING_COMPUTED in text:
+        remedy = OTHER_BACKEND
+    return kind(f"onnxruntime-web: {text.strip()[:LONGEST]}", where=where, remedy=remedy)

@@ -31,25 +31,31 @@ def sessions_on(
     """The sessions that ``node`` can give a test with ``needs``, one per browser, in the test's order of
     preference.
 
-    Backends are a strict order: of each browser the first that it really gives and that is not in
-    ``refused``; with ``every_backend`` all of those, where the test names none.
-    Where the node gives ``preferred``, that is the only one.
+    The backends that a test names are a strict order: its sessions are those on the first of them that some browser of the
+    node really gives and that is not in ``refused``. A test that names none takes of each browser the first that it gives;
+    with ``every_backend`` all of those. Where the node gives ``preferred``, that is the only one.
     """
     if needs is not None and needs.min_memory is not None and needs.min_memory > node.memory_gib:
         return ()
     if needs is None or not needs_browser(needs):
         return (NO_SESSION,)
-    found: list[Session] = []
-    for browser in _in_order(node, needs.browsers):
+    wanted = _in_order(node, needs.browsers)
+    for browser in wanted:
         if preferred is not None and preferred.fits(browser):
             session = (*preferred.way, needs.model_key)
             if session not in refused:
                 return (session,)
-        given = _backends(browser, needs, refused)
-        if not every_backend or needs.backends:
-            given = given[:1]
-        found += [(browser.name, backend, needs.session_key) for backend in given]
-    return tuple(found)
+    given = {browser.name: _backends(browser, needs, refused) for browser in wanted}
+    if needs.backends:
+        first = next((b for b in needs.backends if any(b in backends for backends in given.values())), None)
+        return tuple(
+            (name, first, needs.session_key) for name, backends in given.items() if first in backends
+        )
+    return tuple(
+        (name, backend, needs.session_key)
+        for name, backends in given.items()
+        for backend in (backends if every_backend else backends[:1])
+    )
 
 
 def _in_order(node: NodeCapabilities, wanted: tuple[str, ...]) -> list[BrowserCapabilities]:

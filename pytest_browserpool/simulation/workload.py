@@ -88,8 +88,9 @@ class Workload:
     events: tuple[SimEvent, ...] = ()
 
     def options(self, test: SimTest, node: SimNode) -> tuple[tuple[str, str], ...]:
-        """The (browser, backend) pairs that ``node`` can give ``test``: per browser the first backend that it
-        has and that the model has times for, browsers in the test's order of preference."""
+        """The (browser, backend) pairs that ``node`` can give ``test``, on what a browser has and the model has times for:
+        the first of the test's backends that some browser of the node gives, else of each browser the first of all; browsers
+        in the test's order of preference."""
         model = self.models[test.model]
         if model.memory_gib > node.memory_gib:
             return ()
@@ -97,13 +98,18 @@ class Workload:
         if test.browsers:
             wanted = [b for word in test.browsers for b in node.browsers if word in (b, FAMILY.get(b, b))]
             names = dict.fromkeys(wanted)
-        found = []
-        for name in names:
-            for backend in test.backends or BACKENDS:
-                if backend in node.browsers[name].backends and (name, backend) in model.run_s:
-                    found.append((name, backend))
-                    break
-        return tuple(found)
+        given = {
+            name: [
+                backend
+                for backend in test.backends or BACKENDS
+                if backend in node.browsers[name].backends and (name, backend) in model.run_s
+            ]
+            for name in names
+        }
+        if test.backends:
+            first = next((b for b in test.backends if any(b in backends for backends in given.values())), "")
+            given = {name: [first] for name, backends in given.items() if first in backends}
+        return tuple((name, backends[0]) for name, backends in given.items() if backends)
 
     @property
     def late(self) -> frozenset[str]:

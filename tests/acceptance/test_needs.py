@@ -155,3 +155,25 @@ def test_each_where_there_is_no_browser_at_all_fails_with_the_reason(
     assert "no browser is installed here" in reported.output
     assert "browserpool doctor" in reported.output
     assert run(*nodes, "--browserpool-missing=skip").terminal == {"skipped": 2}
+
+
+@pytest.mark.browser
+@pytest.mark.skipif("headless-shell" not in INSTALLED, reason="only the headless shell gives WebNN")
+@pytest.mark.parametrize("how", [[], ["-n1"], ["-n2"]], ids=["alone", "one node", "two nodes"])
+def test_the_first_backend_counts_wherever_it_is(run: Runner, how: list[str]) -> None:
+    """Chromium gives the second one, and has a session of the model by then: cheaper, and not what was asked for."""
+    run.suite(
+        test_order=ADD
+        + """
+    @pytest.mark.model(add, backends=["wasm"], browsers=["chromium"])
+    def test_before(model):
+        assert model(ONES)["c"].tolist() == [2, 2]
+
+    @pytest.mark.parametrize("i", range(4))
+    @pytest.mark.model(add, backends=["webnn", "wasm"])
+    def test_first(model, i):
+        model(ONES)
+        assert (model.browser.name, model.backend) == ("headless-shell", "webnn")
+"""
+    )
+    assert run(*how).terminal == {"passed": 5}

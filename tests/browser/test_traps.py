@@ -7,9 +7,10 @@ import time
 import numpy as np
 import onnx_models as make
 import pytest
+from onnx import TensorProto as T
 from waiting import until
 
-from pytest_browserpool.errors import DeviceLost, Fault, PageHung, SessionRefused
+from pytest_browserpool.errors import DeviceLost, Fault, PageHung, RunFailed, SessionRefused
 from pytest_browserpool.node.lease import leased
 
 X = {"x": np.zeros((4, 4), np.float32)}
@@ -288,3 +289,24 @@ def handles(bench, kind):
     """Open files of all processes of that browser."""
     instance = next(i for i in bench.node.pool.instances if i.name == kind)
     return sum(p.num_fds() for p in instance.process.process_tree() if p.is_running())
+
+
+def test_what_the_gpu_refuses_is_no_answer(bench, kind):
+    """Without shader-f16 a float16 shader does not compile; its output stays zero, and onnxruntime calls that an answer."""
+    ones = np.ones((4, 4), np.float32)
+    good = bench.load(make.affine(3.0), kind, "webgpu")
+    assert good({"x": ones})["y"].item(0) == 4.0
+    features = "navigator.gpu.requestAdapter().then((a) => a.features.has('shader-f16'))"
+    half = bench.load(make.doubled(T.FLOAT16), kind, "webgpu")
+    fives = {"x": np.full(4, 5, np.float16)}
+    if bench.evaluate(good, features):
+        assert half(fives)["y"].tolist() == [10] * 4
+        return
+    for _ in range(2):  # not only when the shader is compiled
+        with pytest.raises(RunFailed, match="uncaptured GPUValidationError") as caught:
+            half(fives)
+        assert "shader-f16" in (caught.value.remedy or "")
+    with pytest.raises(RunFailed, match="uncaptured GPUValidationError"):
+        half.benchmark(fives, 2)
+    assert good({"x": ones})["y"].item(0) == 4.0, "another model in that page is none the worse"
+    assert bench.page_of(good).lost is None

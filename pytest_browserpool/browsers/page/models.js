@@ -24,6 +24,7 @@ export class Models {
     this.ort = null;
     this.configured = null;
     this.watched = null;
+    this.gpuErrors = []; // since the run before: what the GPU refused, which onnxruntime does not hear of
   }
 
   /** Loads the bundle (one per page: the builds do not share state) and sets its environment, the first time. */
@@ -90,7 +91,17 @@ export class Models {
     if (!device || device === this.watched) return;
     this.watched = device;
     device.lost.then(({ reason, message }) => this.tell({ kind: "device_lost", reason: String(reason), message }));
-    device.addEventListener("uncapturederror", (e) => this.tell({ kind: "gpu_error", text: String(e.error?.message ?? e.error) }));
+    device.addEventListener("uncapturederror", ({ error }) => {
+      const text = `${error.constructor.name}: ${error.message}`;
+      this.gpuErrors.push(text);
+      this.tell({ kind: "gpu_error", text });
+    });
+  }
+
+  /** A shader that did not compile leaves its output at zero, and onnxruntime calls that an answer. */
+  computed() {
+    const [first] = this.gpuErrors.splice(0);
+    if (first) throw new Error(`uncaptured ${first}`);
   }
 
   session(id) {
@@ -109,6 +120,7 @@ export class Models {
   async run({ session, state }, tensors) {
     const found = this.session(session);
     const feeds = state ? { ...this.feeds(tensors), ...this.states.feeds(state) } : this.feeds(tensors);
+    this.gpuErrors.length = 0; // what loads and other models met is not this run's
     const t0 = performance.now();
     const results = await found.run(feeds);
     const run_ms = performance.now() - t0;
@@ -122,6 +134,7 @@ export class Models {
       const data = tensor.location === "cpu" ? tensor.data : await tensor.getData();
       outputs.push([name, { type: tensor.type, dims: tensor.dims, data }]);
     }
+    this.computed();
     if (state) this.states.keep(state, results); // last: a run that failed leaves the state as it was
     for (const [name, tensor] of Object.entries(results)) {
       if (!Object.hasOwn(kept, name) && tensor?.location === "gpu-buffer") tensor.dispose();
@@ -133,6 +146,7 @@ export class Models {
     const found = this.session(session);
     const feeds = this.feeds(tensors);
     const times = [];
+    this.gpuErrors.length = 0;
     for (let i = 0; i < runs; i++) {
       const t0 = performance.now();
       const results = await found.run(feeds);
@@ -141,6 +155,7 @@ export class Models {
       }
       times.push(performance.now() - t0);
     }
+    this.computed();
     return { values: { times } };
   }
 
