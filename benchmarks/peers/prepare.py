@@ -37,7 +37,7 @@ from pytest_browserpool.models.inspect import with_static_shapes  # noqa: E402
 from pytest_browserpool.models.lock import LockFile  # noqa: E402
 from pytest_browserpool.models.sources import resolve_file  # noqa: E402
 
-VERSION = 2
+VERSION = 3
 """Raised when the suite changes, so that an older directory is written anew."""
 
 Arrays = dict[str, NDArray[Any]]
