@@ -302,10 +302,16 @@ class BrowserPool:
     def lease(
         self, browsers: Sequence[str] | None = None, backends: Sequence[str] | None = None
     ) -> AbstractContextManager[Any]:
-        """``with browser_pool.lease() as page:`` — a page of its own, with Playwright's methods, synchronous."""
+        """``with browser_pool.lease() as page:`` — a page of its own, with Playwright's methods, synchronous. The marker's
+        ``timeout`` bounds each of them."""
+        from pytest_browserpool import markers
         from pytest_browserpool.node.lease import leased
 
-        return leased(self._node, browsers, backends)
+        try:
+            timeout = markers.request_for(self._request.node).needs.timeout
+        except BrowserPoolError as error:
+            raise error.with_traceback(None) from error.__cause__
+        return leased(self._node, browsers, backends, timeout)
 
     @property
     def browsers(self) -> list[Browser]:

@@ -23,6 +23,7 @@ LONGEST_FIRST = (
     "chaos/test_hard_cases.py",
     "remote/test_nodes.py",
     "browser/test_traps.py",
+    "browser/test_leases.py",
     "browser/test_nothing_left.py",
     "acceptance/test_lost_nodes.py",
     "browser/test_failures_real.py",

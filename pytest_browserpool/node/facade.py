@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import inspect
 import threading
 from collections.abc import Awaitable, Callable
@@ -13,8 +14,11 @@ from pytest_browserpool.errors import UsageError
 
 __tracebackhide__ = True  # a failing call is shown where the test made it
 
-Call = Callable[[Callable[[], Awaitable[Any]]], Any]
-"""Runs an async function in the node's loop and gives its result; raises ``DeadlineExceeded``."""
+Call = Callable[[str, Callable[[], Awaitable[Any]]], Any]
+"""Runs an async function in the node's loop and gives its result; raises ``PageHung``, which says what was called."""
+
+SHOWN = 60
+"""Characters of an argument in an error: enough for a selector, and to tell one script from another."""
 
 
 class Bridge:
@@ -27,16 +31,16 @@ class Bridge:
         self.handlers = ThreadPoolExecutor(1, thread_name_prefix="browserpool-handlers")
         self.wrapped: dict[Any, Any] = {}
 
-    def call(self, function: Callable[[], Awaitable[Any]]) -> Any:
-        """The result of ``function`` in the node's loop; Playwright's errors without the way through its inside."""
+    def call(self, what: str, function: Callable[[], Awaitable[Any]]) -> Any:
+        """The result of ``function``, which does ``what``; Playwright's errors without the way through its inside."""
         try:
-            return self._call(function)
+            return self._call(what, function)
         except Exception as error:
             if type(error).__module__.startswith("playwright."):
                 raise error.with_traceback(None) from error.__cause__
             raise
 
-    def run(self, function: Callable[[], Any]) -> Any:
+    def run(self, what: str, function: Callable[[], Any]) -> Any:
         if threading.get_ident() == self._loop_thread:
             raise UsageError(
                 "a page was used from the browser pool's own thread", remedy="use it from the test"
@@ -46,7 +50,7 @@ class Bridge:
             result = function()
             return await result if inspect.isawaitable(result) else result
 
-        return wrap(self, self.call(inside))
+        return wrap(self, self.call(what, inside))
 
     def handler(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """``function`` as Playwright may call it: it runs in the handlers' thread and gets facades."""
@@ -82,9 +86,11 @@ class Facade:
         def method(*args: Any, **kwargs: Any) -> Any:
             args = tuple(_argument(bridge, a) for a in args)
             kwargs = {k: _argument(bridge, v) for k, v in kwargs.items()}
+            what = _said(target, name, args)
             if name.startswith("expect_"):
-                return Expectation(bridge, bridge.run(lambda: _Opaque(value(*args, **kwargs))).inner)
-            return bridge.run(lambda: value(*args, **kwargs))
+                manager = bridge.run(what, lambda: _Opaque(value(*args, **kwargs))).inner
+                return Expectation(bridge, what, manager)
+            return bridge.run(what, lambda: value(*args, **kwargs))
 
         method.__name__ = name
         method.__doc__ = getattr(value, "__doc__", None)
@@ -113,16 +119,23 @@ class _Opaque:
 class Expectation:
     """``with page.expect_…() as info:`` and then ``info.value``."""
 
-    def __init__(self, bridge: Bridge, manager: Any) -> None:
-        self._bridge, self._manager = bridge, manager
+    def __init__(self, bridge: Bridge, what: str, manager: Any) -> None:
+        self._bridge, self._what, self._manager = bridge, what, manager
         self._info: Any = None
 
     def __enter__(self) -> Expectation:
-        self._info = self._bridge.call(lambda: self._manager.__aenter__())
+        self._info = self._bridge.call(self._what, lambda: self._manager.__aenter__())
         return self
 
     def __exit__(self, kind: Any, error: Any, traceback: Any) -> None:
-        self._bridge.call(lambda: self._manager.__aexit__(kind, error, traceback))
+        async def leave() -> None:
+            # asyncio complains of an error that nobody took, and here what ended the body says why
+            if error is not None and self._info.is_done():
+                with contextlib.suppress(Exception, asyncio.CancelledError):
+                    await self._info.value
+            await self._manager.__aexit__(kind, error, traceback)
+
+        self._bridge.call(self._what, leave)
 
     @property
     def value(self) -> Any:
@@ -130,7 +143,7 @@ class Expectation:
             value = self._info.value
             return await value if inspect.isawaitable(value) else value
 
-        return wrap(self._bridge, self._bridge.call(inside))
+        return wrap(self._bridge, self._bridge.call(self._what, inside))
 
 
 def wrap(bridge: Bridge, value: Any) -> Any:
@@ -154,6 +167,14 @@ def unwrap(value: Any) -> Any:
     if isinstance(value, dict):
         return {k: unwrap(v) for k, v in value.items()}
     return value
+
+
+def _said(target: Any, name: str, args: tuple[Any, ...]) -> str:
+    """The call as Playwright names it, with the selector, script or address that it was given."""
+    given = repr(args[0]) if args and isinstance(args[0], str) else "…" if args else ""
+    if len(given) > SHOWN:
+        given = given[: SHOWN - 1] + "…"
+    return f"{type(target).__name__}.{name}({given})"
 
 
 def _argument(bridge: Bridge, value: Any) -> Any:

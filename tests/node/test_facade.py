@@ -21,9 +21,9 @@ def test_playwrights_errors_come_without_the_way_through_its_inside(error: Excep
     async def deep() -> None:
         raise error
 
-    bridge = Bridge(lambda function: asyncio.run(function()), loop_thread=0)  # type: ignore[arg-type]
+    bridge = Bridge(lambda what, function: asyncio.run(function()), loop_thread=0)  # type: ignore[arg-type]
     with pytest.raises(type(error)) as caught:
-        bridge.run(deep)
+        bridge.run("Page.click()", deep)
     bridge.close()
     names = [frame.name for frame in traceback.extract_tb(caught.value.__traceback__)]
     assert ("deep" in names) == inside
