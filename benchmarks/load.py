@@ -32,8 +32,8 @@ from weights import write  # noqa: E402
 from pytest_browserpool.artefacts.cache import cache_root  # noqa: E402
 
 SUITES = HERE / "load_suites"
-LEVEL_SECONDS = 5.0
-"""Between readings of the level: each takes about 10 ms of a core for every process."""
+LEVEL_SECONDS = {"models": 1.5, "long": 5.0}
+"""Between readings of the level: each takes about 10 ms of a core for every process, and the models take half a minute."""
 LIMIT_SECONDS = 3 * 3600.0
 A_SECOND = 20
 """Tests of the long run: more than two nodes manage here (12). Each left over when its time is over is skipped."""
@@ -46,14 +46,15 @@ WARM_UP = 0.4
 class Levels(threading.Thread):
     """Memory, handles and processes of our descendants, read until stopped."""
 
-    def __init__(self) -> None:
+    def __init__(self, part: str) -> None:
         super().__init__(daemon=True)
+        self.seconds = LEVEL_SECONDS[part]
         self.began = time.monotonic()
         self.readings: list[dict[str, float]] = []
         self.enough = threading.Event()
 
     def run(self) -> None:
-        while not self.enough.wait(LEVEL_SECONDS):
+        while not self.enough.wait(self.seconds):
             # what has ended and is not buried yet counts no more
             pids = [pid for pid in measure.tree(os.getpid()) if _state(pid) not in "ZX"]
             self.readings.append(
@@ -162,7 +163,7 @@ def models(options: argparse.Namespace) -> dict[str, Any]:
     """Memory while many models come and go."""
     with tempfile.TemporaryDirectory() as work:
         write(Path(work) / "models", options.models)
-        levels = Levels()
+        levels = Levels("models")
         levels.start()
         done = suite(
             "test_many_models.py",
@@ -216,7 +217,7 @@ def long(options: argparse.Namespace) -> dict[str, Any]:
     """Mixed work for so many minutes over two nodes."""
     with tempfile.TemporaryDirectory() as work:
         write(Path(work) / "models", 60)
-        levels = Levels()
+        levels = Levels("long")
         levels.start()
         done = suite(
             "test_mixed.py",
