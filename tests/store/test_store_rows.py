@@ -12,7 +12,9 @@ from pytest_browserpool.store.rows import PACK, _Packed
 
 
 def row(number: int) -> MetricRecord:
-    return MetricRecord(run_id="r", node="gw0", at=float(number), name="memory_bytes", value=1.0, instance="b1")
+    return MetricRecord(
+        run_id="r", node="gw0", at=float(number), name="memory_bytes", value=1.0, instance="b1"
+    )
 
 
 @given(st.integers(0, 3 * PACK), st.one_of(st.none(), st.integers(1, 2 * PACK)))
