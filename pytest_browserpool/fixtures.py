@@ -351,7 +351,7 @@ def _model(node: Node, needs: ModelNeeds, source: Any, test_file: Path) -> Model
 
 @pytest.fixture
 def model(request: pytest.FixtureRequest) -> Model:
-    """The model of the test's ``model`` marker, loaded in a real browser."""
+    """The model of the test's ``model`` marker, loaded in a real browser. Function-scoped; its session stays warm."""
     from pytest_browserpool import markers, worker
 
     wanted = markers.request_for(request.node)
@@ -366,7 +366,12 @@ def model(request: pytest.FixtureRequest) -> Model:
 
 @pytest.fixture
 def browser_pool(request: pytest.FixtureRequest) -> BrowserPool:
-    """The pool of real browsers of this process."""
+    """The pool of real browsers of this process, with ``load`` and ``lease``.
+
+    Function-scoped, like ``model``: deadlines, recoveries and the record are each test's own, so a fixture of class, module
+    or session scope cannot ask for it (pytest's ScopeMismatch). Load in each test, or in a function-scoped fixture: browsers
+    and sessions stay warm between tests, and a model that is loaded again is found where it is.
+    """
     from pytest_browserpool import worker
 
     return BrowserPool(worker.node_for(request.node), request)

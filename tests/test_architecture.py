@@ -49,6 +49,7 @@ PURE = (
     "browsers.health",
     "sharding.partition",
     "sharding.plan",
+    "sharding.reasons",
 )
 """What decides: values and events in, decisions out."""
 

@@ -33,7 +33,11 @@ PACKAGES = ("pytest-browserpool", "pytest", "pytest-xdist", "playwright", "duckd
 
 @click.command
 @click.option("--json", "as_json", is_flag=True, help="Print everything as one JSON object.")
-@click.option("--verify", is_flag=True, help="Hash every file of the cache again (reads all of it).")
+@click.option(
+    "--verify",
+    is_flag=True,
+    help="Hash every file of the cache again (reads all of it): exit status 1 where one is damaged.",
+)
 @click.option(
     "--runtime",
     "build",
@@ -44,12 +48,14 @@ PACKAGES = ("pytest-browserpool", "pytest", "pytest-xdist", "playwright", "duckd
 def doctor(as_json: bool, verify: bool, build: Path | None) -> None:
     """Say which browsers and backends this machine really has: each browser is started and asked.
 
-    Exit status: 0 at least one browser gives at least one backend, 1 none does, 2 --runtime is no build.
+    Exit status: 0 at least one browser gives at least one backend, 1 none does or --verify found damage, 2 --runtime is
+    no build.
 
     \b
     Examples:
       browserpool doctor
       browserpool doctor --json | python -m json.tool
+      browserpool doctor --verify
       browserpool doctor --runtime onnxruntime-web-1.29.0/dist
     """
     settings = settings_of(find_rootdir())
@@ -64,7 +70,7 @@ def doctor(as_json: bool, verify: bool, build: Path | None) -> None:
         # a terminal tells its width; a pipe or a CI log gets one that keeps commands on one line
         console = Console() if sys.stdout.isatty() else Console(width=160)
         show(findings, console)
-    if not findings["usable"]:
+    if not findings["usable"] or findings["cache"].get("damaged"):
         raise click.exceptions.Exit(1)
 
 

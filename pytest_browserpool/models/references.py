@@ -6,6 +6,7 @@ import functools
 import hashlib
 import os
 import re
+import string
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +17,8 @@ from pytest_browserpool.errors import SourceError
 
 SCHEMES = ("pypi", "npm", "hf", "https", "http")
 
-_HASH = re.compile(r"#sha256=([0-9A-Fa-f]*)$")
+_HASH_MARK = "#sha256="
+_HASH = re.compile(r"[0-9A-Fa-f]{64}")
 _SCHEME = re.compile(r"([a-z][a-z0-9+]+):")
 _PYPI = re.compile(
     r"(?P<name>[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?)==(?P<version>[A-Za-z0-9.+!_]+)/(?P<path>.+)"
@@ -93,16 +95,19 @@ def parse(source: str) -> Reference:
 
 
 def _split_hash(source: str) -> tuple[str, str | None]:
-    found = _HASH.search(source)
-    if found is None:
+    key, mark, written = source.rpartition(_HASH_MARK)
+    if not mark:
         return source, None
-    if len(found[1]) != 64:
+    if not _HASH.fullmatch(written):
+        odd = next((c for c in written if c not in string.hexdigits), None)
+        trouble = f"{odd!r} is none" if odd is not None else f"it has {len(written)} digits"
         raise SourceError(
-            f"#sha256={found[1]} has {len(found[1])} digits",
+            f"{written!r} is not a SHA-256, which is 64 hexadecimal digits: {trouble}",
             where=source,
-            remedy="give all 64 hexadecimal digits",
+            remedy=f"write all 64 after {_HASH_MARK}, as sha256sum prints them, or leave it out; "
+            "give pathlib.Path(…) where the file is called so",
         )
-    return source[: found.start()], found[1].lower()
+    return key, written.lower()
 
 
 def describe(source: Any) -> str:

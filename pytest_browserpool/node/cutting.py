@@ -205,13 +205,13 @@ def _cuttable(
     refused: Callable[[Seat], frozenset[int]],
 ) -> list[Host]:
     """The places with what was refused there. What cannot be is said before anything is launched."""
-    from pytest_browserpool.sharding.partition import partition
+    from pytest_browserpool.sharding.partition import check
 
-    partition(source.graph, hosts, needs.shards or 1, needs.sharding)
+    check(source.graph, hosts, needs.shards or 1, needs.sharding)
     hosts = [replace(host, refused=refused(seat)) for host, seat in zip(hosts, places, strict=True)]
     if any(host.refused for host in hosts):
         try:
-            partition(source.graph, hosts, needs.shards or 1, needs.sharding)
+            check(source.graph, hosts, needs.shards or 1, needs.sharding)
         except ShardingError as error:
             raise BackendRefused(error.what, where=where, remedy=error.remedy) from error
     return hosts

@@ -156,6 +156,23 @@ class Graph:
                 found[place].append(name)
         return [tuple(names) for names in found]
 
+    @cached_property
+    def most_segments(self) -> int:
+        """An upper bound of the segments that any cut can have: nodes between which a value cannot pass stay together."""
+        group = list(range(len(self.nodes)))
+
+        def leader(position: int) -> int:
+            while group[position] != position:
+                group[position] = group[group[position]]
+                position = group[position]
+            return position
+
+        for name, producer in self.producer.items():
+            if producer != GIVEN and self.values[name].barrier:
+                for reader in self.readers[name]:
+                    group[leader(reader)] = leader(producer)
+        return len({leader(position) for position in group})
+
     def reordered(self, order: Sequence[int]) -> Graph:
         """The same graph with its nodes in another topological order of positions."""
         return replace(self, nodes=tuple(self.nodes[position] for position in order))

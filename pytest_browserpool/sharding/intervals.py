@@ -61,7 +61,7 @@ def best_stages(
     if len(hosts) < shards or not graph.nodes:
         return None
     inner = sorted({p for p in places if 0 < p < len(graph.nodes)})
-    if len(inner) < shards - 1:
+    if len(inner) < shards - 1 or not _may_fit(graph, hosts, shards):
         return None
     kinds = _Kinds(hosts, shards, len(graph.nodes))
     if len(inner) > 2 * COARSE_PLACES:
@@ -73,6 +73,24 @@ def best_stages(
         return None
     shortest = _Search(graph, kinds, inner, exact[0] * SLACK, least_total=True).run()
     return kinds.named((shortest or exact)[1])
+
+
+def _may_fit(graph: Graph, hosts: Sequence[Host], shards: int) -> bool:
+    """Whether there is a host for each node, were it there with nothing else, and room for all parameters; where not, no
+    search is needed.
+    """
+    rooms = [float("inf") if host.memory is None else host.memory for host in hosts]
+    held = {name for node in graph.nodes for name in node.parameters}
+    if PARAMETER_COPIES * sum(graph.parameters[name] for name in held) > sum(sorted(rooms)[-shards:]):
+        return False
+    limits = {(room, host.unsupported) for room, host in zip(rooms, hosts, strict=True)}
+    for node in graph.nodes:
+        parameters = sum(graph.parameters[name] for name in set(node.parameters))
+        values = sum(graph.values[name].size for name in {*node.inputs, *node.outputs})
+        needed = PARAMETER_COPIES * parameters + values
+        if not any(needed <= room and not node.ops & lacks for room, lacks in limits):
+            return False
+    return True
 
 
 class _Kinds:

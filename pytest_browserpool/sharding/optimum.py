@@ -10,7 +10,8 @@ partition bounds the search: no stage may take longer, and the rest must fit int
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 
 from pytest_browserpool.sharding.graph import GIVEN, Graph
 from pytest_browserpool.sharding.plan import Host, Load, load_of
@@ -26,6 +27,11 @@ SLACK = 1 + 1e-9
 
 INFINITE = float("inf")
 
+ORDER_LIMIT = 3_000
+"""Unequal orders of hosts that are tried: five shards on four kinds of browsers have 1,024 at most, on seven 2,520 where
+there is one of each; every order is a search of its own.
+"""
+
 
 class ExhaustedError(Exception):
     """The search would have to look at more than its budget."""
@@ -38,24 +44,60 @@ def optimum(
     seconds.
 
     Returns groups for ``make_plan`` and the host number of each stage; None where no partition is that good.
-    Raises ``ExhaustedError`` above ``downset_limit`` sets or ``budget`` nodes looked at.
+    Raises ``ExhaustedError`` above ``ORDER_LIMIT`` orders of hosts, before it begins, and above ``downset_limit`` sets or
+    ``budget`` nodes looked at.
     """
+    if count_orders(hosts, shards) > ORDER_LIMIT:
+        raise ExhaustedError
     search = _Search(graph, downset_limit, budget)
     best: Quality | None = None
     found: tuple[list[int], list[int]] | None = None
-    kinds: set[tuple[object, ...]] = set()
-    for order in itertools.permutations(range(len(hosts)), shards):
-        kind = tuple(hosts[i].kind for i in order)
-        if kind in kinds:
-            continue
-        kinds.add(kind)
+    for order in unequal_orders(hosts, shards):
         chain = search.chain([hosts[i] for i in order], min(ceiling, best[0] if best else ceiling))
         if chain and (best is None or chain[0] < best):
-            best, found = chain[0], (chain[1], list(order))
+            best, found = chain[0], (chain[1], order)
     if found is None:
         return None
     masks, chosen = found
     return [(k, _positions(b & ~a)) for k, (a, b) in enumerate(itertools.pairwise(masks))], chosen
+
+
+def _members(hosts: Sequence[Host]) -> list[list[int]]:
+    """The numbers of the hosts of each kind, ascending."""
+    members: dict[tuple[object, ...], list[int]] = {}
+    for number, host in enumerate(hosts):
+        members.setdefault(host.kind, []).append(number)
+    return list(members.values())
+
+
+def count_orders(hosts: Sequence[Host], shards: int) -> int:
+    """How many ``unequal_orders`` there are, without going through them."""
+    ways = [1] + [0] * shards  # by length: sequences of the kinds so far
+    for own in _members(hosts):
+        ways = [
+            sum(math.comb(length, k) * ways[length - k] for k in range(min(len(own), length) + 1))
+            for length in range(shards + 1)
+        ]
+    return ways[shards]
+
+
+def unequal_orders(hosts: Sequence[Host], shards: int) -> Iterator[list[int]]:
+    """Every way to put ``shards`` of the hosts (by number) in a row, hosts of one kind being equal; lowest numbers first,
+    of equal hosts too.
+    """
+    members = _members(hosts)
+    used = [0] * len(members)
+
+    def longer(order: list[int]) -> Iterator[list[int]]:
+        if len(order) == shards:
+            yield order
+            return
+        for number, kind in sorted((own[used[k]], k) for k, own in enumerate(members) if used[k] < len(own)):
+            used[kind] += 1
+            yield from longer([*order, number])
+            used[kind] -= 1
+
+    yield from longer([])
 
 
 class _Search:

@@ -13,7 +13,8 @@ from random import Random
 from pytest_browserpool.errors import ShardingError
 from pytest_browserpool.sharding import blocks, intervals, optimum, refine, scopes
 from pytest_browserpool.sharding.graph import Graph, by_rank, depth_first, rising, shuffled
-from pytest_browserpool.sharding.plan import MIB, Considered, Host, Plan, load_of, make_plan
+from pytest_browserpool.sharding.plan import Considered, Host, Plan, load_of, make_plan
+from pytest_browserpool.sharding.reasons import fits_evenly, largest_below, why_not
 
 EXACT_DOWNSETS = 5_000
 EXACT_VISITS = 120_000
@@ -28,6 +29,9 @@ ORDER_BUDGET = 4_000
 
 GOOD_ENOUGH = 1.01
 """Costs are not known to a percent, so a plan this near to the lower bound is not worth more search."""
+
+SINGLE = ("layer_balanced", "component", "attention_feedforward")
+"""What ``auto`` chooses from."""
 
 PERMUTATION_LIMIT = 5
 """Shards up to which attention_feedforward tries every order of hosts (120 plans)."""
@@ -44,6 +48,23 @@ def partition(graph: Graph, hosts: Sequence[Host], shards: int, strategy: str = 
     time of a shard for one request: compute by its host's speed, bytes in and out by its transfer rate, a
     latency per command. Raises ``ShardingError`` with the reason and the largest number of shards that works.
     """
+    _examine(graph, hosts, shards, strategy)
+    try:
+        return STRATEGIES[strategy](graph, hosts, shards)
+    except ShardingError as reason:
+        raise _refusal(graph, hosts, shards, strategy, reason) from reason
+
+
+def check(graph: Graph, hosts: Sequence[Host], shards: int, strategy: str = "layer_balanced") -> None:
+    """Raises what ``partition`` would, and does not look for the best cut."""
+    _examine(graph, hosts, shards, strategy)
+    try:
+        _cut_somehow(graph, hosts, shards, strategy)
+    except ShardingError as reason:
+        raise _refusal(graph, hosts, shards, strategy, reason) from reason
+
+
+def _examine(graph: Graph, hosts: Sequence[Host], shards: int, strategy: str) -> None:
     if strategy not in STRATEGIES:
         raise ShardingError(
             f"unknown sharding strategy {strategy!r}", remedy=f"use one of {', '.join(STRATEGIES)}"
@@ -61,26 +82,29 @@ def partition(graph: Graph, hosts: Sequence[Host], shards: int, strategy: str = 
             f"shards={shards}, but only {len(hosts)} browser(s) can take one",
             remedy=f"ask for shards={len(hosts)} or allow more browsers",
         )
-    try:
-        return STRATEGIES[strategy](graph, hosts, shards)
-    except ShardingError as reason:
-        raise _refusal(graph, hosts, shards, strategy, reason) from reason
 
 
-def layer_balanced(graph: Graph, hosts: Sequence[Host], shards: int, *, exact: bool = True) -> Plan:
+def layer_balanced(
+    graph: Graph, hosts: Sequence[Host], shards: int, *, exact: bool = True, first: bool = False
+) -> Plan:
     """Contiguous stages of a topological order, the best cuts of the order found by dynamic programming.
 
     Several orders are tried: the model's, depth first, then random ones; single nodes are moved over the
     borders in between. Where the graph is narrow enough the result is then replaced by the optimum over all
-    orders (unless ``exact`` is false, which is there to measure the search).
+    orders (unless ``exact`` is false, which is there to measure the search). ``first``: the first cut that is found will
+    do.
     """
     own = list(range(len(graph.nodes)))
     best = _in_order(graph, own, hosts, shards, None)
+    if first and best is not None:
+        return best[0]
     if (order := depth_first(graph)) != own:
         best = _in_order(graph, order, hosts, shards, best)
-    if best is None and len(graph.nodes) > EXACT_NODES:
-        raise _why_not(graph, hosts, shards, _free_places(graph))
-    if best is not None and (shards == 1 or best[0].bottleneck_s <= best[0].lower_bound_s * GOOD_ENOUGH):
+    if best is None and (len(graph.nodes) > EXACT_NODES or shards > graph.most_segments):
+        raise why_not(graph, hosts, shards, _free_places(graph))
+    if best is not None and (
+        first or shards == 1 or best[0].bottleneck_s <= best[0].lower_bound_s * GOOD_ENOUGH
+    ):
         return best[0]
     ceiling = best[0].bottleneck_s if best else float("inf")
     if exact and shards <= PERMUTATION_LIMIT:
@@ -91,7 +115,7 @@ def layer_balanced(graph: Graph, hosts: Sequence[Host], shards: int, *, exact: b
             if found is not None:
                 return make_plan(graph, found[0], [hosts[i] for i in found[1]], "layer_balanced")
     if best is None:
-        raise _why_not(graph, hosts, shards, _free_places(graph))
+        raise why_not(graph, hosts, shards, _free_places(graph))
     return _other_orders(graph, hosts, shards, *best)
 
 
@@ -154,7 +178,7 @@ def component(graph: Graph, hosts: Sequence[Host], shards: int) -> Plan:
             stages, chosen = found
             return make_plan(ordered, _grouped(stages), chosen, "component")
         parts = f"names tell only of {', '.join(names)}" if names else "no name tells of a component"
-        reason = _why_not(ordered, hosts, shards, places, parts)
+        reason = why_not(ordered, hosts, shards, places, parts)
     assert reason is not None
     raise reason
 
@@ -207,7 +231,7 @@ def auto(graph: Graph, hosts: Sequence[Host], shards: int) -> Plan:
     """
     considered: list[Considered] = []
     plans: list[Plan] = []
-    for name in ("layer_balanced", "component", "attention_feedforward"):
+    for name in SINGLE:
         try:
             plan = STRATEGIES[name](graph, hosts, shards)
         except ShardingError as reason:
@@ -326,63 +350,63 @@ def _best_hosts(
     return best
 
 
-def _why_not(
-    graph: Graph, hosts: Sequence[Host], shards: int, places: Sequence[int], parts: str = ""
-) -> ShardingError:
-    """The reason that no partition fits: too few places, an operator that every choice of hosts lacks, or
-    memory.
-    """
-    if len(places) < shards - 1:
-        reason = f"it can be cut in {len(places)} place(s) only" + (f": {parts}" if parts else "")
-        stuck = next((graph.values[n] for names in graph.barriers() for n in names), None)
-        return ShardingError(
-            reason + (f"; {stuck.name!r} is {stuck.barrier} and cannot pass" if stuck else "")
+def _cut_somehow(graph: Graph, hosts: Sequence[Host], shards: int, strategy: str) -> None:
+    """Raises ``ShardingError``, with the strategy's reason, where it finds no cut at all."""
+    if strategy == "layer_balanced":
+        if not fits_evenly(graph, hosts, shards, _free_places(graph)):
+            layer_balanced(graph, hosts, shards, first=True)
+        return None
+    if strategy != "auto":
+        STRATEGIES[strategy](graph, hosts, shards)
+        return None
+    refused = []
+    for name in SINGLE:
+        try:
+            return _cut_somehow(graph, hosts, shards, name)
+        except ShardingError as reason:
+            refused.append(f"{name}: {reason.what}")
+    raise ShardingError("; ".join(refused))
+
+
+def most_shards(graph: Graph, strategy: str) -> int:
+    """Shards above which the strategy has no cut, whatever the hosts; known without a search."""
+    if strategy == "auto":
+        most = max(most_shards(graph, name) for name in SINGLE)
+    elif strategy == "component":
+        most = max(
+            len(set(rising(graph, scopes.scope_ranks(graph, layers=layers)))) for layers in (False, True)
         )
-    willing = [dataclasses.replace(host, refused=frozenset()) for host in hosts]
-    if any(host.refused for host in hosts) and intervals.best_stages(graph, willing, shards, places):
-        told = "; ".join(
-            f"{host.name} refused {graph.names_of(host.refused)}" for host in hosts if host.refused
-        )
-        return ShardingError(
-            f"no cut is left that gives each browser a node that its backend runs: {told}",
-            remedy="allow another browser or backend",
-        )
-    roomy = [dataclasses.replace(host, memory=None) for host in willing]
-    if intervals.best_stages(graph, roomy, shards, places) is not None:
-        largest = max(host.memory or 0 for host in hosts)
-        least = min(load_of(graph, [p]).memory for p in range(len(graph.nodes)))
-        whole = load_of(graph, list(range(len(graph.nodes)))).memory
-        return ShardingError(
-            "some browser is too small for its shard:"
-            f" the model needs about {whole / MIB:.1f} MiB in one piece,"
-            f" no node less than {least / MIB:.1f} MiB, and the roomiest browser has {largest / MIB:.1f} MiB",
-            remedy="use more shards, or browsers with more memory" if least <= largest else None,
-        )
-    lacking = sorted(
-        frozenset().union(*(n.ops for n in graph.nodes)) & frozenset().union(*(h.unsupported for h in hosts))
-    )
-    return ShardingError(
-        f"operators {', '.join(lacking)} are not supported by every browser, and no cut goes round them"
-    )
+    elif strategy == "attention_feedforward":
+        regions = blocks.attention_regions(graph)
+        most = len(set(blocks.phases(graph, regions))) if regions else 1
+    else:
+        most = graph.most_segments
+    return min(most, graph.most_segments)
 
 
 def _refusal(
     graph: Graph, hosts: Sequence[Host], shards: int, strategy: str, reason: ShardingError
 ) -> ShardingError:
     """``reason`` with the largest number of shards below that works."""
-    for fewer in range(shards - 1, 0, -1):
+
+    def works(fewer: int) -> bool:
         try:
-            STRATEGIES[strategy](graph, hosts, fewer)
+            _cut_somehow(graph, hosts, fewer, strategy)
         except ShardingError:
-            continue
-        remedy = f"the largest number that works is shards={fewer}"
-        if fewer == 1:
-            # the others have no more freedom than these two
-            other = "leave shards out" if strategy in ("layer_balanced", "auto") else "use another strategy"
-            remedy = f"{reason.remedy or other}; by this one it stays whole (shards=1)"
-        break
-    else:
+            return False
+        return True
+
+    found = largest_below(min(shards, most_shards(graph, strategy) + 1), works)
+    if found is None:
         remedy = reason.remedy or "no number of shards works on these browsers"
+    elif found.number == 1:
+        # the others have no more freedom than these two
+        other = "leave shards out" if strategy in ("layer_balanced", "auto") else "use another strategy"
+        remedy = f"{reason.remedy or other}; by this one it stays whole (shards=1)"
+    elif found.all_above_tried:
+        remedy = f"the largest number that works is shards={found.number}"
+    else:
+        remedy = f"shards={found.number} works, shards={found.number + 1} does not"
     return ShardingError(
         f"cannot cut the model into {shards} shards by {strategy}: {reason.what}",
         where=reason.where,

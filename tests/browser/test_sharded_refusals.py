@@ -31,6 +31,12 @@ CASES: dict[str, tuple[Any, dict[str, Any], type[BrowserPoolError], str]] = {
         ShardingError,
         "the largest number that works is shards=7",
     ),
+    "far more than the graph allows": (
+        control_flow(),
+        {"shards": 1000},
+        ShardingError,
+        "it can be cut in 6 place(s) only\n  where: {label}\n  remedy: the largest number that works is shards=7",
+    ),
     "through a sequence": (
         with_sequence(),
         {"shards": 5},

@@ -65,14 +65,19 @@ def bare(empty_cache: Cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 @pytest.fixture
 def runtime_only(bare: Path, empty_cache: Cache) -> Path:
     """A bare machine whose cache has the real onnxruntime-web and chart library, lent from this machine's."""
+    lend(empty_cache)
+    return bare
+
+
+def lend(cache: Cache) -> None:
+    """Puts the real onnxruntime-web and chart library into ``cache``."""
     for pin in (pins.RUNTIME, *charts.SCRIPTS):
         real = pins.held(pin, REAL_CACHE)
         assert real is not None, f"{pin.name} is not here: run `browserpool install`"
-        lent = pins.directory_of(pin, empty_cache)
+        lent = pins.directory_of(pin, cache)
         lent.parent.mkdir(parents=True, exist_ok=True)
         lent.symlink_to(real)
-        empty_cache.write_json("meta", lent.name, REAL_CACHE.read_json("meta", real.name))
-    return bare
+        cache.write_json("meta", lent.name, REAL_CACHE.read_json("meta", real.name))
 
 
 # -- the group ---
@@ -332,6 +337,24 @@ def test_doctor_measures_the_browsers_of_this_machine(project: Path) -> None:
     shown = browserpool("doctor").output
     assert all(browser["name"] in shown for browser in (*found["browsers"], *found["missing"]))
     assert str(found["runtime"]["version"]) in shown
+
+
+@pytest.mark.browser
+def test_doctor_fails_where_something_is_damaged_and_browsers_work(project: Path, empty_cache: Cache) -> None:
+    lend(empty_cache)
+    stored = empty_cache.add([b"a model"])
+    sound = browserpool("doctor", "--verify", "--json")
+    found = json.loads(sound.output)
+    if not found["browsers"]:
+        pytest.skip("no browser is installed here")
+    assert (sound.exit_code, found["usable"], found["cache"]["damaged"]) == (0, True, [])
+    (empty_cache.root / "models" / stored.sha256).write_bytes(b"a modem")
+    shown = browserpool("doctor", "--verify")
+    assert shown.exit_code == 1
+    assert "damaged" in shown.output
+    assert stored.sha256 in "".join(shown.output.split())
+    assert "no usable browser" not in shown.output
+    assert browserpool("doctor").exit_code == 0  # it was not asked
 
 
 def test_doctor_refuses_a_build_that_pages_cannot_load_before_it_starts_a_browser(project: Path) -> None:

@@ -90,6 +90,12 @@ def test_each_form(source: str, expected: Reference) -> None:
         ("pypi:x==1/../m.onnx", "'../m.onnx'"),
         ("m.onnx#sha256=abc", "has 3 digits"),
         ("m.onnx#sha256=", "has 0 digits"),
+        ("m.onnx#sha256=xyz", "'xyz' is not a SHA-256, which is 64 hexadecimal digits: 'x' is none"),
+        (f"m.onnx#sha256={HASH}?x=1", "64 hexadecimal digits: '?' is none"),
+        (f"m.onnx#sha256={HASH}0", "has 65 digits"),
+        (f"m.onnx#sha256={HASH[:-1]}g", "'g' is none"),
+        ("pypi:x==1/m.onnx#sha256=YWJj/w==", "'YWJj/w==' is not a SHA-256"),
+        ("https://example.com/m.onnx#sha256=sha256:ab", "where: https://example.com/m.onnx#sha256=sha256:ab"),
     ],
 )
 def test_what_is_refused_names_the_value_and_a_remedy(source: str, said: str) -> None:

@@ -57,6 +57,20 @@ def test_a_path_is_relative_to_the_test_first_and_then_to_the_root(
     assert resolve(project / "m.onnx").sha256 == sha(other)
 
 
+@pytest.mark.parametrize(
+    ("name", "in_words"),
+    [("good.onnx#sha256=xyz", "64 hexadecimal digits"), (f"good.onnx#sha256={'0' * 64}", "0{64}")],
+)
+def test_a_file_that_is_called_like_a_hash_is_had_as_a_path_object(
+    project: Path, resolve: Any, model: bytes, name: str, in_words: str
+) -> None:
+    (project / name).write_bytes(model)
+    (project / "good.onnx").write_bytes(scaling(3.0).SerializeToString())
+    assert resolve(Path(name)).sha256 == resolve(project / name).sha256 == sha(model)
+    with pytest.raises((SourceError, HashMismatch), match=in_words):
+        resolve(name)
+
+
 def test_paths_are_not_locked(project: Path, resolve: Any, lock: LockFile, model: bytes) -> None:
     (project / "m.onnx").write_bytes(model)
     resolve("m.onnx")
