@@ -165,8 +165,10 @@ def cut(
         BackendRefused: it could be cut so, but what was refused leaves no cut.
         CapabilityError: the node may not run so many browsers (``most``); said after what no node could do.
     """
+    from pytest_browserpool.sharding.execute import check_tolerance
     from pytest_browserpool.sharding.prepare import prepare
 
+    check_tolerance(needs.fault_tolerance)  # before a browser is launched to measure its speed
     shards = needs.shards or 1
     source = _source(content.sha256, content.path, content.external, _frozen(needs), folder)
     hosts = [_host(seat, limit(seat) if limit else min(WASM_MEMORY, memory // shards)) for seat in places]

@@ -24,6 +24,14 @@ MOST_FAULTS = 4
 TOLERANCES = ("none", "low", "medium", "high")
 
 
+def check_tolerance(tolerance: str) -> None:
+    """Raises ``ShardingError`` for a level that there is not."""
+    if tolerance not in TOLERANCES:
+        raise ShardingError(
+            f"fault_tolerance={tolerance!r} is unknown", remedy=f"use one of {', '.join(TOLERANCES)}"
+        )
+
+
 @dataclass(frozen=True)
 class Stage:
     """One segment: what it reads and makes, and in which lane it runs."""
@@ -134,10 +142,7 @@ class Pipeline:
         tolerance: str = "medium",
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        if tolerance not in TOLERANCES:
-            raise ShardingError(
-                f"fault_tolerance={tolerance!r} is unknown", remedy=f"use one of {', '.join(TOLERANCES)}"
-            )
+        check_tolerance(tolerance)
         self.stages, self.outputs = tuple(stages), tuple(outputs)
         lanes = 1 + max(stage.lane for stage in self.stages)
         self.times = [LaneTimes() for _ in range(lanes)]
