@@ -80,6 +80,8 @@ def main() -> None:
     for test in suite["tests"]:
         if test["backend"] == "webgpu" and test["browser"] in chromiums:
             cases.setdefault((test["model"], test["browser"]), test)
+    if not cases:
+        sys.exit("no Chromium here runs a model of the suite on WebGPU: nothing was measured")
     found: dict[tuple[str, str, str], list[dict[str, float]]] = {}
     for round_ in range(options.rounds):
         for case, test in cases.items():

@@ -72,12 +72,14 @@ def switches(name: str, port: int, *, hardware: bool, root: bool, own: Iterable[
 
     ``hardware``: its WebGPU adapter is known to be a GPU. ``root``: the node runs as that. ``own``: the user's.
     """
-    groups = [CHROMIUM_FLAGS, EXTRA_FLAGS.get(name, ()), (named_host(port),), own]
-    if root:
-        groups.insert(1, ROOT_FLAGS)
-    if not hardware:
-        groups.insert(1, SOFTWARE_FLAGS)
-    return merge_flags(*groups)
+    return merge_flags(
+        CHROMIUM_FLAGS,
+        () if hardware else SOFTWARE_FLAGS,
+        ROOT_FLAGS if root else (),
+        EXTRA_FLAGS.get(name, ()),
+        (named_host(port),),
+        own,
+    )
 
 
 def merge_flags(*groups: Iterable[str]) -> list[str]:
