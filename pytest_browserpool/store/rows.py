@@ -57,8 +57,8 @@ MAX_SAMPLES = 200_000
 """Metric samples kept for the report: 55 hours of one a second."""
 
 PACK = 512
-"""Rows that are packed together: a millisecond of the thread that brings the last one. A row takes 0.6 KiB as an object, and a
-tenth of that packed; a run of two hours has a million."""
+"""Rows that are packed together: a millisecond of the thread that brings the last one. A row takes 0.6 KiB as an object,
+and a tenth of that packed; a run of two hours has a million."""
 
 
 class _Packed:
