@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections import Counter
 
 import numpy as np
 import onnx_models as make
@@ -21,6 +22,9 @@ X = {"x": np.ones((4, 4), np.float32)}
 ENOUGH_BYTES = 1 << 20
 """Chromium's first write, after 40 tiny models; the three megabytes that are asked for otherwise would take 100."""
 
+COMPILED = "wasm.GetStreamingCompilationOwnership"
+"""V8's trace event of a module that it begins to compile from the response; one that it reads has ``wasm.Deserialize``."""
+
 WRITTEN_SECONDS = 60.0
 """It takes 3 – 6 s; far more on a busy machine."""
 
@@ -37,8 +41,8 @@ def own_cache(tmp_path, monkeypatch):
     return own
 
 
-def compiled_on_demand(bench, kind: str, page: PageKind) -> int:
-    """Functions that a new browser compiled while its page opened, each because it was called: V8 calls that lazy."""
+def compiling(bench, kind: str, page: PageKind) -> Counter[str]:
+    """What V8 did about WebAssembly in a new browser while its page opened: name of a trace event → how often."""
     pool, opened = bench.node.pool, BrowserInstance._open
 
     async def watched(instance, kind):
@@ -52,7 +56,7 @@ def compiled_on_demand(bench, kind: str, page: PageKind) -> int:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(BrowserInstance, "_open", watched)
         events = json.loads(bench.node.call(traced, 60))["traceEvents"]
-    return sum(event["name"] == "wasm.CompileLazy" for event in events)
+    return Counter(event["name"] for event in events if event["name"].startswith("wasm."))
 
 
 def work_until_written(bench, kind: str) -> None:
@@ -74,17 +78,20 @@ def test_the_next_run_need_not_compile_what_this_one_did(kind, bundle, own_cache
     monkeypatch.setattr(code_cache, "LEAST_BYTES", ENOUGH_BYTES)
     bench = make_bench(tmp_path, browsers=(kind,))
     try:
-        first = compiled_on_demand(bench, kind, PageKind(bundle))
+        first = compiling(bench, kind, PageKind(bundle))
         work_until_written(bench, kind)
     finally:
         bench.node.close()
+    assert first[COMPILED] == 1, first
+    assert not first["wasm.Deserialize"], first
     assert {row["kept_code"] for row in bench.rows("browsers")} == {False}
     assert list((own_cache / "compiled").glob(f"{kind}-*/*/Code Cache/wasm/*_0"))
     bench = make_bench(tmp_path, browsers=(kind,))
     try:
-        second = compiled_on_demand(bench, kind, PageKind(bundle))
-        assert first > 1000
-        assert second < first / 2, f"{second} functions after {first}"
+        second = compiling(bench, kind, PageKind(bundle))
+        # not how many functions were compiled: which of them are called before V8 has read the others, is a race
+        assert second["wasm.Deserialize"] == 1, second
+        assert not second[COMPILED], second
         model = bench.load(make.affine(5.0), kind)
         assert model(X)["y"].item(0) == 6
         script = (
