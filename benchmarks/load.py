@@ -32,11 +32,14 @@ from weights import write  # noqa: E402
 from pytest_browserpool.artefacts.cache import cache_root  # noqa: E402
 
 SUITES = HERE / "load_suites"
-LEVEL_SECONDS = {"models": 1.5, "long": 5.0}
+LEVEL_SECONDS = {"models": 1.5, "long": 5.0, "kept": 0.5}
 """Between readings of the level: each takes about 10 ms of a core for every process, and the models take half a minute."""
+ROLES = ("pytest", "nodes", "drivers", "browsers")
+"""The controller, xdist's workers, Playwright's servers, and the browsers with what watches over them."""
+PYTHON = ROLES[:2]
 LIMIT_SECONDS = 3 * 3600.0
-A_SECOND = 20
-"""Tests of the long run: more than two nodes manage here (12). Each left over when its time is over is skipped."""
+A_SECOND = 25
+"""Tests of the long run: more than two nodes manage here (21). Each left over when its time is over is skipped."""
 CLOSING = 0.8
 """Of the usual number of processes: with fewer, the run is ending."""
 WARM_UP = 0.4
@@ -57,10 +60,14 @@ class Levels(threading.Thread):
         while not self.enough.wait(self.seconds):
             # what has ended and is not buried yet counts no more
             pids = [pid for pid in measure.tree(os.getpid()) if _state(pid) not in "ZX"]
+            memory = dict.fromkeys(ROLES, 0.0)
+            for pid in pids:
+                memory[_role(pid)] += measure.proportional_bytes([pid]) / (1 << 20)
             self.readings.append(
                 {
                     "at": time.monotonic() - self.began,
-                    "memory MiB": measure.proportional_bytes(pids) / (1 << 20),
+                    "memory MiB": sum(memory.values()),
+                    **{f"of it {role}": mib for role, mib in memory.items()},
                     "handles": sum(map(_handles, pids)),
                     "processes": len(pids),
                 }
@@ -79,6 +86,19 @@ def _state(pid: int) -> str:
     except OSError:
         return "X"
     return stat[stat.rindex(")") + 2]
+
+
+def _role(pid: int) -> str:
+    """Whose memory that is."""
+    try:
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")
+    except OSError:
+        words = [""]
+    if "python" not in Path(words[0]).name:
+        return "drivers" if "run-driver" in words else "browsers"
+    if "pytest" in words:
+        return "pytest"
+    return "nodes" if any("exec(eval(" in word for word in words) else "browsers"
 
 
 def _handles(pid: int) -> int:
@@ -183,7 +203,7 @@ def models(options: argparse.Namespace) -> dict[str, Any]:
 
 def levels_of(readings: list[dict[str, float]]) -> None:
     print("\n| level | at 40 % of the run | at its end | slope over that time |\n|---|---|---|---|")
-    for what in ("memory MiB", "handles", "processes"):
+    for what in (key for key in readings[0] if key != "at"):
         first, last, change = trend(readings, what)
         print(f"| {what} | {first:.0f} | {last:.0f} | {change:+.0f} |")
 
@@ -236,9 +256,25 @@ def long(options: argparse.Namespace) -> dict[str, Any]:
         f"\nmixed work, {options.minutes:g} minutes, 2 nodes: {last}; {done.left_behind} processes left behind"
     )
     levels_of(readings)
+    ran = int(last.split(" passed")[0].split()[-1]) * (1 - WARM_UP)
+    print("\n| MiB for each 1,000 tests, in the controller and its nodes | |\n|---|---|")
+    ours = sum(trend(readings, f"of it {role}")[2] for role in PYTHON)
+    print(f"| this run, {ran:.0f} tests | {ours / ran * 1000:.1f} |")
+    print(f"| bare xdist, that keeps three reports for each test too | {kept_by_pytest():.1f} |")
     if done.code != 0:
         sys.exit(f"exit {done.code}\n{done.output[-20000:]}")
     return {"seconds": done.seconds, "said": last, "readings": readings}
+
+
+def kept_by_pytest() -> float:
+    """MiB that bare xdist grows by with each 1,000 tests that pass, on two nodes."""
+    tests = 40_000
+    levels = Levels("kept")
+    levels.start()
+    suite("test_short.py", "-n2", "-pno:browserpool", TESTS=tests)
+    readings = levels.stop()
+    change = sum(trend(readings, f"of it {role}")[2] for role in PYTHON)
+    return change / (tests * (1 - WARM_UP)) * 1000
 
 
 PARTS: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {

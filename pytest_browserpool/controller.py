@@ -309,9 +309,7 @@ class Controller:
     @pytest.hookimpl(wrapper=True)
     def pytest_report_from_serializable(self, data: dict[str, Any]) -> Generator[None, object, object]:
         details.unpacked(data)
-        words = self._words.shared(data)
-        data.clear()
-        data.update(words)
+        self._words.of_report(data)
         return (yield)
 
     @pytest.hookimpl(optionalhook=True, tryfirst=True)

@@ -62,8 +62,6 @@ class Ledger:
         self.settings, self.run_id = settings, run_id
         self.run: RunRecord | None = None
         self.nodes: dict[str, NodeRecord] = {}
-        self.tests: dict[str, TestRecord] = {}
-        """Complete tests by node id."""
         self.writer = HistoryWriter(
             Path(settings.db),
             run_id,
@@ -228,7 +226,6 @@ class Ledger:
             self._attach(report)
         if report.when == "teardown":
             self._open.pop(report.nodeid, None)
-            self.tests[report.nodeid] = known
             self.writer.add(known)
         else:
             self._open[report.nodeid] = known

@@ -10,7 +10,7 @@ import os
 import socket
 import sys
 import threading
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Collection, Generator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -77,6 +77,8 @@ class NodeSide:
         self._exchange: Exchange | None = None
         self._meeting = threading.Lock()
         self._begun: str | None = None
+        self._keywords: Mapping[str, Any] = {}
+        """Of the last report."""
         self._hints: dict[int, tuple[str | None, str | None]] = {}
         self._hint: tuple[str | None, str | None] | None = None
         self._items: dict[str, pytest.Item] = {}
@@ -333,10 +335,11 @@ class NodeSide:
             )
         if call.when == "call" or (call.when == "setup" and not report.passed):
             self._end(item, report)
-        used = item.stash.get(USE_KEY, None)
-        if used:
-            slim = call.when == "teardown"
-            report.browserpool = {k: v for k, v in used.items() if not (slim and k in TEARDOWN_LEAVES_OUT)}  # type: ignore[attr-defined]
+        if used := item.stash.get(USE_KEY, None):
+            report.browserpool = used  # type: ignore[attr-defined]
+            if call.when != "teardown":
+                item.stash[USE_KEY] = _without(used, TEARDOWN_LEAVES_OUT)
+        report.keywords = self._keywords = _kept(self._keywords, report.keywords)
         return report
 
     @pytest.hookimpl(wrapper=True)
@@ -372,6 +375,18 @@ class NodeSide:
     def pytest_unconfigure(self) -> None:
         self._pulse.end()
         self.close()
+
+
+def _without(used: dict[str, Any], names: Collection[str]) -> dict[str, Any]:
+    """``used`` itself where it has nothing under ``names``: pytest keeps what is on its reports until the end."""
+    if not any(used.get(name) for name in names):
+        return used
+    return {name: value for name, value in used.items() if name not in names}
+
+
+def _kept(before: Mapping[str, Any], now: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The one of them that is there already, where they are equal: pytest makes three for each test, and keeps them."""
+    return before if before == now else now
 
 
 def _python() -> str:

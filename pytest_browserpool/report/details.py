@@ -24,6 +24,9 @@ MAX_LINE = 2000
 """Characters shown of one console line."""
 
 
+REPEATED = ("keywords", ATTRIBUTE)
+"""Of a report: dicts that are mostly those of the phase before, a third of what a report takes."""
+
 MAX_WORD = 200
 """Characters of a string that may occur again: an id, a path, a name. Output and tracebacks are longer."""
 
@@ -94,6 +97,18 @@ class Words:
 
     def __init__(self) -> None:
         self._known: dict[str, str] = {}
+        self._before: dict[str, dict[str, Any]] = {}
+        """Test → what of its last report its next one may repeat."""
+
+    def of_report(self, data: dict[str, Any]) -> None:
+        """Shares the words of ``data`` in place, and what the same test's report of the phase before had too."""
+        words = self.shared(data)
+        before = self._before.pop(data.get("nodeid", ""), {})
+        words |= {name: kept for name, kept in before.items() if words.get(name) == kept}
+        if data.get("when") in ("setup", "call"):
+            self._before[words["nodeid"]] = {name: words[name] for name in REPEATED if name in words}
+        data.clear()
+        data.update(words)
 
     def shared(self, value: Any) -> Any:
         """``value``, of builtins as a report has them, with its short strings replaced by the first of their kind."""

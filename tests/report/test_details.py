@@ -55,3 +55,30 @@ def test_ours_travels_as_one_text() -> None:
     assert json.loads(str(data["browserpool"]))["browser"] == "firefox"
     unpacked(data)
     assert data == {"outcome": "passed", "browserpool": {"browser": "firefox", "placement": {"wasm": 3}}}
+
+
+def phase(when: str, **more: object) -> dict[str, object]:
+    return {"nodeid": "a::b", "when": when, "keywords": {"b": 1, "a": 1}, "sections": [], **more}
+
+
+def test_what_each_phase_of_a_test_repeats_is_kept_once() -> None:
+    words = Words()
+    setup, call, teardown = phase("setup"), phase("call", browserpool={"n": 1}), phase("teardown")
+    teardown["browserpool"] = {"n": 1}
+    for data in (setup, call, teardown):
+        words.of_report(data)
+    assert setup["keywords"] is call["keywords"] is teardown["keywords"]
+    assert call["browserpool"] is teardown["browserpool"]
+    assert setup["sections"] is not call["sections"], "plugins append to them"
+    assert not words._before, "nothing waits after a test's end"
+
+
+def test_what_differs_between_phases_stays_different() -> None:
+    words = Words()
+    call, teardown = phase("call", browserpool={"console": ["x"]}), phase("teardown", browserpool={})
+    other = phase("setup") | {"nodeid": "a::c", "keywords": {"c": 1}}
+    for data in (call, other, teardown):
+        words.of_report(data)
+    assert call["browserpool"] == {"console": ["x"]}
+    assert teardown == phase("teardown", browserpool={})
+    assert other["keywords"] == {"c": 1}
