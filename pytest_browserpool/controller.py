@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_browserpool import __version__, alone, link, outcomes, told, worker
+from pytest_browserpool import __version__, alone, link, outcomes, worker
 from pytest_browserpool.advice import PoolAdviser
 from pytest_browserpool.fleet import Fleet
 from pytest_browserpool.hearing import Hearing
@@ -49,6 +49,10 @@ OURS_REPLACES = ("load", "worksteal")
 IMPROVE_SECONDS = 0.02
 """What improving the plan may take of each second: a test's end waits for it at most that long."""
 
+IMPROVE_ITERATIONS = 2000
+"""At most in one tick: what the search has not found with some of these, it finds in a later one or not at all. One takes
+10 µs, but a millisecond where thousands of tests are alike; hence the time too."""
+
 FINISHED = "finished"
 """Why a node went that ended as it should."""
 
@@ -68,8 +72,6 @@ class Controller:
         self._gate: outcomes.ReportGate | None = None
         self._watch = Watch(settings.heartbeat_timeout)
         self._down: dict[str, str] = {}
-        self._iterations = 100
-        """Of the search, in the next tick; adapted to ``IMPROVE_SECONDS``."""
         self._stop = threading.Event()
         self._timer: threading.Thread | None = None
         self._fleet: Fleet | None = None
@@ -203,9 +205,12 @@ class Controller:
         """On the gateway's receiver thread: note the sign of life, leave the rest to the main thread."""
         self._watch.heard(node)
         name, kind = node.gateway.id, message["kind"]
-        if kind == told.KIND:
-            for event in message["events"]:
-                node.process_from_remote(event)
+        if kind == link.TOLD:
+            for part in link.parts_of(message):
+                if isinstance(part, tuple):
+                    node.process_from_remote(part)
+                else:
+                    self._queue(node, part)
             return
         if kind in shipping.KINDS_FROM_NODE:
             self._depot.hear(name, message, lambda answer: link.send(node.browserpool_channel, answer))
@@ -218,6 +223,9 @@ class Controller:
         if kind == "beat" and is_elsewhere(node.gateway.spec):
             # on this thread, which is this node's alone: a link that is cut may block it
             link.send(node.browserpool_channel, {"kind": "beat"})
+        self._queue(node, message)
+
+    def _queue(self, node: Any, message: Message) -> None:
         self.dsession.queue.put(("browserpool", {"node": node, "message": message}))
 
     @pytest.hookimpl(optionalhook=True)
@@ -308,7 +316,6 @@ class Controller:
 
     @pytest.hookimpl(wrapper=True)
     def pytest_report_from_serializable(self, data: dict[str, Any]) -> Generator[None, object, object]:
-        details.unpacked(data)
         self._words.of_report(data)
         return (yield)
 
@@ -341,11 +348,10 @@ class Controller:
         if self._adviser is not None:
             self._adviser.tick(self.scheduler.nodes)
         if self.dsession.queue.empty() and not self.stopping():
-            started = time.perf_counter()
-            self.scheduler.carry_out(self.engine.improve(self._iterations))
-            spent = max(time.perf_counter() - started, 1e-6)
-            wanted = self._iterations * IMPROVE_SECONDS / spent
-            self._iterations = int(min(max(wanted, self._iterations / 2, 10), self._iterations * 2, 100_000))
+            until = time.perf_counter() + IMPROVE_SECONDS
+            self.scheduler.carry_out(
+                self.engine.improve(IMPROVE_ITERATIONS, lambda: time.perf_counter() > until)
+            )
 
     # -- what the scheduler asks for (scheduler.Sink) --------------------------------------------------------
 

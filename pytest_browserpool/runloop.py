@@ -19,6 +19,10 @@ from typing import Any
 import pytest
 from _pytest.runner import CallInfo
 
+LATE_SECONDS = 0.05
+"""Between a test's arrival on its node and its start: what the controller takes for the same until it hears of it. Only the
+fixtures that the test before leaves take longer."""
+
 
 def find_interactor(config: pytest.Config) -> Any | None:
     """xdist's worker-side plugin; it is run as a script on the node, so it cannot be imported."""
@@ -31,7 +35,10 @@ def find_interactor(config: pytest.Config) -> Any | None:
 class RunLoop:
     """Runs what the controller sends, one test at a time, until it says shut down."""
 
-    def __init__(self, session: pytest.Session, interactor: Any, started: Callable[[int], None]) -> None:
+    def __init__(
+        self, session: pytest.Session, interactor: Any, started: Callable[[int, bool], None]
+    ) -> None:
+        """``started``: hears the index of a test that starts now, and whether it is late."""
         self.session, self.interactor, self.started = session, interactor, started
         self.shutdown = type(interactor).run_one_test.__globals__["Marker"].SHUTDOWN
 
@@ -40,11 +47,12 @@ class RunLoop:
         interactor.channel.setcallback(interactor.handle_command, endmarker=self.shutdown)
         last: pytest.Item | None = None
         while (index := interactor.torun.get()) is not self.shutdown:
-            item = session.items[index]
+            item, came = session.items[index], time.perf_counter()
             self.tear_down_for(last, item)
             if session.shouldfail or session.shouldstop:
                 break
             last = item
+            self.started(index, time.perf_counter() - came > LATE_SECONDS)
             self.run_one(index, item)
             if session.shouldfail or session.shouldstop:
                 break
@@ -53,7 +61,6 @@ class RunLoop:
 
     def run_one(self, index: int, item: pytest.Item) -> None:
         self.interactor.item_index = index
-        self.started(index)
         start = time.perf_counter()
         item.config.hook.pytest_runtest_protocol(item=item, nextitem=_sibling(item))
         duration = time.perf_counter() - start

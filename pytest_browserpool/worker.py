@@ -21,7 +21,6 @@ from pytest_browserpool import hooked, machine, markers
 from pytest_browserpool.errors import BrowserPoolError, ConfigurationError, NoBrowser, NoNode
 from pytest_browserpool.heartbeat import Pulse
 from pytest_browserpool.link import INPUT, PEER, Message
-from pytest_browserpool.report import details
 from pytest_browserpool.report.junit import test_properties
 from pytest_browserpool.runloop import RunLoop, find_interactor
 from pytest_browserpool.told import Teller
@@ -67,7 +66,8 @@ class NodeSide:
     def __init__(
         self, config: pytest.Config, settings: Settings, node_id: str, send: Callable[[Message], None]
     ) -> None:
-        self.config, self.settings, self.node_id, self.send = config, settings, node_id, send
+        self.config, self.settings, self.node_id, self._direct = config, settings, node_id, send
+        self._teller: Teller | None = None
         self.distributed = hasattr(config, "workerinput")
         self.trouble = ""
         """Why this node has no browser at all."""
@@ -90,6 +90,13 @@ class NodeSide:
         """Whether the settings say where the run's onnxruntime-web is on another machine than the controller's."""
         self._wrong_runtime: ConfigurationError | None = None
         self._aside = ThreadPoolExecutor(max_workers=1, thread_name_prefix="browserpool-directives")
+
+    def send(self, message: Message) -> None:
+        """For the controller, from any thread."""
+        if self._teller is None:
+            self._direct(message)
+        else:
+            self._teller.send(message)
 
     # -- the browser runtime ---------------------------------------------------------------------------------
 
@@ -284,7 +291,7 @@ class NodeSide:
         loop."""
         if not self.distributed or not self.config.workerinput[INPUT]["own_loop"]:  # type: ignore[attr-defined]
             return None
-        teller = Teller(self._interactor.sendevent, self.send)
+        teller = self._teller = Teller(self._interactor.sendevent, self._direct)
         self._interactor.sendevent = teller.tell
         self._pulse.also(teller.flush)
         return RunLoop(session, self._interactor, self._started).run()
@@ -298,9 +305,10 @@ class NodeSide:
         )
         return interactor
 
-    def _started(self, index: int) -> None:
+    def _started(self, index: int, late: bool) -> None:
         self._hint = self._hints.pop(index, None)
-        self.send({"kind": "started", "index": index})
+        if late:
+            self.send({"kind": "started", "index": index})
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_setup(self, item: pytest.Item) -> None:
@@ -341,13 +349,6 @@ class NodeSide:
                 item.stash[USE_KEY] = _without(used, TEARDOWN_LEAVES_OUT)
         report.keywords = self._keywords = _kept(self._keywords, report.keywords)
         return report
-
-    @pytest.hookimpl(wrapper=True)
-    def pytest_report_to_serializable(self) -> Generator[None, dict[str, Any] | None, dict[str, Any] | None]:
-        data = yield
-        if data is not None and self.distributed:
-            details.packed(data)
-        return data
 
     def _end(self, item: pytest.Item, report: pytest.TestReport) -> None:
         """Ask the runtime what the test used, while the test's page still exists: a failure wants a

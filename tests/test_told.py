@@ -10,14 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pytest_browserpool.heartbeat import Pulse
-from pytest_browserpool.told import KIND, Teller
+from pytest_browserpool.link import SEVERAL, TOLD, packed, parts_of
+from pytest_browserpool.told import Teller
 
 
 class Wire:
     """What arrived, and in how many messages; both channels of a node are read by one thread, in order."""
 
     def __init__(self) -> None:
-        self.events: list[tuple[str, dict[str, Any]]] = []
+        self.events: list[Any] = []
         self.messages = 0
         self.teller = Teller(self._direct, self._ours)
 
@@ -26,10 +27,13 @@ class Wire:
         self.events.append((name, fields))
 
     def _ours(self, message: dict[str, Any]) -> None:
-        assert message["kind"] == KIND
-        assert message["events"], "a message of nothing"
         self.messages += 1
-        self.events += message["events"]
+        if message["kind"] != TOLD:
+            self.events.append(message)
+            return
+        parts = parts_of(packed(message))
+        assert parts, "a message of nothing"
+        self.events += parts
 
 
 def report(when: str, outcome: str = "passed") -> tuple[str, dict[str, Any]]:
@@ -53,6 +57,20 @@ def test_a_test_that_passes_is_told_in_two_messages() -> None:
     for name, fields in of_test():
         wire.teller.tell(name, **fields)
     assert wire.events == of_test()
+    assert wire.messages == 2
+
+
+def test_what_is_ours_at_the_end_of_a_call_goes_with_its_report() -> None:
+    wire = Wire()
+    several = {"kind": SEVERAL, "parts": [{"kind": "event"}, {"kind": "record"}]}
+    told = of_test()
+    for name, fields in told[:2]:
+        wire.teller.tell(name, **fields)
+    wire.teller.send(several)
+    assert wire.messages == 1
+    for name, fields in told[2:]:
+        wire.teller.tell(name, **fields)
+    assert wire.events == [*told[:2], several, *told[2:]]
     assert wire.messages == 2
 
 
@@ -87,12 +105,17 @@ events = st.one_of(
 )
 
 
-@given(st.lists(st.one_of(events, st.just("beat")), max_size=60))
+ours = st.builds(dict, kind=st.sampled_from(["event", "doing", SEVERAL]), n=st.integers())
+
+
+@given(st.lists(st.one_of(events, ours, st.just("beat")), max_size=60))
 def test_whatever_is_told_keeps_its_order_and_nothing_is_left_at_the_end(told: list[Any]) -> None:
     wire = Wire()
     for one in told:
         if one == "beat":
             wire.teller.flush()
+        elif isinstance(one, dict):
+            wire.teller.send(one)
         else:
             wire.teller.tell(one[0], **one[1])
     wire.teller.tell("workerfinished", workeroutput={})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import json
 import os
@@ -29,14 +30,18 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 def cache_root() -> Path:
     """``$BROWSERPOOL_CACHE``, else the platform's user cache (``~/.cache/browserpool``). Not created here."""
+    override = os.environ.get(ENVIRONMENT_VARIABLE)
+    if override:
+        return Path(override).expanduser().absolute()
+    return _user_cache(os.environ.get("HOME"), os.environ.get("XDG_CACHE_HOME"))
+
+
+@functools.cache
+def _user_cache(*depends_on: str | None) -> Path:
+    """Kept: each load of a model asks for it."""
     import platformdirs
 
-    override = os.environ.get(ENVIRONMENT_VARIABLE)
-    return (
-        Path(override).expanduser().absolute()
-        if override
-        else Path(platformdirs.user_cache_dir("browserpool"))
-    )
+    return Path(platformdirs.user_cache_dir("browserpool"))
 
 
 def sha256_of(path: Path) -> str:

@@ -60,4 +60,4 @@ class Outbox:
                 self._together += messages
                 return
         if messages:
-            self._send({"kind": "several", "messages": messages} if len(messages) > 1 else messages[0])
+            self._send({"kind": "several", "parts": messages} if len(messages) > 1 else messages[0])

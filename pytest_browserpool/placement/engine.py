@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from pytest_browserpool.placement import planning
 from pytest_browserpool.placement.book import Book
@@ -83,14 +83,14 @@ class PlacementEngine(EngineViews):
         out, self.sender.out = self.sender.out, []
         return out
 
-    def improve(self, iterations: int) -> list[Command]:
-        """Search for a better plan of what is not sent yet; the commands that follow (idle nodes may get
-        work)."""
+    def improve(self, iterations: int, enough: Callable[[], bool] = lambda: False) -> list[Command]:
+        """Search for a better plan of what is not sent yet, until ``enough`` says so before an iteration; the commands that
+        follow (idle nodes may get work)."""
         if not self.collected or not self.book.remaining:
             return []
         self._refresh(force=True)
         search = Search(list(self.book.nodes.values()), self.rng, self.now, self.book.prices)
-        search.run(iterations)
+        search.run(iterations, enough)
         for name in search.changed:
             self.finishes.note(self.book.nodes[name])
         if not self.begun:

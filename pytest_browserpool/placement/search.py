@@ -58,14 +58,16 @@ class Search:
                 return self.nodes[i]
             heapq.heapreplace(self.heap, (actual, i))
 
-    def run(self, iterations: int) -> None:
-        """Try ``iterations`` moves."""
+    def run(self, iterations: int, enough: Callable[[], bool] = lambda: False) -> None:
+        """Try ``iterations`` moves, or until there were ``enough``."""
         if len(self.nodes) < 2:
             if self.nodes:
                 self.rechoose(iterations, self.nodes[0])
             return
         rng = self.rng
         for _ in range(iterations):
+            if enough():
+                return
             last = self.critical()
             if rng.random() < CRITICAL_SHARE and last.batches:
                 a = last
@@ -208,7 +210,8 @@ class Search:
     ) -> bool:
         if not tests:
             return False
-        work = sum(t.scale for t in tests)
+        # all of a batch is tried often, and may be thousands
+        work = batch.work if len(tests) == len(batch.tests) else sum(t.scale for t in tests)
         before = (self.finish(a), self.finish(b))
         a.discharge(batch.session, work, len(tests))
         b.charge(session, work, len(tests))

@@ -8,7 +8,6 @@ controller reads it with ``details_of``. Keys that a newer or older node adds or
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -77,18 +76,6 @@ class Pictures:
             return False
         self._left -= len(content)
         return True
-
-
-def packed(data: dict[str, Any]) -> None:
-    """Before xdist sends a report: ours as one text. execnet writes each value of a dict in Python, at both ends."""
-    if ATTRIBUTE in data:
-        data[ATTRIBUTE] = json.dumps(data[ATTRIBUTE])
-
-
-def unpacked(data: dict[str, Any]) -> None:
-    """After it came: as the node had it."""
-    if isinstance(data.get(ATTRIBUTE), str):
-        data[ATTRIBUTE] = json.loads(data[ATTRIBUTE])
 
 
 class Words:

@@ -265,3 +265,32 @@ def test_no_more_tests_of_a_key_run_at_once_than_it_allows(run: Runner) -> None:
     assert most("card") <= 2, spans
     assert most("disk") <= 1, spans
     assert most("card", "disk") >= 2, spans  # else nothing was limited
+
+
+def test_the_scheduler_hears_of_a_start_only_where_it_would_be_wrong_about_it(run: Runner) -> None:
+    conftest = """
+        import pytest, time
+
+        def pytest_configure(config):
+            from pytest_browserpool.scheduler import BrowserPoolScheduling
+            heard = BrowserPoolScheduling.started
+
+            def started(self, node, index):
+                print(f"heard of the start of {self._members[node].collection[index]}")
+                heard(self, node, index)
+
+            BrowserPoolScheduling.started = started
+
+        @pytest.fixture(scope="module")
+        def slow_to_leave():
+            yield
+            time.sleep(0.3)
+    """
+    run.suite(
+        conftest=conftest,
+        test_a="def test_one(slow_to_leave): pass\ndef test_two(slow_to_leave): pass",
+        test_b="def test_after(): pass\ndef test_last(): pass",
+    )
+    output = run("-n", "1", "-s").output
+    heard = [line.split("::")[-1] for line in output.splitlines() if "heard of the start of" in line]
+    assert heard == ["test_after"]

@@ -432,3 +432,18 @@ def test_a_model_in_shards_has_times_of_its_own() -> None:
     assert estimates.of_run(("chromium", "wasm", "m in 2 shards")) > 10 * estimates.of_run(
         ("chromium", "wasm", "m")
     )
+
+
+def test_improving_ends_when_there_was_enough() -> None:
+    """Thousands of like tests make an iteration slow; the controller counts its time, not the iterations."""
+    made = engine(node("n1"), node("n2"))
+    collect(made, *(wanting(f"{m}{i}", m) for i in range(40) for m in "abc"))
+    asked = 0
+
+    def enough() -> bool:
+        nonlocal asked
+        asked += 1
+        return asked > 5
+
+    made.improve(10_000, enough)
+    assert asked == 6

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
-
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_browserpool.report.details import MAX_WORD, Words, packed, unpacked
+from pytest_browserpool.report.details import MAX_WORD, Words
 
 plain = st.recursive(
     st.one_of(st.none(), st.booleans(), st.integers(), st.floats(allow_nan=False), st.text(), st.binary()),
@@ -47,14 +45,6 @@ def test_the_words_of_a_second_report_are_those_of_the_first() -> None:
     assert first["out"] == second["out"]
     assert len(first["out"]) > MAX_WORD
     assert first["out"] not in words._known, "output is kept by its report alone"
-
-
-def test_ours_travels_as_one_text() -> None:
-    data = {"outcome": "passed", "browserpool": {"browser": "firefox", "placement": {"wasm": 3}}}
-    packed(data)
-    assert json.loads(str(data["browserpool"]))["browser"] == "firefox"
-    unpacked(data)
-    assert data == {"outcome": "passed", "browserpool": {"browser": "firefox", "placement": {"wasm": 3}}}
 
 
 def phase(when: str, **more: object) -> dict[str, object]:
