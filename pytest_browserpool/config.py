@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -241,6 +241,30 @@ def _tables(ours: Any, where: str) -> dict[str, Any]:
     return tables
 
 
+def _odd_values(name: str, table: Mapping[str, Any]) -> Iterator[tuple[bool, str, str]]:
+    """Whether something of the right type cannot mean anything, what, and the remedy."""
+    endpoint = table.get("endpoint", "http://")
+    yield (
+        "," in name or name != name.strip() or not name,
+        f"{name!r} is no name",
+        ("browsers are listed with commas between: name it without one, and without spaces around it"),
+    )
+    yield (
+        not endpoint.startswith(("http://", "https://", "ws://", "wss://")),
+        f"endpoint is {endpoint!r}",
+        "give a DevTools endpoint: http://HOST:PORT or ws://…",
+    )
+    for key, value in table.get("prefs", {}).items():
+        yield (
+            not isinstance(value, (bool, int, str)),
+            f"prefs has {key} = {value!r}",
+            "a Firefox preference is true, false, a whole number or a text",
+        )
+    for key, value in table.get("environment", {}).items():
+        odd = not key or "=" in key or "\0" in f"{key}{value}"
+        yield odd, f"environment has {key!r} = {value!r}", "no system has a variable like that"
+
+
 def _custom_browser(name: str, table: Any, where: str) -> CustomBrowser:
     if not isinstance(table, dict):
         raise ConfigurationError(f"{name} is {table!r}", where=where, remedy="write it as a table")
@@ -262,6 +286,9 @@ def _custom_browser(name: str, table: Any, where: str) -> CustomBrowser:
         raise ConfigurationError(
             "no browser named", where=where, remedy="give executable, channel or endpoint"
         )
+    for wrong, trouble, remedy in _odd_values(name, table):
+        if wrong:
+            raise ConfigurationError(trouble, where=where, remedy=remedy)
     return CustomBrowser(
         name=name,
         family=family,

@@ -191,7 +191,13 @@ def _shapes(key: str, value: Any, where: str, words: Words) -> dict[str, tuple[i
     return shapes
 
 
-def _plain(value: Any) -> bool:
+MAX_DEPTH = 32
+"""Of a dict of session options: those of onnxruntime-web have three levels, and one that holds itself has no end."""
+
+
+def _plain(value: Any, deep: int = 0) -> bool:
+    if deep > MAX_DEPTH:
+        return False
     if isinstance(value, float):
         return math.isfinite(value)  # JSON has no others, whatever Python writes
     if isinstance(value, str):
@@ -200,9 +206,10 @@ def _plain(value: Any) -> bool:
         return True
     if isinstance(value, Mapping):
         return all(
-            isinstance(name, str) and _unicode(name) and _plain(inner) for name, inner in value.items()
+            isinstance(name, str) and _unicode(name) and _plain(inner, deep + 1)
+            for name, inner in value.items()
         )
-    return isinstance(value, (list, tuple)) and all(map(_plain, value))
+    return isinstance(value, (list, tuple)) and all(_plain(inner, deep + 1) for inner in value)
 
 
 def _options(key: str, value: Any, where: str, words: Words) -> dict[str, Any]:
@@ -215,6 +222,9 @@ def _options(key: str, value: Any, where: str, words: Words) -> dict[str, Any]:
             raise MarkerError(f"session_options has {name!r}", where=where, remedy=OURS[name])
     return dict(value)
 
+
+MAX_SHARDS = 10_000
+"""No model has so many nodes, each shard has a place in some browser, and places are made before a model is looked at."""
 
 OURS: Mapping[str, str] = {
     "executionProviders": "say it with backends=[…]",
@@ -233,7 +243,7 @@ KEYWORDS: Mapping[str, Callable[[str, Any, str, Words], Any]] = {
     "timeout": _above_zero("seconds"),
     "recovery": _recovery,
     "fallback": _one_of(("cpu",)),
-    "shards": _whole(1, None, "give a whole number of at least 1"),
+    "shards": _whole(1, MAX_SHARDS, f"give a whole number from 1 to {MAX_SHARDS}"),
     "sharding": _one_of(SHARDINGS),
     "shard_backends": _shard_backends,
     "fault_tolerance": _one_of(TOLERANCES),

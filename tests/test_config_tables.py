@@ -18,6 +18,11 @@ from pytest_browserpool.errors import ConfigurationError
         ("environment = 3", "environment is 3"),
         ("executable = 5", "executable is 5"),
         ('familly = "chrome"', "did you mean 'family'?"),
+        ('endpoint = "ftp://x"', "endpoint is 'ftp://x'"),
+        ('prefs = {"a" = [1]}', "prefs has a = [1]"),
+        ('prefs = {"a" = 0.5}', "prefs has a = 0.5"),
+        ('environment = {"A=B" = "1"}', "environment has 'A=B' = '1'"),
+        ('environment = {"A" = "x\\u0000y"}', "environment has 'A' = 'x\\x00y'"),
     ],
 )
 def test_a_wrong_value_of_a_browser_is_named(tmp_path: Path, text: str, words: str) -> None:
@@ -27,6 +32,14 @@ def test_a_wrong_value_of_a_browser_is_named(tmp_path: Path, text: str, words: s
         custom_browsers(tmp_path)
     assert words in str(caught.value)
     assert "[tool.browserpool.browsers.mine]" in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["a,b", " a", ""])
+def test_a_name_that_no_list_can_hold_is_refused(tmp_path: Path, name: str) -> None:
+    table = f'[tool.browserpool.browsers."{name}"]\nfamily = "chrome"\nchannel = "chrome"\n'
+    (tmp_path / "pyproject.toml").write_text(table)
+    with pytest.raises(ConfigurationError, match=f"{name!r} is no name"):
+        custom_browsers(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -70,6 +70,10 @@ def test_a_single_word_stands_for_a_list_of_one() -> None:
     assert parse(concurrency_key="gpu").concurrency_key == ("gpu", 1)
 
 
+ENDLESS: dict[str, Any] = {}
+ENDLESS["x"] = [ENDLESS]
+
+
 @pytest.mark.parametrize(
     ("given", "words"),
     [
@@ -90,7 +94,8 @@ def test_a_single_word_stands_for_a_list_of_one() -> None:
         ({"timeout": float("inf")}, "seconds"),
         ({"recovery": "progresive"}, "did you mean 'progressive'"),
         ({"fallback": "gpu"}, "one of cpu"),
-        ({"shards": 0}, "at least 1"),
+        ({"shards": 0}, "1 to 10000"),
+        ({"shards": 10**30}, "1 to 10000"),
         ({"sharding": "layers"}, "layer_balanced"),
         ({"fault_tolerance": "max"}, "none, low, medium, high"),
         ({"expected_duration": "long"}, "seconds"),
@@ -106,6 +111,7 @@ def test_a_single_word_stands_for_a_list_of_one() -> None:
         ({"session_options": {"x": float("nan")}}, "JSON"),
         ({"session_options": {"x": [float("inf")]}}, "JSON"),
         ({"session_options": {"x": "\ud800"}}, "JSON"),
+        ({"session_options": ENDLESS}, "JSON"),
         ({"id": "\ud800"}, "word"),
         ({"concurrency_key": "\udcff"}, "word"),
         ({"input_shapes": {"\udcff": (1,)}}, "whole numbers"),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import hashlib
 import json
 import os
@@ -33,12 +32,6 @@ def cache_root() -> Path:
     override = os.environ.get(ENVIRONMENT_VARIABLE)
     if override:
         return Path(override).expanduser().absolute()
-    return _user_cache(os.environ.get("HOME"), os.environ.get("XDG_CACHE_HOME"))
-
-
-@functools.cache
-def _user_cache(*depends_on: str | None) -> Path:
-    """Kept: each load of a model asks for it."""
     import platformdirs
 
     return Path(platformdirs.user_cache_dir("browserpool"))

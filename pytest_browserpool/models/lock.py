@@ -45,9 +45,9 @@ class LockFile:
         self._cache = cache or default_cache()
 
     @classmethod
-    def of(cls, rootdir: Path) -> LockFile:
+    def of(cls, rootdir: Path, cache: Cache | None = None) -> LockFile:
         """The lock file of the project in ``rootdir``."""
-        return cls(rootdir / FILE_NAME)
+        return cls(rootdir / FILE_NAME, cache=cache)
 
     def entries(self) -> dict[str, Locked]:
         """Source as written → what it gave. Empty where there is no file.

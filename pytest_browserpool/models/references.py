@@ -20,6 +20,8 @@ SCHEMES = ("pypi", "npm", "hf", "https", "http")
 _HASH_MARK = "#sha256="
 _HASH = re.compile(r"[0-9A-Fa-f]{64}")
 _SCHEME = re.compile(r"([a-z][a-z0-9+]+):")
+_KNOWN_SCHEME = re.compile(f"({'|'.join(SCHEMES)}):", re.IGNORECASE)
+_LOGIN = re.compile(r"(?i)^(https?://)[^/?#]*@")
 _PYPI = re.compile(
     r"(?P<name>[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?)==(?P<version>[A-Za-z0-9.+!_]+)/(?P<path>.+)"
 )
@@ -63,9 +65,15 @@ def parse(source: str) -> Reference:
     Raises:
         SourceError: an unknown scheme, a form that is not one of ours, or a malformed hash.
     """
-    key, sha256 = _split_hash(source.strip())
+    key, sha256 = _split_hash(_with_small_scheme(source.strip()))
     if not key:
         raise SourceError("the source is empty", remedy="give a path, pypi:, npm:, hf: or https: source")
+    if _LOGIN.match(key):
+        raise SourceError(
+            f"{_without_login(key)!r} was given with a name or a password in it",
+            remedy="sources are written into the lock file, the history and reports: fetch this one yourself, "
+            "in a function or a fixture, and give its path or bytes",
+        )
     scheme = _SCHEME.match(key)
     if scheme is None or len(scheme[1]) == 1:
         return Reference("path", key, key, sha256)
@@ -94,6 +102,16 @@ def parse(source: str) -> Reference:
     return Reference(word, key, archive.safe_name(parts["path"]), sha256, name, version)
 
 
+def _with_small_scheme(source: str) -> str:
+    """As everywhere, ``HTTPS:`` is ``https:``; a path with a colon stays as it is."""
+    found = _KNOWN_SCHEME.match(source)
+    return found[0].lower() + source[found.end() :] if found else source
+
+
+def _without_login(address: str) -> str:
+    return _LOGIN.sub(r"\1***@", address)
+
+
 def _split_hash(source: str) -> tuple[str, str | None]:
     key, mark, written = source.rpartition(_HASH_MARK)
     if not mark:
@@ -120,7 +138,7 @@ def describe(source: Any) -> str:
     """
     if isinstance(source, (str, os.PathLike)):
         path = os.fspath(source)
-        return sayable((path if isinstance(path, str) else os.fsdecode(path)).strip())
+        return _without_login(sayable((path if isinstance(path, str) else os.fsdecode(path)).strip()))
     if isinstance(source, (bytes, bytearray, memoryview)):
         return f"bytes:{hashlib.sha256(source).hexdigest()[:16]}"
     if is_proto(source):

@@ -155,7 +155,7 @@ class _Resolver:
     def _called(self, function: Callable[[], Any], label: str) -> Any:
         try:
             return function()
-        except Exception as error:  # the user's own code may raise anything
+        except (Exception, SystemExit) as error:  # the user's own code may raise anything
             raise SourceError(
                 f"the function raised {type(error).__name__}: {error}",
                 where=label,
@@ -193,7 +193,9 @@ class _Resolver:
                 # not resolved: download caches keep models as links, their external data beside the link
                 return Path(os.path.abspath(place))
         looked = " and ".join(dict.fromkeys(str(p) for p in places))
-        kind = "a directory" if any(map(os.path.isdir, places)) else "not there"
+        kind = "not there"
+        if any(map(os.path.exists, places)):
+            kind = "a directory" if any(map(os.path.isdir, places)) else "no regular file"
         raise SourceError(
             f"the model {written!r} is {kind}",
             where=f"looked for {looked}",

@@ -49,6 +49,19 @@ def test_a_prewarmed_model_is_warm_for_its_test(fresh_bench, tmp_path):
     assert bench.node.pool.launches == launches == 1
 
 
+def test_a_model_is_called_as_its_own_test_wrote_it(fresh_bench, tmp_path):
+    """Two tests may write one content in two ways; that of the first stayed with the second."""
+    (tmp_path / "m.onnx").write_bytes(make.affine())
+    node = fresh_bench().node
+
+    def written():
+        return tmp_path / "m.onnx"
+
+    for source, label in ((written, f"function:{__name__}"), ("m.onnx", "m.onnx"), (written, "function:")):
+        content, _ = node.resolve(source, tmp_path / "test_m.py")
+        assert content.label.startswith(label)
+
+
 def test_a_load_that_hangs_ends_at_the_marker_s_timeout(bench):
     """The page's main thread is blocked, as a compiler in a loop would: the create never answers."""
     model = bench.load(make.affine(), "chromium")

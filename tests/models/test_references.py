@@ -105,6 +105,23 @@ def test_what_is_refused_names_the_value_and_a_remedy(source: str, said: str) ->
     assert "remedy" in str(caught.value)
 
 
+def test_a_scheme_may_be_written_large_and_a_path_may_have_a_colon() -> None:
+    assert parse("HTTPS://example.com/M.onnx") == parse("https://example.com/M.onnx")
+    assert parse("PyPI:x==1/m.onnx") == parse("pypi:x==1/m.onnx")
+    assert parse("Model:v2.onnx").scheme == "path"
+
+
+@pytest.mark.parametrize("login", ["user:s3cret@", "s3cret@", ":s3cret@", "a:s3cret@b@"])
+def test_an_address_with_a_password_is_refused_without_saying_it(login: str) -> None:
+    source = f"https://{login}example.com/m.onnx"
+    with pytest.raises(SourceError, match=r"'https://\*\*\*@example.com/m.onnx' was given with") as caught:
+        parse(source)
+    assert "s3cret" not in str(caught.value)
+    assert describe(source) == "https://***@example.com/m.onnx"
+    assert describe("https://example.com/a@b.onnx") == "https://example.com/a@b.onnx"
+    assert parse("https://example.com/a@b.onnx").path == "https://example.com/a@b.onnx"
+
+
 @given(st.text(max_size=60))
 def test_any_text_is_parsed_or_refused_as_a_source_error(text: str) -> None:
     try:

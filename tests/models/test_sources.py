@@ -83,6 +83,8 @@ def test_a_missing_path_says_where_it_was_looked_for(project: Path, resolve: Any
     assert f"{project}/tests/nope.onnx and {project}/nope.onnx" in str(caught.value)
     with pytest.raises(SourceError, match="is a directory"):
         resolve(".")
+    with pytest.raises(SourceError, match="is no regular file"):
+        resolve("/dev/null")
 
 
 @pytest.mark.parametrize("written", ["x" * 300 + ".onnx", "~no-such-user/m.onnx", "a\0b.onnx"])
@@ -187,6 +189,8 @@ def test_a_function_may_return_a_path_and_its_failure_is_told(
 
     with pytest.raises(SourceError, match="RuntimeError: no weights"):
         resolve(broken)
+    with pytest.raises(SourceError, match="SystemExit: 3"):
+        resolve(lambda: sys.exit(3))
 
     def endless() -> Any:
         return endless

@@ -117,7 +117,7 @@ def test_rows_that_the_copy_lacks_are_told_of(tmp_path: Path) -> None:
 def test_what_killed_runs_left_without_a_copy_gets_one_from_the_next_run_in_time(tmp_path: Path) -> None:
     """Runs that never live long enough to renew the copies: each next one sees how long ago that was due."""
     db = tmp_path / "history.duckdb"
-    every = 0.2
+    every = 1.0  # far more than two flushes take, on a busy machine too
     upkeep = Upkeep(files=2, renewed_every_s=every)
 
     def flushed(run_id: str) -> Flushed:
