@@ -57,6 +57,7 @@ class Lease:
         self._context: Any = None
         self._page: Any = None
         self._instance: Any = None
+        self._traced = False
         self._ending = asyncio.Lock()
         self._ended = False
 
@@ -96,6 +97,7 @@ class Lease:
             self._context.set_default_timeout(self.timeout * 1000)
         with contextlib.suppress(Exception):  # BiDi browsers have no tracing; console and screenshot remain
             await self._context.tracing.start(screenshots=True, snapshots=True)
+            self._traced = True
         self._page = await self._context.new_page()
 
     async def operate(self, what: str, function: Callable[[], Awaitable[Any]]) -> Any:
@@ -143,6 +145,7 @@ class Lease:
                 closed = False
                 with contextlib.suppress(Exception):  # a dead page must not hide why the test failed
                     async with asyncio.timeout(CLOSE_SECONDS):
+                        await self._forget_trace()
                         await self._context.close()
                     closed = True
                 if not closed or (self.hung is not None and not await self._sound()):
@@ -160,7 +163,15 @@ class Lease:
             path = self._traces / (re.sub(r"[^\w.-]+", "_", self._test.nodeid)[-150:] + ".zip")
             async with asyncio.timeout(CLOSE_SECONDS):
                 await self._context.tracing.stop(path=path)
+            self._traced = False
             self.console.append(f"info: Playwright's trace: {path}")
+
+    async def _forget_trace(self) -> None:
+        """A trace that only ends with its page goes on without it: Playwright's driver would keep the stack of each later
+        call of any page for each of them, until the run's end."""
+        if self._traced:
+            with contextlib.suppress(Exception):  # its browser is gone
+                await self._context.tracing.stop()
 
     async def _sound(self) -> bool:
         """Whether the browser still opens pages and draws them: one that is stopped, or whose GPU process is, does not."""

@@ -190,3 +190,32 @@ def test_a_page_that_hangs_costs_its_own_test_only(
     assert "did you mean 'timeout'" in reported.output
     assert "never retrieved" not in reported.output + reported.result.stderr.str()
     assert "lease.py" not in reported.output  # our frames
+
+
+def test_playwright_keeps_nothing_of_a_page_that_is_gone(
+    fresh_bench: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its driver collects call stacks for each trace that was begun until it is thrown away or written into a file; from
+    the driver's memory that shows after hundreds of pages only, hence a look at what it is told."""
+    from playwright._impl._local_utils import LocalUtils
+
+    told: list[str] = []
+
+    def watch(name: str) -> None:
+        original = getattr(LocalUtils, name)
+
+        async def watched(utils: Any, *given: Any) -> Any:
+            told.append(name)
+            return await original(utils, *given)
+
+        monkeypatch.setattr(LocalUtils, name, watched)
+
+    for name in ("tracing_started", "trace_discarded", "zip"):
+        watch(name)
+    bench = fresh_bench()
+    with leased(bench.node, browsers=["=chromium"]) as page:
+        draws(page)
+    assert told == ["tracing_started", "trace_discarded"]
+    with pytest.raises(PlaywrightTimeout), leased(bench.node, browsers=["=chromium"]) as page:
+        page.click("#absent", timeout=10)
+    assert told[2:] == ["tracing_started", "zip"]
