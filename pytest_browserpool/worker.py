@@ -198,6 +198,8 @@ class NodeSide:
             node, self._node, self._closed = self._node, None, True
         if node is not None:
             node.close()
+        if self._teller is not None:
+            self._teller.flush()  # no report may come to take the last rows along
 
     def ask_the_controller(self) -> None:
         """For models and onnxruntime-web: this process is on a machine that may have neither, nor a network."""
