@@ -295,7 +295,7 @@ class NodeSide:
             return None
         teller = self._teller = Teller(self._interactor.sendevent, self._direct)
         self._interactor.sendevent = teller.tell
-        self._pulse.also(teller.flush)
+        self._pulse.also(self._tell_all)
         return RunLoop(session, self._interactor, self._started).run()
 
     @functools.cached_property
@@ -306,6 +306,13 @@ class NodeSide:
             "this xdist has no WorkerInteractor; pytest-browserpool needs pytest-xdist 3.8"
         )
         return interactor
+
+    def _tell_all(self) -> None:
+        """With each heartbeat: of a node that is lost no more is missing than of the time since."""
+        if self._node is not None:
+            self._node.report.flush()
+        if self._teller is not None:
+            self._teller.flush()
 
     def _started(self, index: int, late: bool) -> None:
         self._hint = self._hints.pop(index, None)

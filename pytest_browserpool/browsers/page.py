@@ -64,7 +64,7 @@ class Session:
     outputs: tuple[str, ...] = ()
     runs: int = 0
     holders: int = 0
-    """Shards that need it to stay: it is not let go of for want of room."""
+    """Tests and shards that need it to stay: it is not let go of for want of room."""
     last_used: float = field(default_factory=time.monotonic)
 
     @property

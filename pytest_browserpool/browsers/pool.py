@@ -34,6 +34,10 @@ T = TypeVar("T")
 SESSIONS_PER_PAGE = 32
 """Warm sessions kept in one page whatever the memory says: each holds weights and GPU buffers."""
 
+PAGE_BYTES = 3 << 30
+"""Of models in one page: WebAssembly addresses four GiB, and onnxruntime-web needs some beside the weights. With seven models
+of 400 MB in a page the eighth met ``std::bad_alloc``."""
+
 RELEASE_SECONDS = 10.0
 """A release takes milliseconds; a page that does not manage it in this time is closed instead."""
 
@@ -95,7 +99,7 @@ class Pool:
         self.settings = settings
         self.loads = 0
         self.warm_hits = 0
-        self.evictions = 0
+        self._evicted = 0
         self._channels: dict[str, PageChannel] = {}
         code, runtime_path = code_cache.opened(settings, runtime_dir)
         self._server = Server(runtime_dir, self._on_socket, runtime_path)
@@ -193,6 +197,11 @@ class Pool:
         session.last_used = time.monotonic()
         return Loaded(instance, page, session, warm=True, launch_ms=launch_ms, load_ms=0.0)
 
+    @property
+    def evictions(self) -> int:
+        """Sessions and browsers that made room: for another one, or because they took too much memory."""
+        return self._evicted + self.running.evicted
+
     async def load(
         self, browser: str, key: SessionKey, model: ModelContent, timeout: float, slot: int = 0
     ) -> Loaded:
@@ -214,9 +223,7 @@ class Pool:
         self._emit("begins", {"what": "loading", "browser": browser, "sha256": key.sha256})
         with instance.in_use():
             page = await instance.page(key.page)
-            idle = [s for s in page.sessions.values() if not s.holders]
-            if idle and len(page.sessions) >= SESSIONS_PER_PAGE:
-                await self._release(page, min(idle, key=lambda s: s.last_used), instance)
+            await self._make_room(instance, page, model.size)
             creating = page.create(key, model.path, model.external, label=model.label, timeout=timeout)
             session, made = await self._guarded(instance, page, creating)
         if not made:  # somebody else was at it, a prewarm say
@@ -307,6 +314,17 @@ class Pool:
         except (Fault, TimeoutError):
             return False
 
+    async def _make_room(self, instance: BrowserInstance, page: RuntimePage, coming: int) -> None:
+        """Lets sessions that nobody holds go, the least recently used first, until a model of ``coming`` bytes fits in:
+        while it is loaded it is there twice. What tests hold stays, and may be more than fits."""
+        while True:
+            idle = [s for s in page.sessions.values() if not s.holders]
+            full = sum(s.bytes for s in page.sessions.values()) + 2 * coming > PAGE_BYTES
+            if not idle or (len(page.sessions) < SESSIONS_PER_PAGE and not full):
+                return
+            self._evicted += 1
+            await self._release(page, min(idle, key=lambda s: s.last_used), instance)
+
     async def release(self, loaded: Loaded) -> None:
         """Lets a session go for real."""
         await self._release(loaded.page, loaded.session, loaded.instance)
@@ -352,13 +370,13 @@ class Pool:
             }
             self._emit("sample", {"instance": instance.identity, "browser": instance.name, **sample})
             if size > most and not instance.leases:
-                self.evictions += 1
+                self._evicted += 1
                 await self.running.retire(instance, f"took {size / (1 << 30):.1f} GiB")
                 sizes[instance.identity] = 0
         idle = sorted((i for i in self.instances if not i.leases), key=lambda i: i.last_used)
         while idle and sum(sizes.values()) > self._memory_limit and len(self.instances) > 1:
             oldest = idle.pop(0)
-            self.evictions += 1
+            self._evicted += 1
             sizes[oldest.identity] = 0
             await self.running.retire(oldest, "memory of the node")
 

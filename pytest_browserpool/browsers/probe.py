@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable
 from contextlib import nullcontext
 from typing import Any
@@ -18,8 +19,11 @@ from pytest_browserpool.browsers.page import ANCHOR
 from pytest_browserpool.browsers.pool import Pool
 from pytest_browserpool.browsers.processes import Workdir
 from pytest_browserpool.config import Settings
-from pytest_browserpool.errors import Fault, LaunchFailed
+from pytest_browserpool.errors import DeadlineExceeded, Fault, LaunchFailed
 from pytest_browserpool.values import BACKENDS, Adapter, BackendSupport, BrowserCapabilities
+
+FAILED = "probes-failed"
+"""Kind in the cache: when a browser last gave no answer, and why."""
 
 PROBE_SECONDS = 90.0
 """The slowest probe seen (Firefox's first WebGPU shader on a loaded machine) took 8 s."""
@@ -40,24 +44,38 @@ def probe_installed(installed: InstalledBrowser, settings: Settings) -> BrowserC
 
 
 def _probe_locked(installed: InstalledBrowser, settings: Settings, cache: Cache) -> BrowserCapabilities:
-    name = fingerprint(installed, settings)
+    name, asked = fingerprint(installed, settings), time.time()
     # where no answer can be kept there is none to wait for
     turn = cache.lock(f"probe-{name}", timeout=PROBE_SECONDS * 2) if cache.writable() else nullcontext()
-    with turn:
-        found = known(installed, settings, cache)
-        if found is not None:
-            return found
+    try:
+        with turn:
+            return _asked(installed, settings, cache, name, asked)
+    except DeadlineExceeded as late:  # many processes, each of which may wait for it
+        return _nothing(installed, late.what)
+
+
+def _asked(
+    installed: InstalledBrowser, settings: Settings, cache: Cache, name: str, since: float
+) -> BrowserCapabilities:
+    """The answer that another process got ``since`` then, or a new one."""
+    found = known(installed, settings, cache)
+    if found is None:
+        failed = cache.read_json(FAILED, name)
+        if float(failed.get("at", 0.0)) >= since:
+            return _nothing(installed, str(failed.get("detail", "")))
         try:
             found = anyio.run(_probe, installed, settings)
         except Fault as fault:
-            return _nothing(installed, fault)  # not kept: it may start tomorrow
+            detail = fault.what if isinstance(fault, LaunchFailed) else f"the probe ended with: {fault.what}"
+            # for those that wait for it now: it may start tomorrow
+            cache.write_json(FAILED, name, {"at": time.time(), "detail": detail})
+            return _nothing(installed, detail)
         if not installed.endpoint:
             cache.write_json(KIND, name, found.to_plain())
-        return found
+    return found
 
 
-def _nothing(installed: InstalledBrowser, fault: Fault) -> BrowserCapabilities:
-    detail = fault.what if isinstance(fault, LaunchFailed) else f"the probe ended with: {fault.what}"
+def _nothing(installed: InstalledBrowser, detail: str) -> BrowserCapabilities:
     return BrowserCapabilities(
         name=installed.name,
         family=installed.family,

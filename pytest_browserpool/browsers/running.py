@@ -65,6 +65,8 @@ class RunningBrowsers:
         self._on_session_gone = on_session_gone
         self._places = asyncio.Lock()
         self._sizing = sizing.Sizing(size=settings.max_browsers, most=settings.max_browsers)
+        self.evicted = 0
+        """Closed to make room for another."""
         self._closing: set[asyncio.Future[None]] = set()
         self._again: asyncio.TimerHandle | None = None
         """Looks whether the pool can shrink when some of its surplus has not been used for long enough."""
@@ -182,6 +184,7 @@ class RunningBrowsers:
                     f"all {len(self.instances)} browsers of this node are leased{lent}",
                     remedy=f"end a lease first, or --browserpool-max-browsers={self._settings.max_browsers + 1}",
                 )
+            self.evicted += 1
             await self.retire(leaving, "least recently used")
         return True
 

@@ -31,7 +31,7 @@ VULKAN_DRIVERS = (Path("/usr/share/vulkan/icd.d"), Path("/etc/vulkan/icd.d"))
 )
 @click.option("--no-apt", is_flag=True, help="Never run apt-get; print what to run instead.")
 @click.option("--verify", is_flag=True, help="Hash what is unpacked again; fetch anew what is damaged.")
-@click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing.")
+@click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing; exit status 0.")
 def install(browsers: tuple[str, ...], no_apt: bool, verify: bool, dry_run: bool) -> None:
     """Install onnxruntime-web and browsers; quick and without network where all is there.
 

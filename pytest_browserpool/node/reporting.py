@@ -148,6 +148,7 @@ class Reporter:
             **more,
         )
         self.row("browsers", record)
+        self.flush()  # at once: the node may be lost before its test ends
 
     def adapter(self, instance: str, adapter: str) -> None:
         """The adapter that a browser's WebGPU really has, once it is used."""

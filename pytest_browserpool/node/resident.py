@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from pytest_browserpool.browsers.choice import Candidate
 from pytest_browserpool.browsers.kinds import PageKind, page_for
-from pytest_browserpool.browsers.page import SessionKey
+from pytest_browserpool.browsers.page import Session, SessionKey
 from pytest_browserpool.browsers.pool import Loaded, ModelContent, Pool, stamps_of
 from pytest_browserpool.errors import (
     BackendRefused,
@@ -73,6 +73,7 @@ class Resident:
         self.needs, self.content, self.info, self.use = needs, content, info, use
         self.loaded: Loaded | None = None
         self.pinned: Any = None
+        self._held: Session | None = None
         self.slot = 0
         """Which of several browsers of one name it runs in."""
         self.ahead = False
@@ -260,11 +261,13 @@ class Resident:
         self.loaded, self.slot = loaded, loaded.instance.slot
 
     def pin(self, loaded: Loaded | None) -> None:
-        """Keeps the browser from being evicted while the test holds the model; None lets it and its standby go."""
+        """Keeps browser and session from being evicted while the test holds the model; None lets them and its standby go."""
         self._unpin()
         self.pinned = loaded.instance if loaded is not None else None
-        if self.pinned is not None:
-            self.pinned.leases += 1
+        if loaded is not None:
+            loaded.instance.leases += 1
+            loaded.session.holders += 1
+            self._held = loaded.session
             return
         self._trials.leave(time.monotonic())
         if self.standby is not None:
@@ -273,7 +276,9 @@ class Resident:
     def _unpin(self) -> None:
         if self.pinned is not None:
             self.pinned.leases -= 1
-        self.pinned = None
+        if self._held is not None:
+            self._held.holders -= 1
+        self.pinned = self._held = None
 
     async def run(
         self,

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from pathlib import Path
 
+import anyio
 import numpy as np
 import onnx_models as make
 import pytest
 
-from pytest_browserpool.config import CustomBrowser
+from pytest_browserpool.browsers import probe
+from pytest_browserpool.browsers.catalogue import discover
+from pytest_browserpool.config import CustomBrowser, Settings
 from pytest_browserpool.errors import CapabilityError, LaunchFailed
 
 
@@ -59,3 +63,31 @@ def test_a_browser_that_never_answers_ends_at_the_launch_timeout(fresh_bench, tm
     with pytest.raises(CapabilityError, match="mute did not start"):
         bench.load(make.affine(), "mute")
     assert time.monotonic() - started < 40
+
+
+def test_those_who_wait_for_a_probe_take_over_that_it_failed(tmp_path, monkeypatch):
+    """Each process of a machine asks; one after the other would wait its whole time for a browser that never answers."""
+    custom = (CustomBrowser(name="mute", family="chrome", executable=program(tmp_path, "exec sleep 300")),)
+    settings = Settings(rootdir=str(tmp_path), db="", custom=custom, launch_timeout=3.0)
+    (mute,) = (b for b in discover(settings).installed if b.name == "mute")
+    asked: list[int] = []
+
+    def ask(*given):
+        asked.append(1)
+        return run(*given)
+
+    run = anyio.run
+    monkeypatch.setattr(probe.anyio, "run", ask)
+    found = []
+    threads = [
+        threading.Thread(target=lambda: found.append(probe.probe_installed(mute, settings))) for _ in range(3)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(asked) == 1
+    assert len({answer.backends[0].detail for answer in found}) == 1
+    assert not any(support.available for answer in found for support in answer.backends)
+    probe.probe_installed(mute, settings)
+    assert len(asked) == 2, "who asks later asks again: it may start by then"

@@ -9,9 +9,11 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import duckdb
 import onnx_models as make
 import psutil
 import pytest
+from acceptance_support import Runner
 from leftovers import assert_nothing_left, processes, short_directory
 from waiting import until
 
@@ -104,3 +106,29 @@ def test_after_kill_9_of_the_driver(tmp_path, tmpdir_of_run):
         driver.kill()
     run.wait(60)
     assert_nothing_left(tmpdir_of_run)
+
+
+def test_a_killed_node_s_browser_and_its_work_are_on_the_record(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What its test used is told at the test's end otherwise: two heartbeats later all of it has been said."""
+    (pytester.path / "affine.onnx").write_bytes(make.affine())
+    run = Runner(pytester, monkeypatch)
+    run.suite(
+        test_x="""
+        import os, signal, time
+        import numpy as np
+
+        def test_kills(browser_pool):
+            model = browser_pool.load("affine.onnx", browsers=["headless-shell"], backends=["wasm"])
+            model({"x": np.zeros((4, 4), np.float32)})
+            time.sleep(5)
+            os.kill(os.getpid(), signal.SIGKILL)
+        """
+    )
+    done = run("-n", "1", "--max-worker-restart=0", reports=False)
+    assert done.terminal["failed"] == 1
+    with duckdb.connect(str(pytester.path / ".browserpool" / "history.duckdb"), read_only=True) as history:
+        assert history.execute("SELECT node, name FROM browsers").fetchall() == [("gw0", "headless-shell")]
+        kinds = history.execute("SELECT kind FROM operations_log ORDER BY kind").fetchall()
+    assert kinds == [("load",), ("run",)]

@@ -10,6 +10,7 @@ import pytest
 from onnx import TensorProto as T
 from waiting import until
 
+from pytest_browserpool.browsers import pool as pool_module
 from pytest_browserpool.errors import DeviceLost, Fault, PageHung, RunFailed, SessionRefused
 from pytest_browserpool.node.lease import leased
 
@@ -234,15 +235,33 @@ def test_the_least_recently_used_browser_makes_room(fresh_bench):
 
 
 def test_the_sessions_of_a_page_are_bounded(fresh_bench, monkeypatch):
-    from pytest_browserpool.browsers import pool
-
-    monkeypatch.setattr(pool, "SESSIONS_PER_PAGE", 2)
+    monkeypatch.setattr(pool_module, "SESSIONS_PER_PAGE", 2)
     bench = fresh_bench()
     for salt in range(4):
+        bench.node.begin_test(f"load {salt}")
         bench.load(make.affine(salt=float(salt)), "chromium")(X)
+        bench.node.end_test()
     instance = bench.node.pool.instances[0]
     assert len(instance.sessions()) == 2
     assert {s.key.backend for s in instance.sessions()} == {"wasm"}
+
+
+def test_the_bytes_of_a_page_are_bounded_and_what_a_test_holds_stays(fresh_bench, monkeypatch):
+    """WebAssembly addresses four GiB; what other tests left there must not cost a sound one its memory."""
+    bench = fresh_bench()
+    models = [make.affine(salt=float(salt)) for salt in range(6)]
+    monkeypatch.setattr(pool_module, "PAGE_BYTES", 4 * len(models[0]))
+    for data in models[:4]:
+        bench.node.begin_test("earlier")
+        bench.load(data, "chromium")(X)
+        bench.node.end_test()
+    instance = bench.node.pool.instances[0]
+    assert (len(instance.sessions()), bench.node.pool.evictions) == (3, 1)
+    bench.node.begin_test("holds")
+    kept = [bench.load(data, "chromium") for data in models]
+    loads = bench.node.pool.loads
+    assert [model(X)["y"].item(0) for model in kept] == [float(salt) for salt in range(6)]
+    assert bench.node.pool.loads == loads, "a model that this test holds was taken away"
 
 
 def test_the_memory_of_the_node_is_kept_by_letting_the_oldest_browser_go(fresh_bench):
