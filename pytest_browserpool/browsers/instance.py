@@ -42,6 +42,8 @@ class BrowserInstance:
         self.pages: dict[PageKind, RuntimePage] = {}
         self.lost: Fault | None = None
         self.health = Health()
+        self.too_large: str | None = None
+        """How much memory it took when it was last looked at, where that was too much."""
         self.last_used = time.monotonic()
         self.busy_s = 0.0
         """Seconds spent in commands: the numerator of the utilization."""
@@ -75,7 +77,7 @@ class BrowserInstance:
     @property
     def complaint(self) -> str | None:
         """Why it should be given to nobody any more, and nothing holds it; None while it is healthy or held."""
-        return None if self.leases else self.health.complaint
+        return None if self.leases else self.too_large or self.health.complaint
 
     @property
     def usable(self) -> bool:

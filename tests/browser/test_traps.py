@@ -213,6 +213,19 @@ def test_a_browser_is_recycled_by_memory(fresh_bench):
     sound(bench, "chromium")
 
 
+def test_a_browser_that_took_too_much_while_a_test_had_it_is_the_last_for_that_test(fresh_bench):
+    bench = fresh_bench(page_max_memory_gib=0.001)
+    model = bench.load(make.affine(salt=3.0), "chromium")
+    bench.node.call(bench.node.pool.settle, 20)
+    assert model(X)["y"].item(0) == 3
+    assert bench.node.pool.launches == 1
+    bench.node.end_test()
+    bench.node.begin_test("the next")
+    sound(bench, "chromium")
+    assert bench.node.pool.launches == 2
+    assert len(bench.node.pool.instances) == 1
+
+
 def test_the_least_recently_used_browser_makes_room(fresh_bench):
     bench = fresh_bench(max_browsers=1)
     bench.load(make.affine(), "chromium")(X)
