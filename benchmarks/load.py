@@ -256,13 +256,13 @@ def long(options: argparse.Namespace) -> dict[str, Any]:
         f"\nmixed work, {options.minutes:g} minutes, 2 nodes: {last}; {done.left_behind} processes left behind"
     )
     levels_of(readings)
+    if done.code != 0:
+        sys.exit(f"exit {done.code}\n{done.output[-20000:]}")
     ran = int(last.split(" passed")[0].split()[-1]) * (1 - WARM_UP)
     print("\n| MiB for each 1,000 tests, in the controller and its nodes | |\n|---|---|")
     ours = sum(trend(readings, f"of it {role}")[2] for role in PYTHON)
     print(f"| this run, {ran:.0f} tests | {ours / ran * 1000:.1f} |")
     print(f"| bare xdist, that keeps three reports for each test too | {kept_by_pytest():.1f} |")
-    if done.code != 0:
-        sys.exit(f"exit {done.code}\n{done.output[-20000:]}")
     return {"seconds": done.seconds, "said": last, "readings": readings}
 
 

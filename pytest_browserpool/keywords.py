@@ -224,7 +224,7 @@ def _options(key: str, value: Any, where: str, words: Words) -> dict[str, Any]:
 
 
 MAX_SHARDS = 10_000
-"""No model has so many nodes, each shard has a place in some browser, and places are made before a model is looked at."""
+"""Far more than anybody has browsers for: each shard has a place in one, and places are made before a model is looked at."""
 
 OURS: Mapping[str, str] = {
     "executionProviders": "say it with backends=[…]",

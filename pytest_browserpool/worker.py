@@ -309,8 +309,9 @@ class NodeSide:
 
     def _tell_all(self) -> None:
         """With each heartbeat: of a node that is lost no more is missing than of the time since."""
-        if self._node is not None:
-            self._node.report.flush()
+        node = self._node  # another thread may close it
+        if node is not None:
+            node.report.flush()
         if self._teller is not None:
             self._teller.flush()
 

@@ -43,7 +43,7 @@ class BrowserInstance:
         self.lost: Fault | None = None
         self.health = Health()
         self.too_large: str | None = None
-        """How much memory it took when it was last looked at, where that was too much."""
+        """How much memory it once took, where that was too much."""
         self.last_used = time.monotonic()
         self.busy_s = 0.0
         """Seconds spent in commands: the numerator of the utilization."""

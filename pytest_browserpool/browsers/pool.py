@@ -369,10 +369,11 @@ class Pool:
                 "models": len({session.key.sha256 for session in sessions}),
             }
             self._emit("sample", {"instance": instance.identity, "browser": instance.name, **sample})
-            instance.too_large = f"took {size / (1 << 30):.1f} GiB" if size > most else None
-            # the next test may have it by now, in which case no later one gets it
-            if instance.complaint is not None and instance.complaint == instance.too_large:
+            if size > most and instance.too_large is None:
                 self._evicted += 1
+                instance.too_large = f"took {size / (1 << 30):.1f} GiB"
+            # the next test may have it by now, in which case no later one gets it
+            if instance.too_large is not None and not instance.leases:
                 await self.running.retire(instance, instance.too_large)
                 sizes[instance.identity] = 0
         idle = sorted((i for i in self.instances if not i.leases), key=lambda i: i.last_used)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
-from contextlib import nullcontext
+from contextlib import ExitStack
 from typing import Any
 
 import anyio
@@ -45,13 +45,13 @@ def probe_installed(installed: InstalledBrowser, settings: Settings) -> BrowserC
 
 def _probe_locked(installed: InstalledBrowser, settings: Settings, cache: Cache) -> BrowserCapabilities:
     name, asked = fingerprint(installed, settings), time.time()
-    # where no answer can be kept there is none to wait for
-    turn = cache.lock(f"probe-{name}", timeout=PROBE_SECONDS * 2) if cache.writable() else nullcontext()
-    try:
-        with turn:
-            return _asked(installed, settings, cache, name, asked)
-    except DeadlineExceeded as late:  # many processes, each of which may wait for it
-        return _nothing(installed, late.what)
+    with ExitStack() as turn:
+        if cache.writable():  # where no answer can be kept there is none to wait for
+            try:
+                turn.enter_context(cache.lock(f"probe-{name}", timeout=PROBE_SECONDS * 2))
+            except DeadlineExceeded as late:  # this browser's alone; the others are asked
+                return _nothing(installed, late.what)
+        return _asked(installed, settings, cache, name, asked)
 
 
 def _asked(

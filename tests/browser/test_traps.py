@@ -224,6 +224,7 @@ def test_a_browser_that_took_too_much_while_a_test_had_it_is_the_last_for_that_t
     sound(bench, "chromium")
     assert bench.node.pool.launches == 2
     assert len(bench.node.pool.instances) == 1
+    assert bench.node.pool.evictions == 1
 
 
 def test_the_least_recently_used_browser_makes_room(fresh_bench):
