@@ -129,6 +129,8 @@ class BackendSupport(Plain):
     detail: str = ""
     """Why it is not available, or what it runs on."""
     adapter: Adapter | None = None
+    faulted: bool = False
+    """Whether the browser gave no answer, where another time it may: such an answer is not kept for good."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,9 +22,10 @@ from pytest_browserpool.errors import ConnectionLost, Fault, PageHung
 KEPT_LINES = 500
 """Console lines kept per page: enough for a failing test, bounded for a page that logs for hours."""
 
-EXPLANATION_SECONDS = 1.0
-"""Seconds that a closed socket waits for a better reason: Chromium reports a crash 0.02 – 0.11 s after the fact, Firefox on
-a loaded machine later. Only a socket that was cut while its page lives waits for all of it."""
+EXPLANATION_SECONDS = 3.0
+"""Seconds that a closed socket waits for a better reason, or for its page to dial again. Chromium reports a crash 0.02 –
+0.11 s after the fact, Firefox on a loaded machine later; a cut Firefox page took more than 1 s to dial on a machine with six
+times the work of its cores. Only a socket that was cut while its page lives waits for all of it."""
 
 GOING_AWAY_SECONDS = 5.0
 """The same where the page's side said that it goes away. A Chromium whose GPU process is killed too often says so, and ends

@@ -11,7 +11,7 @@ from pytest_browserpool.artefacts import runtime
 from pytest_browserpool.browsers.catalogue import InstalledBrowser
 from pytest_browserpool.config import Settings
 
-VERSION = 3
+VERSION = 4
 """Raised when the probe asks other questions, so that older answers are not believed."""
 
 DRIVERS = ("/usr/share/vulkan/icd.d", "/etc/vulkan/icd.d", "/usr/local/nvidia/share/vulkan/icd.d")

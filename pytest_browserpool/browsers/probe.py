@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from typing import Any
 
@@ -11,7 +11,7 @@ import anyio
 
 from pytest_browserpool.artefacts import pins, runtime
 from pytest_browserpool.artefacts.cache import Cache
-from pytest_browserpool.browsers.answers import KIND, known
+from pytest_browserpool.browsers.answers import FAULTED_SECONDS, keep, known
 from pytest_browserpool.browsers.catalogue import InstalledBrowser
 from pytest_browserpool.browsers.identity import fingerprint
 from pytest_browserpool.browsers.instance import BrowserInstance
@@ -20,13 +20,16 @@ from pytest_browserpool.browsers.pool import Pool
 from pytest_browserpool.browsers.processes import Workdir
 from pytest_browserpool.config import Settings
 from pytest_browserpool.errors import DeadlineExceeded, Fault, LaunchFailed
-from pytest_browserpool.values import BACKENDS, Adapter, BackendSupport, BrowserCapabilities
+from pytest_browserpool.values import BACKENDS, Adapter, Backend, BackendSupport, BrowserCapabilities
 
 FAILED = "probes-failed"
 """Kind in the cache: when a browser last gave no answer, and why."""
 
-PROBE_SECONDS = 90.0
-"""The slowest probe seen (Firefox's first WebGPU shader on a loaded machine) took 8 s."""
+BACKEND_SECONDS = 30.0
+"""Per backend. The slowest probe of all of them seen (Firefox's first WebGPU shader on a loaded machine) took 8 s."""
+
+ORDER: tuple[Backend, ...] = ("wasm", *(b for b in BACKENDS if b != "wasm"))
+"""Wasm first: a page that does not even run that is not asked for more."""
 
 
 def probe_all(browsers: Iterable[InstalledBrowser], settings: Settings) -> list[BrowserCapabilities]:
@@ -48,7 +51,7 @@ def _probe_locked(installed: InstalledBrowser, settings: Settings, cache: Cache)
     with ExitStack() as turn:
         if cache.writable():  # where no answer can be kept there is none to wait for
             try:
-                turn.enter_context(cache.lock(f"probe-{name}", timeout=PROBE_SECONDS * 2))
+                turn.enter_context(cache.lock(f"probe-{name}", timeout=BACKEND_SECONDS * len(ORDER)))
             except DeadlineExceeded as late:  # this browser's alone; the others are asked
                 return _nothing(installed, late.what)
         return _asked(installed, settings, cache, name, asked)
@@ -70,8 +73,7 @@ def _asked(
             # for those that wait for it now: it may start tomorrow
             cache.write_json(FAILED, name, {"at": time.time(), "detail": detail})
             return _nothing(installed, detail)
-        if not installed.endpoint:
-            cache.write_json(KIND, name, found.to_plain())
+        keep(found, installed, settings, cache)
     return found
 
 
@@ -97,28 +99,47 @@ async def _probe(installed: InstalledBrowser, settings: Settings) -> BrowserCapa
     )
     try:
         await pool.start()
-        instance, _ = await pool.browser(installed.name)
-        return await ask(pool, instance)
+        return await ask(pool, installed)
     finally:
         with anyio.CancelScope(shield=True):
             await pool.close()
         await anyio.to_thread.run_sync(workdir.close)
 
 
-async def ask(pool: Pool, instance: BrowserInstance) -> BrowserCapabilities:
-    """Lets a page of ``instance`` try every backend."""
-    page = await instance.page()
-    anchor = {"url": pool.offer("anchor.onnx", ANCHOR), "external": [], "options": {}}
-    args = {"anchor": anchor, "backends": list(BACKENDS)}
-    reply = await page.call("probe", args, timeout=PROBE_SECONDS, where=f"the probe of {instance.name}")
-    installed = instance.process.installed
+async def ask(pool: Pool, installed: InstalledBrowser) -> BrowserCapabilities:
+    """Lets a page try each backend. One that hangs or crashes the browser has its own deadline and takes no other along.
+
+    Raises:
+        Fault: the browser does not start, or its page does not run wasm.
+    """
+    found, version, isolated = {}, "", False
+    for backend in ORDER:
+        instance, _ = await pool.browser(installed.name)
+        version = version or instance.process.version
+        try:
+            values = await _try(pool, instance, backend)
+        except Fault as fault:
+            if backend == "wasm":
+                raise
+            detail = f"{fault.what}; asked again after {FAULTED_SECONDS / 3600:g} h"
+            found[backend] = BackendSupport(name=backend, available=False, detail=detail, faulted=True)
+        else:
+            found[backend], isolated = _support(values["backend"]), bool(values["isolated"])
     return BrowserCapabilities(
         name=installed.name,
         family=installed.family,
-        version=instance.process.version,
-        isolated=bool(reply.values["isolated"]),
-        backends=tuple(_support(b) for b in reply.values["backends"]),
+        version=version,
+        isolated=isolated,
+        backends=tuple(found[b] for b in BACKENDS),
     )
+
+
+async def _try(pool: Pool, instance: BrowserInstance, backend: Backend) -> Mapping[str, Any]:
+    page = await instance.page()
+    anchor = {"url": pool.offer("anchor.onnx", ANCHOR), "external": [], "options": {}}
+    where = f"the probe of {instance.name}"
+    args = {"anchor": anchor, "backend": backend}
+    return (await page.call("probe", args, timeout=BACKEND_SECONDS, where=where)).values
 
 
 def _support(plain: dict[str, Any]) -> BackendSupport:

@@ -11,7 +11,9 @@ import numpy as np
 import onnx_models as make
 import pytest
 
-from pytest_browserpool.browsers import probe
+from pytest_browserpool.artefacts import pins
+from pytest_browserpool.browsers import answers, probe
+from pytest_browserpool.browsers.answers import known
 from pytest_browserpool.browsers.catalogue import discover
 from pytest_browserpool.config import CustomBrowser, Settings
 from pytest_browserpool.errors import CapabilityError, LaunchFailed
@@ -91,3 +93,25 @@ def test_those_who_wait_for_a_probe_take_over_that_it_failed(tmp_path, monkeypat
     assert not any(support.available for answer in found for support in answer.backends)
     probe.probe_installed(mute, settings)
     assert len(asked) == 2, "who asks later asks again: it may start by then"
+
+
+def test_a_backend_that_hangs_the_browser_takes_no_other_along(tmp_path, monkeypatch):
+    """The switches for a GPU do, where there is none."""
+    monkeypatch.setattr(probe, "BACKEND_SECONDS", 5.0)
+    flags = ("--use-angle=vulkan", "--enable-features=Vulkan", "--disable-vulkan-surface")
+    own = program(tmp_path, 'exec chromium "$@"')  # of this test alone: its answer is kept
+    custom = (CustomBrowser(name="stuck", family="chrome", executable=own, flags=flags),)
+    settings = Settings(rootdir=str(tmp_path), db="", custom=custom)
+    (stuck,) = (b for b in discover(settings).installed if b.name == "stuck")
+    found = probe.probe_installed(stuck, settings)
+    webgpu, wasm = (next(b for b in found.backends if b.name == name) for name in ("webgpu", "wasm"))
+    assert wasm.available
+    if webgpu.available and not webgpu.adapter.software:
+        pytest.skip(f"this machine has the GPU that these switches are for: {webgpu.adapter}")
+    assert not webgpu.available
+    assert webgpu.faulted
+    assert "within 5 s; asked again after 1 h" in webgpu.detail
+    cache = pins.default_cache()
+    assert known(stuck, settings, cache) == found, "the next start does not wait for it again"
+    monkeypatch.setattr(answers.time, "time", lambda: time.monotonic() + 1e12)
+    assert known(stuck, settings, cache) is None, "an hour later it is asked again"

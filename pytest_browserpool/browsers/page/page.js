@@ -79,8 +79,9 @@ function receive(from, assembly, data) {
   else answer(from, id, () => { throw new Error(`unknown command ${op}`); }, args, tensors);
 }
 
-// A cut connection is dialled again: the page is sound, and its sessions are warm. The node waits a second for that.
-const REDIAL_MS = [0, 50, 200, 500];
+// A cut connection is dialled again: the page is sound, and its sessions are warm. The node waits for that as long as its
+// EXPLANATION_SECONDS.
+const REDIAL_MS = [0, 50, 200, 500, 1000];
 const ENDED_BY_THE_NODE = [1000, 1001];
 function dial(attempt) {
   socket = new WebSocket(address);

@@ -1,4 +1,4 @@
-// What this browser really gives, found by doing it: each backend runs the small anchor model and its answer is compared.
+// What this browser really gives, found by doing it: a backend runs the small anchor model and its answer is compared.
 
 async function adapterInfo() {
   if (!navigator.gpu) return { error: "navigator.gpu is missing" };
@@ -44,20 +44,16 @@ async function tryModel(models, backend, anchor) {
   }
 }
 
-export async function probe(models, { anchor, backends }) {
-  const results = [];
-  for (const backend of backends) {
-    let found;
-    if (backend === "webgpu") {
-      const info = await adapterInfo();
-      found = info.error ? { available: false, detail: info.error } : { ...(await tryModel(models, backend, anchor)), ...info };
-    } else if (backend.startsWith("webnn")) {
-      const refusal = await webnnContext({ webnn: "cpu", "webnn-gpu": "gpu", "webnn-npu": "npu" }[backend]);
-      found = refusal ? { available: false, detail: refusal } : await tryModel(models, backend, anchor);
-    } else {
-      found = await tryModel(models, backend, anchor);
-    }
-    results.push({ name: backend, ...found });
+export async function probe(models, { anchor, backend }) {
+  let found;
+  if (backend === "webgpu") {
+    const info = await adapterInfo();
+    found = info.error ? { available: false, detail: info.error } : { ...(await tryModel(models, backend, anchor)), ...info };
+  } else if (backend.startsWith("webnn")) {
+    const refusal = await webnnContext({ webnn: "cpu", "webnn-gpu": "gpu", "webnn-npu": "npu" }[backend]);
+    found = refusal ? { available: false, detail: refusal } : await tryModel(models, backend, anchor);
+  } else {
+    found = await tryModel(models, backend, anchor);
   }
-  return { values: { backends: results, isolated: crossOriginIsolated, agent: navigator.userAgent } };
+  return { values: { backend: { name: backend, ...found }, isolated: crossOriginIsolated } };
 }
