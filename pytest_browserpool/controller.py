@@ -308,8 +308,13 @@ class Controller:
         gate = self._gate = outcomes.ReportGate(dsession.worker_testreport)
 
         def on_complete(node: Any, item_index: int, duration: float) -> None:
-            gate.on_complete(node)
+            """A node waits for its next test: where all went well, what reporters do with this one comes after that."""
+            passed = gate.passed(node)
+            if not passed:  # one more failure may be the last that is wanted
+                gate.on_complete(node)
             complete(node=node, item_index=item_index, duration=duration)
+            if passed:
+                gate.on_complete(node)
 
         dsession.worker_testreport = gate.on_report
         dsession.worker_runtest_protocol_complete = on_complete
@@ -340,6 +345,8 @@ class Controller:
         """Once a second, on the main thread: time has passed, and there is a little to spend on the plan."""
         if self._fleet is not None:
             self._fleet.tick()
+        if self._gate is not None:
+            self._gate.settle()
         if self._observer is not None:
             self._observer.tick()
         if self.scheduler is None or self.engine is None or self.stopping():

@@ -49,11 +49,17 @@ class ReportGate:
             )
             self._emit(node=node, rep=rep)
             return
-        self.flush(node)
         held.open.append(rep)
+
+    def passed(self, node: Any) -> bool:
+        """Whether no report of the test that ``node`` ran can end the run."""
+        return (
+            all(rep.outcome == "passed" for rep in self._nodes[node].open) if node in self._nodes else False
+        )
 
     def on_complete(self, node: Any) -> None:
         """The test that ``node`` ran is complete."""
+        self.flush(node)
         held = self._nodes.setdefault(node, _Held())
         reports, held.open = held.open, []
         for rep in reports[:-1]:
@@ -63,6 +69,12 @@ class ReportGate:
                 held.teardown = rep
             else:
                 self._emit(node=node, rep=rep)
+
+    def settle(self) -> None:
+        """From time to time: the test before one that takes long is not kept from the reporters until that is over."""
+        for node, held in list(self._nodes.items()):
+            if held.open:
+                self.flush(node)
 
     def flush(self, node: Any) -> None:
         """Nothing more can come for the test before: pass its teardown report on."""

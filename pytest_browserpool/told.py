@@ -1,4 +1,4 @@
-"""What xdist's worker tells of one test, and what we tell of it, in two messages instead of seven.
+"""What xdist's worker tells of one test, and what we tell of it, in one message instead of seven.
 
 Each message costs both ends a tenth of a millisecond, which a suite of short tests has in the thousands. What a test is told
 to have done is passed on when it is complete (``outcomes.ReportGate``), so nobody misses what waits here until then.
@@ -19,6 +19,11 @@ HELD = ("logstart", "logfinish", "warning_recorded")
 """Events that wait for the next one."""
 
 CLOSES = "runtest_protocol_complete"
+
+BRIEF_SECONDS = 0.02
+"""A set-up that took longer did something worth knowing while the test's call runs: a launch or a load takes 50 ms and more,
+that of a warm model one or two. What a shorter one has to tell waits for the end of the call, or
+``heartbeat.TELL_SECONDS``."""
 
 
 class Teller:
@@ -52,7 +57,7 @@ class Teller:
                 self._send(message)
 
     def flush(self) -> None:
-        """Sends what waits; with each heartbeat too, so that a node that is lost has said how far its test came."""
+        """Sends what waits; ten times a second too, so that a node that is lost has said how far its test came."""
         with self._lock:
             held, self._held = self._held, []
             if held:
@@ -60,7 +65,11 @@ class Teller:
 
 
 def _went_well(name: str, fields: Mapping[str, Any]) -> bool:
-    """Whether it is the report of a phase after which the test goes on. That of the set-up goes at once: most nodes that a
-    test takes with it go in its call."""
+    """Whether it is the report of a phase after which the test goes on. That of a set-up goes at once unless it was brief:
+    most nodes that a test takes with it go in its call."""
+    if name != "testreport":
+        return False
     report = fields.get("data", {})
-    return name == "testreport" and report.get("when") != "setup" and report.get("outcome") == "passed"
+    if report.get("when") == "setup" and not report.get("duration", 1.0) < BRIEF_SECONDS:
+        return False
+    return bool(report.get("outcome") == "passed")

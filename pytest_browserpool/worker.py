@@ -308,7 +308,7 @@ class NodeSide:
         return interactor
 
     def _tell_all(self) -> None:
-        """With each heartbeat: of a node that is lost no more is missing than of the time since."""
+        """Every tenth of a second: of a node that is lost no more is missing than of the time since."""
         node = self._node  # another thread may close it
         if node is not None:
             node.report.flush()

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from pytest_browserpool.heartbeat import Pulse
 from pytest_browserpool.link import SEVERAL, TOLD, packed, parts_of
-from pytest_browserpool.told import Teller
+from pytest_browserpool.told import BRIEF_SECONDS, Teller
 
 
 class Wire:
@@ -36,15 +36,20 @@ class Wire:
         self.events += parts
 
 
-def report(when: str, outcome: str = "passed") -> tuple[str, dict[str, Any]]:
-    return "testreport", {"data": {"when": when, "outcome": outcome}}
+BRIEF, LONG = BRIEF_SECONDS / 2, BRIEF_SECONDS * 2
 
 
-def of_test(*, call: str = "passed", teardown: str = "passed") -> list[tuple[str, dict[str, Any]]]:
+def report(when: str, outcome: str = "passed", duration: float = BRIEF) -> tuple[str, dict[str, Any]]:
+    return "testreport", {"data": {"when": when, "outcome": outcome, "duration": duration}}
+
+
+def of_test(
+    *, setup: float = BRIEF, call: str = "passed", teardown: str = "passed"
+) -> list[tuple[str, dict[str, Any]]]:
     """As xdist's worker tells it."""
     return [
         ("logstart", {"nodeid": "a"}),
-        report("setup"),
+        report("setup", duration=setup),
         report("call", call),
         report("teardown", teardown),
         ("logfinish", {"nodeid": "a"}),
@@ -52,18 +57,21 @@ def of_test(*, call: str = "passed", teardown: str = "passed") -> list[tuple[str
     ]
 
 
-def test_a_test_that_passes_is_told_in_two_messages() -> None:
+@pytest.mark.parametrize(("setup", "messages"), [(BRIEF, 1), (LONG, 2)])
+def test_a_test_that_passes_is_told_in_one_message_and_a_long_set_up_in_one_more(
+    setup: float, messages: int
+) -> None:
     wire = Wire()
-    for name, fields in of_test():
+    for name, fields in of_test(setup=setup):
         wire.teller.tell(name, **fields)
-    assert wire.events == of_test()
-    assert wire.messages == 2
+    assert wire.events == of_test(setup=setup)
+    assert wire.messages == messages
 
 
 def test_what_is_ours_at_the_end_of_a_call_goes_with_its_report() -> None:
     wire = Wire()
     several = {"kind": SEVERAL, "parts": [{"kind": "event"}, {"kind": "record"}]}
-    told = of_test()
+    told = of_test(setup=LONG)
     for name, fields in told[:2]:
         wire.teller.tell(name, **fields)
     wire.teller.send(several)
@@ -74,11 +82,11 @@ def test_what_is_ours_at_the_end_of_a_call_goes_with_its_report() -> None:
     assert wire.messages == 2
 
 
-def test_that_the_set_up_is_done_is_known_while_the_call_runs() -> None:
+def test_that_a_long_set_up_is_done_is_known_while_the_call_runs() -> None:
     wire = Wire()
-    for name, fields in of_test()[:2]:
+    for name, fields in of_test(setup=LONG)[:2]:
         wire.teller.tell(name, **fields)
-    assert wire.events == of_test()[:2]
+    assert wire.events == of_test(setup=LONG)[:2]
 
 
 @pytest.mark.parametrize("bad", ["failed", "skipped", "rerun"])
@@ -136,8 +144,27 @@ def test_a_beat_brings_what_waits() -> None:
     pulse.also(wire.teller.flush)
     for name, fields in of_test()[:3]:
         wire.teller.tell(name, **fields)
-    assert len(wire.events) == 2
+    assert not wire.events
     pulse.begin(None)
     assert beaten.wait(10)
     pulse.end()
     assert seen[0] == 3, "before the beat, which may be the node's last word"
+
+
+def test_what_waits_is_told_between_the_beats_too() -> None:
+    wire, beaten, told = Wire(), threading.Event(), threading.Event()
+
+    def tell() -> None:
+        wire.teller.flush()
+        if wire.events:
+            told.set()
+
+    pulse = Pulse(lambda message: beaten.set(), 60.0, lambda: None)
+    pulse.also(tell)
+    pulse.begin(None)
+    assert beaten.wait(10)
+    for name, fields in of_test()[:2]:
+        wire.teller.tell(name, **fields)
+    assert told.wait(10)
+    pulse.end()
+    assert wire.events == of_test()[:2]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 
 from pytest_browserpool.artefacts.cache import Cache
@@ -23,7 +24,7 @@ def known(installed: InstalledBrowser, settings: Settings, cache: Cache) -> Brow
     if installed.endpoint:
         return None
     plain = cache.read_json(KIND, fingerprint(installed, settings))
-    if not plain or float(plain.get("until", time.time())) < time.time():
+    if not plain or time.time() > float(plain.get("until", math.inf)):
         return None
     return BrowserCapabilities.from_plain(plain)
 

@@ -8,10 +8,9 @@ from pathlib import Path
 import pytest
 
 from pytest_browserpool.artefacts.cache import Cache
-from pytest_browserpool.browsers.answers import KIND, known, on_hardware
+from pytest_browserpool.browsers.answers import keep, known, on_hardware
 from pytest_browserpool.browsers.catalogue import InstalledBrowser
 from pytest_browserpool.browsers.flags import merge_flags, switches
-from pytest_browserpool.browsers.identity import fingerprint
 from pytest_browserpool.config import Settings
 from pytest_browserpool.values import Adapter, BackendSupport, BrowserCapabilities
 
@@ -26,7 +25,7 @@ def kept(cache: Cache, browser: InstalledBrowser, adapter: Adapter | None, avail
     """As if the probe had found that adapter."""
     support = BackendSupport(name="webgpu", available=available, adapter=adapter)
     found = BrowserCapabilities(name=browser.name, family=browser.family, version="1", backends=(support,))
-    cache.write_json(KIND, fingerprint(browser, SETTINGS), found.to_plain())
+    keep(found, browser, SETTINGS, cache)
 
 
 @pytest.fixture
