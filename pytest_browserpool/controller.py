@@ -8,7 +8,7 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Generator, Sequence
+from collections.abc import Generator
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -28,9 +28,8 @@ from pytest_browserpool.remote import Paths, is_elsewhere, machine_of
 from pytest_browserpool.report import details
 from pytest_browserpool.report.crashed import close_crashed_row
 from pytest_browserpool.report.live import LiveView
+from pytest_browserpool.sink import FINISHED, RunSink
 from pytest_browserpool.switchboard import Switchboard
-from pytest_browserpool.unrunnable import in_a_line, in_full, no_node
-from pytest_browserpool.values import ModelNeeds
 
 if TYPE_CHECKING:
     from pytest_browserpool.config import Settings
@@ -53,9 +52,6 @@ IMPROVE_ITERATIONS = 2000
 """At most in one tick: what the search has not found with some of these, it finds in a later one or not at all. One takes
 10 µs, but a millisecond where thousands of tests are alike; hence the time too."""
 
-FINISHED = "finished"
-"""Why a node went that ended as it should."""
-
 
 class Controller:
     """Plugin of the process that holds the run: xdist's controller, or pytest itself without ``-n``."""
@@ -72,6 +68,14 @@ class Controller:
         self._gate: outcomes.ReportGate | None = None
         self._watch = Watch(settings.heartbeat_timeout)
         self._down: dict[str, str] = {}
+        self._sink = RunSink(
+            config,
+            self.ledger,
+            skip_missing=settings.missing == "skip",
+            down=self._down,
+            troubles=self.hearing.troubles,
+            warn=self.warn,
+        )
         self._stop = threading.Event()
         self._timer: threading.Thread | None = None
         self._fleet: Fleet | None = None
@@ -158,7 +162,7 @@ class Controller:
             losses = self.ledger.losses[test]
             story = "".join(f"\n  {loss}" for loss in losses)
             said = f"lost, and not tried again: {reason}{story}" if losses else f"not run: {reason}"
-            self.publish(outcomes.failed(test, said, crashed=bool(losses)))
+            self._sink.publish(outcomes.failed(test, said, crashed=bool(losses)))
 
     # -- nodes -----------------------------------------------------------------------------------------------
 
@@ -254,7 +258,7 @@ class Controller:
         if error or self._fleet is None:
             return
         name, status = node.gateway.id, getattr(node, "workeroutput", {}).get("exitstatus", "?")
-        if node not in self.hearing.proven and not self.stopping():
+        if node not in self.hearing.proven and not self._sink.stopping():
             self._fleet.give_up(name, f"{name} ended with exit status {status} before any test")
         elif status == pytest.ExitCode.USAGE_ERROR:
             self.warn(f"{name} ran nothing: a file or test that was asked for is not there")
@@ -294,9 +298,9 @@ class Controller:
             self.ledger.history(),
         )
         self._observer = Observer(self.ledger, self.engine, LiveView(config))
-        self._adviser = PoolAdviser(self.engine, self.ledger, self.tell)
-        self.scheduler = BrowserPoolScheduling(
-            config, nodes=expected, handle=self._observer.handle, sink=self
+        self._adviser = PoolAdviser(self.engine, self.ledger, self._sink.tell)
+        self.scheduler = self._sink.scheduler = BrowserPoolScheduling(
+            config, nodes=expected, handle=self._observer.handle, sink=self._sink
         )
         self.hearing.attach(self.scheduler, self._observer)
         self._install_gate()
@@ -349,61 +353,16 @@ class Controller:
             self._gate.settle()
         if self._observer is not None:
             self._observer.tick()
-        if self.scheduler is None or self.engine is None or self.stopping():
+        if self.scheduler is None or self.engine is None or self._sink.stopping():
             return
         self.scheduler.hear(events.Tick(at=time.monotonic()))
         if self._adviser is not None:
             self._adviser.tick(self.scheduler.nodes)
-        if self.dsession.queue.empty() and not self.stopping():
+        if self.dsession.queue.empty() and not self._sink.stopping():
             until = time.perf_counter() + IMPROVE_SECONDS
             self.scheduler.carry_out(
                 self.engine.improve(IMPROVE_ITERATIONS, lambda: time.perf_counter() > until)
             )
-
-    # -- what the scheduler asks for (scheduler.Sink) --------------------------------------------------------
-
-    def tell(self, node: Any, message: Message) -> None:
-        link.send(node.browserpool_channel, message)
-
-    def decided(self, command: events.Run) -> None:
-        self.ledger.decision(command)
-
-    def stopping(self) -> bool:
-        return bool(self.dsession.shouldstop or self.dsession.shuttingdown)
-
-    def replaces(self, node: Any) -> bool | None:
-        if self._down.get(node.gateway.id) == FINISHED:
-            return False
-        dsession = self.dsession
-        limit = dsession._max_worker_restart
-        return True if limit is None or dsession._failed_nodes_count + 1 <= limit else None
-
-    def unrunnable(self, test: str, needs: ModelNeeds | None, reasons: Sequence[str]) -> None:
-        troubles = dict.fromkeys(trouble for trouble in self.hearing.troubles.values() if trouble)
-        error = no_node(reasons, troubles)
-        skip = self.settings.missing == "skip" or (needs is not None and needs.on == "each")
-        self.publish(
-            outcomes.skipped(test, in_a_line(error)) if skip else outcomes.failed(test, in_full(error))
-        )
-
-    def abandoned(self, test: str, nodes: Sequence[str], node: Any) -> None:
-        lines = "\n".join(f"  {loss}" for loss in self.ledger.losses[test])
-        text = f"lost with {len(nodes)} nodes, and not tried again:\n{lines}"
-        reports = outcomes.failed(test, text, node=node, crashed=True)
-        crash = reports[1]
-        self.config.hook.pytest_handlecrashitem(crashitem=test, report=crash, sched=self.scheduler)
-        if crash.failed:
-            self.publish(reports)
-        else:  # another plugin had it marked pending again, and made this a "rerun"
-            close_crashed_row(crash)
-            self.publish([crash])
-
-    def publish(self, reports: Sequence[pytest.TestReport]) -> None:
-        """Report a test that no node reports, as if one had; counts for ``--maxfail``."""
-        for report in reports:
-            self.config.hook.pytest_runtest_logreport(report=report)
-            if report.failed:
-                self.dsession._handlefailures(report)
 
     # -- outcomes --------------------------------------------------------------------------------------------
 

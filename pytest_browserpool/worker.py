@@ -3,7 +3,6 @@ test."""
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
 import os
@@ -11,13 +10,13 @@ import socket
 import sys
 import threading
 from collections.abc import Callable, Collection, Generator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_browserpool import hooked, machine, markers
+from pytest_browserpool import aside, hooked, machine, markers
+from pytest_browserpool.aside import Aside
 from pytest_browserpool.errors import BrowserPoolError, ConfigurationError, NoBrowser, NoNode
 from pytest_browserpool.heartbeat import Pulse
 from pytest_browserpool.link import INPUT, PEER, Message
@@ -89,7 +88,7 @@ class NodeSide:
         self._runtime_here = False
         """Whether the settings say where the run's onnxruntime-web is on another machine than the controller's."""
         self._wrong_runtime: ConfigurationError | None = None
-        self._aside = ThreadPoolExecutor(max_workers=1, thread_name_prefix="browserpool-directives")
+        self._aside = Aside(lambda: self.node, lambda: self._items, self.send)
 
     def send(self, message: Message) -> None:
         """For the controller, from any thread."""
@@ -193,7 +192,7 @@ class NodeSide:
 
     def close(self) -> None:
         """End the threads and close the browsers. May be called again."""
-        self._aside.shutdown(wait=False, cancel_futures=True)
+        self._aside.close()
         with self._lock:
             node, self._node, self._closed = self._node, None, True
         if node is not None:
@@ -253,37 +252,13 @@ class NodeSide:
         elif kind == "run":
             self._hints[message["index"]] = (message["browser"], message["backend"])
             self._interactor.torun.put(message["index"])
-        elif kind in ("prewarm", "retire", "pool") and not self._closed:
-            with contextlib.suppress(RuntimeError):  # the executor was shut down in between: the run is over
-                self._aside.submit(self._carry_out, message)
+        elif kind in aside.KINDS:
+            self._aside.submit(message)
 
     def on_end(self) -> None:
         """The link is closed, on execnet's receiver thread. Usually all is over by then; where the controller was killed,
         the browsers end now: execnet gives a running test five seconds, and the process ten more."""
         threading.Thread(target=self.close, name="browserpool-end", daemon=True).start()
-
-    def _carry_out(self, message: Message) -> None:
-        """Prewarm, retire or resize, aside from the running test. A failure costs nothing but the head start: the
-        test that comes will launch and load by itself, and report what is wrong."""
-        try:
-            if message["kind"] == "retire":
-                self.node.retire(message["browser"])
-                return
-            if message["kind"] == "pool":
-                self.node.resize(message["size"], message["most"], frozenset(message["soon"]))
-                return
-            item = self._items.get(message["test"] or "")
-            request = markers.request_for(item) if item is not None else None
-            self.node.prewarm(message["browser"], message["backend"], request)
-        except Exception as error:  # noqa: BLE001  see above; the controller notes it
-            self.send(
-                {
-                    "kind": "aside_failed",
-                    "directive": message["kind"],
-                    "browser": message.get("browser", ""),
-                    "error": str(error),
-                }
-            )
 
     # -- running ---------------------------------------------------------------------------------------------
 
