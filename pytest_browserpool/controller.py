@@ -72,6 +72,7 @@ class Controller:
             config,
             self.ledger,
             skip_missing=settings.missing == "skip",
+            chosen=settings.browsers,
             down=self._down,
             troubles=self.hearing.troubles,
             warn=self.warn,

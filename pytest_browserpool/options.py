@@ -65,7 +65,11 @@ OPTIONS = (
         name="shards-over",
         help="node: all shards of a model run on one node; nodes: on others too, where one cannot hold them (node)",
     ),
-    Option(name="missing", help="what happens to a test that no node can run: fail or skip (fail)"),
+    Option(
+        name="missing",
+        help="what happens to a test that no node can run: fail or skip; one that would take a browser that "
+        "--browserpool-browsers names fails all the same where that gives nothing (fail)",
+    ),
     Option(
         name="redundancy",
         help="how many browsers hold a model; 2 is a hot standby (1)",

@@ -157,7 +157,7 @@ def _register_reports(config: pytest.Config, hub: Controller) -> None:
         warnings=lambda: writer.warnings,
         history=history,
         advice=advice,
-        prometheus=config.invocation_params.dir / settings.prometheus if settings.prometheus else None,
+        prometheus=Path(settings.prometheus) if settings.prometheus else None,
         otel=settings.otel,
     )
 
@@ -230,7 +230,7 @@ def read_settings(config: pytest.Config) -> Settings:
         if value not in (None, ""):
             given[option.field] = converted(option, value)
     # what is typed is meant from where it is typed, what is in a file from where the project is
-    for path in ("db", "runtime"):
+    for path in ("db", "runtime", "prometheus"):
         typed = config.getoption(f"browserpool_{path}", None) is not None
         if path in given:
             place = Path(given[path]).expanduser()

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from pytest_browserpool.keywords import unequal_limits
 from pytest_browserpool.link import Message
 from pytest_browserpool.placement import events
-from pytest_browserpool.values import ModelNeeds, NodeCapabilities, TestNeeds
+from pytest_browserpool.values import BrowserCapabilities, ModelNeeds, NodeCapabilities, TestNeeds
 
 if TYPE_CHECKING:
     from xdist.workermanage import WorkerController
@@ -242,6 +242,14 @@ class BrowserPoolScheduling:
         """Give the engine an event and carry out what it says; nothing once the run is ending."""
         if not self._sink.stopping():
             self.carry_out(self._handle(event))
+
+    @property
+    def browsers(self) -> list[BrowserCapabilities]:
+        """Of all nodes."""
+        told = (member.capabilities for member in self._members.values())
+        return [
+            browser for capabilities in told if capabilities is not None for browser in capabilities.browsers
+        ]
 
     @property
     def collected(self) -> int:

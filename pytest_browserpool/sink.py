@@ -11,7 +11,7 @@ from pytest_browserpool import link, outcomes
 from pytest_browserpool.link import Message
 from pytest_browserpool.placement import events
 from pytest_browserpool.report.crashed import close_crashed_row
-from pytest_browserpool.unrunnable import in_a_line, in_full, no_node
+from pytest_browserpool.unrunnable import in_a_line, in_full, insisted, no_node
 from pytest_browserpool.values import ModelNeeds
 
 if TYPE_CHECKING:
@@ -24,7 +24,8 @@ FINISHED = "finished"
 class RunSink:
     """``scheduler.Sink``, on the main thread.
 
-    ``skip_missing``: a test that no node can run is skipped, not failed. ``down``: node → why it went. ``troubles``: node →
+    ``skip_missing``: a test that no node can run is skipped, not failed, unless ``chosen``, the browsers that the run is
+    meant for, lacks one that it would take (``unrunnable.insisted``). ``down``: node → why it went. ``troubles``: node →
     why it has no browser at all, or nothing. ``warn`` tells the user.
     """
 
@@ -34,12 +35,13 @@ class RunSink:
         ledger: Ledger,
         *,
         skip_missing: bool,
+        chosen: Sequence[str],
         down: Mapping[str, str],
         troubles: Mapping[str, str],
         warn: Callable[[str], None],
     ) -> None:
         self._config, self._ledger, self._skip_missing = config, ledger, skip_missing
-        self._down, self._troubles = down, troubles
+        self._chosen, self._down, self._troubles = chosen, down, troubles
         self.warn = warn
         self.scheduler: Any = None
         """Whose tests are reported: other plugins ask it for one of them once more."""
@@ -67,6 +69,7 @@ class RunSink:
     def unrunnable(self, test: str, needs: ModelNeeds | None, reasons: Sequence[str]) -> None:
         error = no_node(reasons, dict.fromkeys(trouble for trouble in self._troubles.values() if trouble))
         skip = self._skip_missing or (needs is not None and needs.on == "each")
+        skip = skip and not insisted(needs, self._chosen, self.scheduler.browsers)
         self.publish(
             outcomes.skipped(test, in_a_line(error)) if skip else outcomes.failed(test, in_full(error))
         )

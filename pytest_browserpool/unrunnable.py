@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from pytest_browserpool.errors import BrowserPoolError, NoNode
+from pytest_browserpool.values import BrowserCapabilities, ModelNeeds
 
 LOST, NONE_UP = "lost", "no node came up"
 """What the engine says of a node that could have run the test, and where there is none to say anything of."""
@@ -40,6 +41,18 @@ def _remedy(reasons: Iterable[str]) -> str:
     if all(reason.startswith("needs ") for reason in reasons):
         return "lower min_memory=, or start fewer nodes on that machine: they share its memory"
     return missing
+
+
+def insisted(needs: ModelNeeds | None, chosen: Iterable[str], given: Iterable[BrowserCapabilities]) -> bool:
+    """Whether the test would take a browser that ``--browserpool-browsers`` names and that gives nothing anywhere.
+
+    Then it fails where it would be skipped: the machine is not the one that the run was meant for. ``given``: the browsers of
+    all nodes.
+    """
+    sound = [browser for browser in given if browser.usable]
+    lacking = {word for word in chosen if not any(browser.answers_to(word) for browser in sound)}
+    wanted = [word.lstrip("=") for word in needs.browsers or ()] if needs is not None else []
+    return bool(lacking) and (not wanted or not lacking.isdisjoint(wanted))
 
 
 def in_full(error: BrowserPoolError) -> str:

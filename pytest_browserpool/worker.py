@@ -23,7 +23,7 @@ from pytest_browserpool.link import INPUT, PEER, Message
 from pytest_browserpool.report.junit import test_properties
 from pytest_browserpool.runloop import RunLoop, find_interactor
 from pytest_browserpool.told import Teller
-from pytest_browserpool.unrunnable import in_a_line, in_full, no_node
+from pytest_browserpool.unrunnable import in_a_line, in_full, insisted, no_node
 from pytest_browserpool.values import ModelNeeds, NodeCapabilities
 
 if TYPE_CHECKING:
@@ -306,10 +306,12 @@ class NodeSide:
             return
         from pytest_browserpool.placement.eligibility import why_not
 
-        reason = why_not(self.capabilities(probe=True), needs, ())
+        here = self.capabilities(probe=True)
+        reason = why_not(here, needs, ())
         if reason:
             error = no_node([reason], [self.trouble] if self.trouble else [])
-            if needs.on == "each" or self.settings.missing == "skip":
+            skip = needs.on == "each" or self.settings.missing == "skip"
+            if skip and not insisted(needs, self.settings.browsers, here.browsers):
                 pytest.skip(in_a_line(error))
             raise error
 

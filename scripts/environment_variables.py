@@ -25,6 +25,8 @@ ENVIRONMENT = {
     "Do not set it.",
     "GITHUB_STEP_SUMMARY": "Set by GitHub Actions: the file that the run's summary is appended to.",
     "CI": "Where it is set, as in CI, there is a plain line now and then in place of the live view.",
+    "HOME": "Where it is another user's, a Firefox of root's gets one of its own, without which it refuses to start.",
+    "XDG_CACHE_HOME": "Where that Firefox keeps its shaders all the same; `.cache` in the home unless set.",
     "TERM": "The terminal's kind; `dumb` has no live view.",
     "TMPDIR": "Where temporary profiles are made. Each browser gets one below, which is removed at the end.",
 }

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from pytest_browserpool.errors import CapabilityError
-from pytest_browserpool.unrunnable import in_a_line, in_full, no_node
+from pytest_browserpool.unrunnable import in_a_line, in_full, insisted, no_node
+from pytest_browserpool.values import BackendSupport, BrowserCapabilities, ModelNeeds
 
 FEWER = "lower min_memory=, or start fewer nodes on that machine: they share its memory"
 DOCTOR = "browserpool doctor says what is missing; --browserpool-missing=skip skips such tests"
@@ -52,3 +53,31 @@ def test_different_reasons_have_a_line_each() -> None:
 )  # fmt: skip
 def test_the_remedy_fits(reasons: list[str], remedy: str) -> None:
     assert no_node(reasons).remedy == remedy
+
+
+SOUND = BrowserCapabilities(
+    name="chromium", family="chrome", version="1", backends=(BackendSupport(name="wasm", available=True),)
+)
+BROKEN = BrowserCapabilities(
+    name="firefox", family="firefox", version="", backends=(BackendSupport(name="wasm", available=False),)
+)
+
+
+@pytest.mark.parametrize(
+    ("chosen", "browsers", "fails"),
+    [
+        ((), ("firefox",), False),
+        (("firefox",), ("firefox",), True),
+        (("firefox",), ("=firefox",), True),
+        (("firefox",), (), True),
+        (("firefox",), ("webkit",), False),
+        (("chromium", "firefox"), ("chromium",), False),
+        (("chrome",), ("chrome",), False),
+        (("edge",), ("edge", "firefox"), True),
+    ],
+)
+def test_a_run_insists_on_the_browsers_that_it_names(
+    chosen: tuple[str, ...], browsers: tuple[str, ...], fails: bool
+) -> None:
+    """``fails``: where it would be skipped otherwise; Firefox is here and does not start."""
+    assert insisted(ModelNeeds(browsers=browsers), chosen, [SOUND, BROKEN]) is fails

@@ -265,6 +265,7 @@ class Launcher:
         environment = {
             **os.environ,
             "TMPDIR": str(self._workdir.path),
+            **(firefox.home(self._workdir.path) if installed.engine == "firefox" else {}),
             **installed.environment,
             processes.MARK: token,
         }

@@ -115,6 +115,10 @@ def seats(
         )
     first = found[0].backend
     kinds = dict.fromkeys(c.browser for c in found if not needs.backends or c.backend == first)
+    named = [b.name for b in browsers if _own_backends(needs, b)]
+    _within_browsers(needs, named, kinds, where)
+    if not needs.browsers:  # who says what a browser's shard runs on wants a shard there
+        kinds = dict.fromkeys(sorted(kinds, key=lambda kind: kind not in named))
     backends = {kind: tuple(c.backend for c in found if c.browser == kind) for kind in kinds}
     avoided: list[str] = []
     for browser in (b for b in browsers if b.name in kinds):
@@ -133,6 +137,16 @@ def seats(
     taken = [kind for kind in kinds if kind not in avoided] or list(kinds)
     slots = -(-shards // len(taken))
     return tuple(Seat(kind, slot, backends[kind], node) for slot in range(slots) for kind in taken)
+
+
+def _within_browsers(needs: ModelNeeds, named: Sequence[str], kinds: Collection[str], where: str) -> None:
+    left_out = [name for name in named if name not in kinds]
+    if needs.browsers and left_out and left_out == list(named):
+        raise CapabilityError(
+            f"shard_backends={dict(needs.shard_backends or {})} says nothing of browsers={list(needs.browsers)}",
+            where=where,
+            remedy="name the same browsers in both, or drop browsers=",
+        )
 
 
 def _own_backends(needs: ModelNeeds, browser: BrowserCapabilities) -> tuple[str, ...]:

@@ -303,6 +303,8 @@ class Lanes:
             self.given_up(number, fault)
             raise fault
         self._breakers.met(lane.seat, fault)
+        if self._use.operation is not None:
+            self._use.operation.attempts += 1
         where, steps = lane.where, list[dict[str, Any]]()
         try:
             async with asyncio.timeout(self.recovery_limit):

@@ -182,7 +182,7 @@ class ShardedResident:
                 )
         self.begin()
         first = all(loaded.session.runs == 0 for lane in self.lanes for loaded in lane.sessions.values())
-        started, began = time.perf_counter(), time.monotonic()
+        started, began, recovered = time.perf_counter(), time.monotonic(), self.use.recoveries
         feeds = {name: pack(array) for name, array in inputs.items()}
         limit = self.budget
         try:
@@ -201,7 +201,8 @@ class ShardedResident:
         if first:
             self.use.first_run_ms += latency
         self.use.timings.append(latency)
-        return Reply(outputs, latency, done.compute_ms, warm=not first)
+        warm = not first and self.use.recoveries == recovered  # bringing a shard back is in its time
+        return Reply(outputs, latency, done.compute_ms, warm=warm)
 
     def begin(self) -> None:
         """A request comes. A hang ended those that were under way then; it does not end one that comes after them."""

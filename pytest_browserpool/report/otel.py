@@ -16,22 +16,24 @@ from pytest_browserpool.report.final import FinalView
 from pytest_browserpool.report.view import FAILED, RunView
 
 if TYPE_CHECKING:
+    from opentelemetry.sdk.resources import Resource
     from opentelemetry.sdk.trace import ReadableSpan
     from opentelemetry.sdk.trace.export import SpanExporter
 
     from pytest_browserpool.records import TestRecord
 
+MESSAGE_CHARACTERS = 500
+"""Of a failure, from its end: it begins with the test's source, and what went wrong comes last."""
+
 
 def send(view: RunView, exporter: SpanExporter) -> bool:
     """Give ``exporter`` the run's spans; whether it took them all within its own time-outs."""
     from opentelemetry import trace
-    from opentelemetry.sdk.resources import Resource
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.sdk.trace.export import BatchSpanProcessor
     from opentelemetry.trace import Status, StatusCode
 
-    # Resource.create reads OTEL_SERVICE_NAME, which wins over the name given here
-    provider = TracerProvider(resource=Resource.create({"service.name": "pytest-browserpool"}))
+    provider = TracerProvider(resource=_resource())
     heard = _heard(exporter)
     provider.add_span_processor(BatchSpanProcessor(heard))
     tracer = provider.get_tracer("pytest_browserpool")
@@ -48,7 +50,7 @@ def send(view: RunView, exporter: SpanExporter) -> bool:
             test.nodeid, context=inside, start_time=at(start), attributes=_of_a_test(test)
         )
         if test.outcome in FAILED:
-            span.set_status(Status(StatusCode.ERROR, test.message[:500]))
+            span.set_status(Status(StatusCode.ERROR, test.message[-MESSAGE_CHARACTERS:]))
         span.end(at(start + test.duration_s))
     for lane in view.timeline.lanes:
         where = {"browserpool.node": lane.node, "browserpool.browser": lane.browser}
@@ -62,6 +64,17 @@ def send(view: RunView, exporter: SpanExporter) -> bool:
     flushed = provider.force_flush()
     provider.shutdown()
     return bool(flushed) and heard.took_all
+
+
+def _resource() -> Resource:
+    """Ours only where the environment has no name for the service: an attribute that is given to the SDK itself wins over
+    OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES."""
+    from opentelemetry.sdk.resources import SERVICE_NAME, Resource
+
+    told = Resource.create()
+    if str(told.attributes[SERVICE_NAME]).startswith("unknown_service"):
+        return told.merge(Resource({SERVICE_NAME: "pytest-browserpool"}))
+    return told
 
 
 def _of_a_test(test: TestRecord) -> dict[str, str | bool | int | float]:

@@ -30,6 +30,7 @@ _BUSY = (
     "conflicting lock",
     "different configuration than existing",
     "being used by another process",
+    "unique file handle conflict",  # another thread of this process has it
 )
 _CORRUPT = (
     "corrupt",
@@ -49,7 +50,7 @@ class Trouble(enum.Enum):
     """What kind of failure DuckDB reported."""
 
     BUSY = "busy"
-    """Another process has the file open."""
+    """Another process has the file open, or another thread of this one."""
     CORRUPT = "corrupt"
     """The bytes of the file are damaged."""
     UNAVAILABLE = "unavailable"
@@ -238,7 +239,7 @@ def reading(path: Path, deadline: float = READ_DEADLINE) -> Iterator[DuckDBPyCon
 
 
 _REMEDIES = {
-    Trouble.BUSY: "another process has it open for writing: close it, or try again",
+    Trouble.BUSY: "another process (or thread) has it open for writing: close it, or try again",
     Trouble.CORRUPT: "browserpool verify --repair sets it aside and restores the good copy",
     Trouble.UNAVAILABLE: "check the path, its permissions and the free space",
     Trouble.DEFECT: "this is a defect of pytest-browserpool; please report it",

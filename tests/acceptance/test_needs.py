@@ -89,6 +89,22 @@ def test_missing_may_be_skipped(run: Runner) -> None:
 
 
 @pytest.mark.skipif("webkit" in INSTALLED, reason="webkit is here")
+def test_a_run_that_names_its_browser_fails_where_that_is_not_there(run: Runner) -> None:
+    run.suite(
+        test_x=ADD
+        + """
+    @pytest.mark.model(add, browsers=["webkit"])
+    def test_webkit(model): pass
+    @pytest.mark.model(add, browsers=["edge"])
+    def test_edge(model): pass
+    """
+    )
+    for nodes in ((), ("-n", "1")):
+        done = run(*nodes, "--browserpool-missing=skip", "--browserpool-browsers=webkit")
+        assert done.terminal == {"failed": 1, "skipped": 1}
+
+
+@pytest.mark.skipif("webkit" in INSTALLED, reason="webkit is here")
 def test_no_browser_at_all_is_said_in_the_test(run: Runner) -> None:
     run.suite(
         test_x=ADD

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from pathlib import Path
@@ -112,3 +113,16 @@ def test_a_backend_that_hangs_the_browser_takes_no_other_along(tmp_path, monkeyp
     assert webgpu.faulted
     assert "within 5 s; asked again after 1 h" in webgpu.detail
     assert known(stuck, settings, pins.default_cache()) == found, "the next start does not wait for it again"
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root's Firefox minds")
+def test_a_firefox_of_roots_starts_in_a_home_of_another_users(fresh_bench, tmp_path, monkeypatch):
+    """As in the container of a job that got its home from the host."""
+    os.chown(tmp_path, 1001, 1001)
+    monkeypatch.setenv("BROWSERPOOL_CACHE", str(pins.default_cache().root))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    bench = fresh_bench()
+    assert (
+        bench.load(make.affine(salt=5.0), "firefox", "wasm")({"x": np.zeros((4, 4), np.float32)})["y"].item(0)
+        == 5
+    )

@@ -335,6 +335,8 @@ def test_a_shard_killed_between_requests_comes_back(bench, level, number):
     assert model.recoveries == 1
     assert bench.rows("faults")[-1]["strategy"] == f"shards, {level}"
     close(model(noise(shapes, 2)), native(model.path, noise(shapes, 2)))
+    runs = [(row["attempts"], row["warm"]) for row in bench.rows("operations_log") if row["kind"] == "run"]
+    assert runs[-2:] == [(2, False), (1, True)], "what a recovery takes is no warm call's"
 
 
 def test_a_browser_killed_while_the_copies_are_made_costs_neither_copy_nor_answer(bench, monkeypatch):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import threading
 import xml.etree.ElementTree as ET
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
@@ -58,6 +59,38 @@ def test_opentelemetrys_own_sdk_exports_a_span_for_each_test_within_the_run() ->
     assert span.start_time / 1e9 == pytest.approx(first.started_at)
     assert (span.end_time - span.start_time) / 1e9 == pytest.approx(first.duration_s)
     assert any("launched in" in span.name for span in spans)
+
+
+@pytest.mark.parametrize(
+    ("variables", "name"),
+    [
+        ({}, "pytest-browserpool"),
+        ({"OTEL_SERVICE_NAME": "mine"}, "mine"),
+        ({"OTEL_RESOURCE_ATTRIBUTES": "service.name=theirs,team=models"}, "theirs"),
+    ],
+)
+def test_the_environment_names_the_service(
+    variables: dict[str, str], name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for variable in ("OTEL_SERVICE_NAME", "OTEL_RESOURCE_ATTRIBUTES"):
+        monkeypatch.delenv(variable, raising=False)
+    for variable, value in variables.items():
+        monkeypatch.setenv(variable, value)
+    exporter = InMemorySpanExporter()
+    assert otel.send(build_view(report_samples.sample_run()), exporter)
+    assert {s.resource.attributes["service.name"] for s in exporter.get_finished_spans()} == {name}
+
+
+def test_of_a_long_failure_the_span_has_the_end() -> None:
+    view, exporter = build_view(report_samples.sample_run()), InMemorySpanExporter()
+    source = "def test():\n" + "    x = 1\n" * 200
+    tests = [
+        replace(t, message=f"{source}E   assert 1 == 2") if t.outcome == "failed" else t for t in view.tests
+    ]
+    assert otel.send(replace(view, tests=tests), exporter)
+    told = [s.status.description for s in exporter.get_finished_spans() if s.status.description]
+    assert told
+    assert all(words.endswith("assert 1 == 2") for words in told)
 
 
 @pytest.mark.parametrize(("answer", "taken"), [(200, True), (400, False), (None, False)])
@@ -130,9 +163,12 @@ def test_two(): assert "|" == "<b>"
 def test_a_run_tells_them_all(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
     summary = pytester.path / "summary.md"
     monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(summary))
-    pytester.makeini("[pytest]\nasyncio_default_fixture_loop_scope = function\n")
+    pytester.makeini(
+        "[pytest]\nasyncio_default_fixture_loop_scope = function\nbrowserpool_prometheus = run.prom\n"
+    )
     pytester.makepyfile(SUITE)
-    outputs = ("--junitxml=j.xml", "--browserpool-prometheus=run.prom", "-n1")
+    monkeypatch.chdir(pytester.mkdir("below"))  # what is in a file is meant from where the project is
+    outputs = ("--junitxml=../j.xml", "-n1", "..")
     done = pytester.runpytest_subprocess("--browserpool", "-p", "no:cacheprovider", *outputs, timeout=120)
     done.assert_outcomes(passed=1, failed=1)
     assert "### Browser pool" in summary.read_text()

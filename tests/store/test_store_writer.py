@@ -21,6 +21,7 @@ import history_samples as samples
 import pytest
 from waiting import until
 
+from pytest_browserpool.errors import HistoryError
 from pytest_browserpool.records import MetricRecord, TestRecord
 from pytest_browserpool.store import connect, integrity, queries, spool
 from pytest_browserpool.store import writer as writer_module
@@ -250,6 +251,27 @@ def test_a_spool_file_whose_merger_died_before_it_removed_it_counts_once(db: Pat
         writer.close()
     assert count(db, "faults") == 1
     assert count(db, "metrics") == 1
+
+
+def test_a_reader_in_the_same_process_is_waited_for(db: Path) -> None:
+    """As the scheduler reads the history of earlier runs while the first rows of this one are written."""
+    first = HistoryWriter(db, "run-1")
+    first.start()
+    first.add(samples.run("run-1"))
+    first.close()
+    writer = HistoryWriter(db, "run-2", interval=60.0, lock_deadline=10.0)
+    writer.start()
+    writer.add(samples.run("run-2"))
+    with connect.reading(db):
+        assert not writer.commit(timeout=0.5)
+    assert writer.commit(timeout=10.0)
+    writer.close()
+    assert writer.warnings == []
+    own = connect.open_file(db, read_only=False, deadline=1.0)
+    with pytest.raises(HistoryError, match="Unique file handle conflict") as caught, connect.reading(db, 0.2):
+        pass
+    own.close()
+    assert "close it, or try again" in str(caught.value)
 
 
 def test_a_damaged_spool_file_is_kept_and_said_and_blocks_nothing(db: Path) -> None:
