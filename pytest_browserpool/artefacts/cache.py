@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import json
 import os
@@ -32,6 +33,12 @@ def cache_root() -> Path:
     override = os.environ.get(ENVIRONMENT_VARIABLE)
     if override:
         return Path(override).expanduser().absolute()
+    return _platforms(os.environ.get("HOME"), os.environ.get("XDG_CACHE_HOME"))
+
+
+@functools.lru_cache(maxsize=1)
+def _platforms(home: str | None, cache: str | None) -> Path:
+    """Asked for with each model; the arguments are what it may depend on while a process lives."""
     import platformdirs
 
     return Path(platformdirs.user_cache_dir("browserpool"))
@@ -50,6 +57,10 @@ class Stored:
     sha256: str
     path: Path
     size: int
+
+
+_sound: dict[Path, tuple[tuple[int, int, int], Stored]] = {}
+"""Files that this process has found sound, with what tells that they are still the same (inode, bytes, time of change)."""
 
 
 @dataclass(frozen=True)
@@ -173,14 +184,20 @@ class Cache:
             return None
         path = self.root / "models" / sha256
         try:
-            size = path.stat().st_size
+            status = path.stat()
         except OSError:
             return None
+        size, stamp = status.st_size, (status.st_ino, status.st_size, status.st_mtime_ns)
+        if (seen := _sound.get(path)) is not None and seen[0] == stamp:
+            return seen[1]
         known = self.read_json("meta", sha256).get("size")
         if known is None and sha256_of(path) == sha256:
             self.write_json("meta", sha256, {"size": size})
             known = size
-        return Stored(sha256, path, size) if size == known else None
+        if size != known:
+            return None
+        _sound[path] = (stamp, Stored(sha256, path, size))
+        return _sound[path][1]
 
     def models(self) -> frozenset[str]:
         """Hashes of the models here."""
