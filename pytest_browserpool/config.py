@@ -106,7 +106,8 @@ class Settings(Plain):
     pool_cool_down: float = 60.0
     """Seconds before a node's pool shrinks after its size last changed: a browser closed too soon is launched again."""
     page_max_loads: int = 200
-    """Sessions created in one page before it is replaced: create and release leak about 4 MB each beside an anchor."""
+    """Sessions created in one page after which it is replaced, at the next look between tests, some seconds later: create
+    and release leak about 4 MB each beside an anchor."""
     page_max_memory_gib: float = 4.0
     """Memory of one browser's process tree before it is replaced when idle: wasm memory never shrinks."""
     memory_share: float = 0.8

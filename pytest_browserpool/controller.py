@@ -134,6 +134,8 @@ class Controller:
             stopped = True
             raise
         finally:
+            if self._gate is not None:
+                self._gate.end()
             if not stopped:
                 self._report_what_is_left()
             if (

@@ -72,6 +72,8 @@ class Ledger:
         self.states: dict[str, State] = {}
         """Node → its browsers, models and operations, as far as its journal has come."""
         self._open: dict[str, TestRecord] = {}
+        self._called: set[str] = set()
+        """Of those, the tests whose call was reported: of the others nobody knows how they would have ended."""
         self._pictures = Pictures()
         self.losses: dict[str, list[str]] = defaultdict(list)
         """Test → a line for each node that was lost while it ran the test."""
@@ -94,7 +96,9 @@ class Ledger:
     def end(self, exit_status: int) -> None:
         """The last rows, then wait until all is written."""
         now = time.time()
-        self.writer.add(*self._open.values())
+        self.writer.add(
+            *(row for test, row in self._open.items() if test in self._called or row.outcome != "passed")
+        )
         self.writer.add(
             *(
                 _changed(node, down_at=now, down_reason="end")
@@ -226,9 +230,12 @@ class Ledger:
             self._attach(report)
         if report.when == "teardown":
             self._open.pop(report.nodeid, None)
+            self._called.discard(report.nodeid)
             self.writer.add(known)
         else:
             self._open[report.nodeid] = known
+            if report.when == "call":
+                self._called.add(report.nodeid)
 
     def _attach(self, report: pytest.TestReport) -> None:
         """Keep what a failure left to look at; pictures only of the first failures: each takes as much as a thousand

@@ -76,6 +76,11 @@ class ReportGate:
             if held.open:
                 self.flush(node)
 
+    def end(self) -> None:
+        """The run is over, perhaps by an interrupt: each completed test is whole for the reporters."""
+        for node in list(self._nodes):
+            self.flush(node)
+
     def flush(self, node: Any) -> None:
         """Nothing more can come for the test before: pass its teardown report on."""
         held = self._nodes.get(node)

@@ -208,6 +208,24 @@ def is_distributed(config: pytest.Config) -> bool:
     return bool(getattr(option, "tx", None)) and option.dist != "no"
 
 
+def _refuse_apart(config: pytest.Config, option: str, place: Path) -> None:
+    """pytest reads its ini file before it knows our options, and takes a path that stands apart from its option, once there
+    is such a file, for one of tests: it then looks for rootdir and ini file there, in nodes that start later too.
+
+    Raises:
+        ConfigurationError: such a path leads out of the directory of the call.
+    """
+    from pytest_browserpool.errors import ConfigurationError
+
+    cwd = config.invocation_params.dir
+    if option in config.invocation_params.args and not (cwd / place).resolve().is_relative_to(cwd.resolve()):
+        raise ConfigurationError(
+            f"{option} {place} leads out of the directory of the call, and pytest would look for its ini file there",
+            where=option,
+            remedy=f"write {option}={place}, which pytest leaves to us",
+        )
+
+
 # -- settings ------------------------------------------------------------------------------------------------
 
 
@@ -234,6 +252,8 @@ def read_settings(config: pytest.Config) -> Settings:
         typed = config.getoption(f"browserpool_{path}", None) is not None
         if path in given:
             place = Path(given[path]).expanduser()
+            if typed:
+                _refuse_apart(config, f"--browserpool-{path}", place)
             given[path] = str((config.invocation_params.dir if typed else root) / place)
     if Path(given["db"]).is_dir():
         raise ConfigurationError(

@@ -110,11 +110,11 @@ class NodeSide:
             self._bring_runtime()
         with self._lock:
             if self._node is None:
-                if self._closed:
-                    raise RuntimeError("the run is over; its browsers are closed")
-                from pytest_browserpool.node.node import Node
+                from pytest_browserpool.node.node import CLOSED, Node
                 from pytest_browserpool.recovery import strategies
 
+                if self._closed:
+                    raise RuntimeError(CLOSED)
                 told = getattr(self.config, "workerinput", {}).get(INPUT, {})
                 known = strategies.known(self.config.hook.pytest_browserpool_recovery_strategies())
                 self._node = Node(self.settings, self.node_id, self.send, told.get("neighbours"), known)

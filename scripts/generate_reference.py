@@ -58,7 +58,7 @@ def options() -> Iterator[str]:
     fields = {field.name: field for field in dataclasses.fields(config.Settings)}
     rows = [["`--browserpool`<br>`browserpool`", "off", f"Run tests of models on browser pools. {OFF}"]]
     for option in option_table.OPTIONS:
-        flag = f"`{option.flag}{' ' + option.metavar if option.metavar else ''}`<br>" if option.cli else ""
+        flag = f"`{option.flag}{'=' + option.metavar if option.metavar else ''}`<br>" if option.cli else ""
         default = option_table.DEFAULT_DB if option.name == "db" else default_of(fields[option.field])
         what, why = option.help.rsplit(" (", 1)[0], DB if option.name == "db" else docs[option.field]
         rows.append([f"{flag}`{option.ini}`", shown(default), f"{what[0].upper()}{what[1:]}. *{why}*"])

@@ -59,6 +59,16 @@ def test_while_the_next_runs_long_the_one_before_is_settled() -> None:
     assert [said(rep) for rep in to.gate.drop("gw0")] == ["b setup passed"]
 
 
+def test_at_the_end_each_completed_test_is_whole() -> None:
+    to = Reporters()
+    to.runs("a")
+    to.gate.on_complete("gw0")
+    to.gate.on_report("gw0", report("b", "setup"))
+    to.gate.end()
+    assert to.seen == ["a setup passed", "a call passed", "a teardown passed"]
+    assert len(to.gate.drop("gw0")) == 1
+
+
 def test_the_error_of_a_wider_fixtures_teardown_takes_the_place_of_its_tests() -> None:
     to = Reporters()
     to.runs("a")

@@ -136,6 +136,7 @@ def test_importing_the_plugin_is_quick() -> None:
         (["--browserpool-max-browsers", "0"], "at least 1"),
         (["--browserpool-max-browsers", "many"], "whole number"),
         (["--browserpool-db", "."], "is a directory"),
+        (["--browserpool-db", "../h.duckdb"], "write --browserpool-db=../h.duckdb"),
         (["-o", "browserpool_state_sync_interval=inf"], "at most 100000000"),
         (["-o", "browserpool_pool_cool_down=nan"], "at most 100000000"),
         (["--browserpool-recovery", "imediate"], "did you mean 'immediate'"),

@@ -51,7 +51,7 @@ def _probe_locked(installed: InstalledBrowser, settings: Settings, cache: Cache)
     with ExitStack() as turn:
         if cache.writable():  # where no answer can be kept there is none to wait for
             try:
-                turn.enter_context(cache.lock(f"probe-{name}", timeout=BACKEND_SECONDS * len(ORDER)))
+                turn.enter_context(cache.lock(f"probe-{name}", timeout=_longest(settings)))
             except DeadlineExceeded as late:  # this browser's alone; the others are asked
                 return _nothing(installed, late.what)
         return _asked(installed, settings, cache, name, asked)
@@ -75,6 +75,11 @@ def _asked(
             return _nothing(installed, detail)
         keep(found, installed, settings, cache)
     return found
+
+
+def _longest(settings: Settings) -> float:
+    """Seconds that a probe may take in which each backend hangs and has a browser of its own."""
+    return (BACKEND_SECONDS + settings.launch_timeout) * len(ORDER)
 
 
 def _nothing(installed: InstalledBrowser, detail: str) -> BrowserCapabilities:
@@ -114,15 +119,18 @@ async def ask(pool: Pool, installed: InstalledBrowser) -> BrowserCapabilities:
     """
     found, version, isolated = {}, "", False
     for backend in ORDER:
-        instance, _ = await pool.browser(installed.name)
-        version = version or instance.process.version
+        instance = None
         try:
+            instance, _ = await pool.browser(installed.name)
+            version = version or instance.process.version
             values = await _try(pool, instance, backend)
         except Fault as fault:
             if backend == "wasm":
                 raise
             detail = f"{fault.what}; asked again after {FAULTED_SECONDS / 3600:g} h"
             found[backend] = BackendSupport(name=backend, available=False, detail=detail, faulted=True)
+            if instance is not None:  # what hung in it may hang the next one too
+                await pool.running.retire(instance, fault.what)
         else:
             found[backend], isolated = _support(values["backend"]), bool(values["isolated"])
     return BrowserCapabilities(

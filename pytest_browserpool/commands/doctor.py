@@ -46,7 +46,8 @@ PACKAGES = ("pytest-browserpool", "pytest", "pytest-xdist", "playwright", "duckd
     help="Ask with this build of onnxruntime-web, as --browserpool-runtime=DIR would use it.",
 )
 def doctor(as_json: bool, verify: bool, build: Path | None) -> None:
-    """Say which browsers and backends this machine really has: each browser is started and asked.
+    """Say which browsers and backends this machine really has: each browser is started and asked,
+    and its answer kept until its version, its switches or the machine's drivers change.
 
     Exit status: 0 at least one browser gives at least one backend, 1 none does or --verify found damage, 2 --runtime is
     no build.

@@ -53,6 +53,8 @@ __tracebackhide__ = hide_from_traceback
 RECOVERY_SECONDS = 60.0
 """The longest recovery (priorities 3 to 5); an attempt that needs more gets more (recovery.limits.default_limit)."""
 
+CLOSED = "the run is over; its browsers are closed"
+
 SETTLE_SECONDS = 5.0
 """Between checks of memory: each reads a file per process of every browser."""
 
@@ -78,6 +80,7 @@ class Node(NodeLoop):
         self._lock = threading.RLock()
         self._stack = contextlib.ExitStack()
         self._pool: Pool | None = None
+        self._closed = False
         self._workdir: Workdir | None = None
         self._capabilities: NodeCapabilities | None = None
         self._installed: tuple[catalogue.InstalledBrowser, ...] | None = None
@@ -133,8 +136,14 @@ class Node(NodeLoop):
 
     @property
     def pool(self) -> Pool:
-        """The pool, started on first use."""
+        """The pool, started on first use.
+
+        Raises:
+            RuntimeError: the node is closed: a pool of a test that goes on until it is interrupted would be nobody's.
+        """
         with self._lock:
+            if self._closed:
+                raise RuntimeError(CLOSED)
             if self._pool is None:
                 self._start()
             assert self._pool is not None
@@ -370,7 +379,7 @@ class Node(NodeLoop):
         """Closes the browsers and ends the loop; what does not end by itself is killed."""
         with self._lock:
             self.report.flush()
-            pool, self._pool = self._pool, None
+            pool, self._pool, self._closed = self._pool, None, True
             try:
                 if pool is not None:
                     with contextlib.suppress(DeadlineExceeded):

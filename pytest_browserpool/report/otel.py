@@ -41,7 +41,10 @@ def send(view: RunView, exporter: SpanExporter) -> bool:
     def at(seconds: float) -> int:
         return round((view.started_at + seconds) * 1e9)
 
-    facts = {"browserpool.run_id": view.run_id, **{f"browserpool.{f.name}": f.value for f in view.facts}}
+    facts = {
+        "browserpool.run_id": view.run_id,
+        **{f"browserpool.{f.name.replace(' ', '_')}": f.value for f in view.facts},
+    }
     run = tracer.start_span(view.title, start_time=at(0), attributes=facts)
     inside = trace.set_span_in_context(run)
     for test in view.tests:

@@ -115,6 +115,23 @@ def test_a_backend_that_hangs_the_browser_takes_no_other_along(tmp_path, monkeyp
     assert known(stuck, settings, pins.default_cache()) == found, "the next start does not wait for it again"
 
 
+def test_what_was_found_before_a_backend_took_the_browser_along_stands(tmp_path, monkeypatch):
+    """Here it does not start a second time, either."""
+    monkeypatch.setattr(probe, "BACKEND_SECONDS", 5.0)
+    flags = ("--use-angle=vulkan", "--enable-features=Vulkan", "--disable-vulkan-surface")
+    once = f'mkdir {tmp_path}/started && exec chromium "$@"\necho not again >&2; exit 3'
+    custom = (CustomBrowser(name="once", family="chrome", executable=program(tmp_path, once), flags=flags),)
+    settings = Settings(rootdir=str(tmp_path), db="", custom=custom)
+    (browser,) = (b for b in discover(settings).installed if b.name == "once")
+    found = {b.name: b for b in probe.probe_installed(browser, settings).backends}
+    if found["webgpu"].available:
+        pytest.skip("this machine has the GPU that these switches are for")
+    assert found["wasm"].available
+    assert "within 5 s" in found["webgpu"].detail
+    assert "not again" in found["webnn"].detail, "another browser was asked"
+    assert all(found[name].faulted for name in ("webgpu", "webnn", "webnn-gpu", "webnn-npu"))
+
+
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root's Firefox minds")
 def test_a_firefox_of_roots_starts_in_a_home_of_another_users(fresh_bench, tmp_path, monkeypatch):
     """As in the container of a job that got its home from the host."""

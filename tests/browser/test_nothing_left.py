@@ -17,6 +17,8 @@ from acceptance_support import Runner
 from leftovers import assert_nothing_left, processes, short_directory
 from waiting import until
 
+from pytest_browserpool.node.node import CLOSED
+
 SUITE = """
 import os, time, pathlib
 import numpy as np
@@ -33,6 +35,18 @@ def test_waits(browser_pool):
     pathlib.Path("pids").open("a").write(f"{{os.getpid()}} ")
     pathlib.Path("ready").touch()
     time.sleep({seconds})
+
+def slow():
+    pathlib.Path("gone-on").touch()
+    time.sleep(1.5)
+    return pathlib.Path("affine.onnx").read_bytes()
+
+@pytest.mark.skipif("not {on}")
+def test_goes_on(browser_pool):
+    try:
+        browser_pool.load(slow, browsers=["chromium"], backends=["wasm"])
+    except RuntimeError as error:
+        pathlib.Path("refused").write_text(str(error))
 """
 
 
@@ -44,10 +58,10 @@ def tmpdir_of_run(tmp_path: Path) -> Iterator[Path]:
 
 
 def start(
-    tmp_path: Path, tmpdir: Path, *arguments: str, seconds: float, browsers: list[str]
+    tmp_path: Path, tmpdir: Path, *arguments: str, seconds: float, browsers: list[str], on: bool = False
 ) -> subprocess.Popen[bytes]:
     (tmp_path / "affine.onnx").write_bytes(make.affine())
-    (tmp_path / "test_it.py").write_text(SUITE.format(seconds=seconds, browsers=browsers))
+    (tmp_path / "test_it.py").write_text(SUITE.format(seconds=seconds, browsers=browsers, on=on))
     return subprocess.Popen(
         [sys.executable, "-m", "pytest", "--browserpool", "-p", "no:cacheprovider", *arguments, "test_it.py"],
         cwd=tmp_path,
@@ -71,6 +85,20 @@ def test_after_ctrl_c(tmp_path, tmpdir_of_run, workers):
     assert processes(tmpdir_of_run)
     os.killpg(run.pid, signal.SIGINT)  # what a terminal does: the whole foreground group gets it
     run.wait(60)
+    assert_nothing_left(tmpdir_of_run)
+    with duckdb.connect(str(tmp_path / ".browserpool" / "history.duckdb"), read_only=True) as history:
+        rows = history.execute("SELECT outcome FROM tests WHERE nodeid LIKE '%test_waits'").fetchall()
+    assert rows == [], "how it would have ended nobody knows"
+
+
+def test_after_kill_9_of_pytest_beside_a_test_that_goes_on(tmp_path, tmpdir_of_run):
+    """Its node has closed its browsers by the time that it has fetched the model: another would be nobody's to close."""
+    run = start(tmp_path, tmpdir_of_run, "-n1", seconds=0, browsers=["chromium"], on=True)
+    until((tmp_path / "gone-on").exists, "the test did not begin")
+    run.kill()
+    run.wait(10)
+    until((tmp_path / "refused").exists, "it got a browser")
+    assert (tmp_path / "refused").read_text() == CLOSED
     assert_nothing_left(tmpdir_of_run)
 
 
