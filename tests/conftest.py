@@ -30,6 +30,7 @@ LONGEST_FIRST = (
     "browser/test_traps.py",
     "browser/test_leases.py",
     "browser/test_nothing_left.py",
+    "browser/test_bad_browser.py",
     "acceptance/test_lost_nodes.py",
     "browser/test_failures_real.py",
     "remote/test_remote_models.py",
