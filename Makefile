@@ -125,6 +125,10 @@ chaos: setup ## every fault on every browser where it exists, with the table of 
 	BROWSERPOOL_CHAOS=full $(BIN)/pytest tests/chaos tests/store/test_store_integrity.py tests/store/test_store_writer.py \
 	  tests/browser/test_sharded.py::test_a_real_model_over_browsers_is_the_whole -q $(ARGS)
 
+.PHONY: test-full
+test-full: test chaos ## CI's full form: all tests, every fault on every browser, twenty minutes of mixed work
+	$(BIN)/python benchmarks/load.py long --minutes 20
+
 .PHONY: bench-recovery
 bench-recovery: setup ## seconds from the death of a browser to the right answer, beside a rerun by hand
 	$(BIN)/python benchmarks/recovery.py $(ARGS)

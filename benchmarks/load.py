@@ -258,6 +258,8 @@ def long(options: argparse.Namespace) -> dict[str, Any]:
     levels_of(readings)
     if done.code != 0:
         sys.exit(f"exit {done.code}\n{done.output[-20000:]}")
+    if done.left_behind:
+        sys.exit(f"{done.left_behind} processes were left behind")
     ran = int(last.split(" passed")[0].split()[-1]) * (1 - WARM_UP)
     print("\n| MiB for each 1,000 tests, in the controller and its nodes | |\n|---|---|")
     ours = sum(trend(readings, f"of it {role}")[2] for role in PYTHON)
