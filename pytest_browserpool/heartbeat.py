@@ -95,16 +95,15 @@ class Pulse:
 
         process = psutil.Process()
         psutil.cpu_percent(None)  # the first reading has nothing to compare with
-        beats = 0
-        due = time.monotonic()
+        beaten, due = False, time.monotonic()
         while True:
             self._also()
             if time.monotonic() >= due:
                 measured = {"memory_bytes": process.memory_info().rss, **gpu.reading()}
-                if beats:
+                if beaten:
                     measured["cpu_percent"] = psutil.cpu_percent(None)
                 self._send({"kind": "beat", "at": time.time(), **measured})
-                beats, due = beats + 1, time.monotonic() + link.HEARTBEAT
+                beaten, due = True, time.monotonic() + link.HEARTBEAT
             if self._stop.wait(TELL_SECONDS):
                 return
 

@@ -47,12 +47,18 @@ def insisted(needs: ModelNeeds | None, chosen: Iterable[str], given: Iterable[Br
     """Whether the test would take a browser that ``--browserpool-browsers`` names and that gives nothing anywhere.
 
     Then it fails where it would be skipped: the machine is not the one that the run was meant for. ``given``: the browsers of
-    all nodes.
+    all nodes, those that do not start among them.
     """
-    sound = [browser for browser in given if browser.usable]
-    lacking = {word for word in chosen if not any(browser.answers_to(word) for browser in sound)}
-    wanted = [word.lstrip("=") for word in needs.browsers or ()] if needs is not None else []
-    return bool(lacking) and (not wanted or not lacking.isdisjoint(wanted))
+    here = list(given)
+    wanted = needs.browsers if needs is not None else ()
+    for word in chosen:
+        meant = [browser for browser in here if browser.answers_to(word)]
+        if any(browser.usable for browser in meant):
+            continue
+        # one that is not there at all is known by its name alone
+        if not wanted or any(w.lstrip("=") == word or any(b.answers_to(w) for b in meant) for w in wanted):
+            return True
+    return False
 
 
 def in_full(error: BrowserPoolError) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 
 from pytest_browserpool.errors import CapabilityError
@@ -61,6 +63,7 @@ SOUND = BrowserCapabilities(
 BROKEN = BrowserCapabilities(
     name="firefox", family="firefox", version="", backends=(BackendSupport(name="wasm", available=False),)
 )
+BROKEN_TOO = dataclasses.replace(BROKEN, name="chromium-gpu", family="chrome")
 
 
 @pytest.mark.parametrize(
@@ -74,10 +77,14 @@ BROKEN = BrowserCapabilities(
         (("chromium", "firefox"), ("chromium",), False),
         (("chrome",), ("chrome",), False),
         (("edge",), ("edge", "firefox"), True),
+        (("edge",), ("chrome",), False),
+        (("chromium-gpu",), ("chrome",), True),
+        (("chromium-gpu",), ("=chromium",), False),
+        (("nightly",), ("firefox",), False),
     ],
 )
 def test_a_run_insists_on_the_browsers_that_it_names(
     chosen: tuple[str, ...], browsers: tuple[str, ...], fails: bool
 ) -> None:
-    """``fails``: where it would be skipped otherwise; Firefox is here and does not start."""
-    assert insisted(ModelNeeds(browsers=browsers), chosen, [SOUND, BROKEN]) is fails
+    """``fails``: where it would be skipped otherwise; two browsers are here and do not start."""
+    assert insisted(ModelNeeds(browsers=browsers), chosen, [SOUND, BROKEN, BROKEN_TOO]) is fails
