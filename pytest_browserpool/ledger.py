@@ -23,6 +23,7 @@ from pytest_browserpool.records import (
     TABLES,
     AppliedRecord,
     AttachmentRecord,
+    BrowserRecord,
     DecisionRecord,
     FaultRecord,
     JournalRecord,
@@ -71,6 +72,8 @@ class Ledger:
         )
         self.states: dict[str, State] = {}
         """Node → its browsers, models and operations, as far as its journal has come."""
+        self._running: dict[str, BrowserRecord] = {}
+        """Instance → its row, until its node tells of its end."""
         self._open: dict[str, TestRecord] = {}
         self._called: set[str] = set()
         """Of those, the tests whose call was reported: of the others nobody knows how they would have ended."""
@@ -99,13 +102,9 @@ class Ledger:
         self.writer.add(
             *(row for test, row in self._open.items() if test in self._called or row.outcome != "passed")
         )
-        self.writer.add(
-            *(
-                _changed(node, down_at=now, down_reason="end")
-                for node in self.nodes.values()
-                if not node.down_at
-            )
-        )
+        for node in self.nodes.values():
+            if not node.down_at:
+                self._went(node.node, now, "end")
         if self.run is not None:
             self.run = _changed(self.run, finished_at=now, exit_status=exit_status)
             self.writer.add(self.run)
@@ -140,8 +139,7 @@ class Ledger:
 
     def node_down(self, node: str, reason: str, *, lost: bool, test: str) -> None:
         if node in self.nodes:
-            self.nodes[node] = _changed(self.nodes[node], down_at=time.time(), down_reason=reason)
-            self.writer.add(self.nodes[node])
+            self._went(node, time.time(), reason)
         if lost:
             left = under_way(self.states[node]) if node in self.states else ""
             self.writer.add(
@@ -154,6 +152,15 @@ class Ledger:
                     detail=f"{reason}; it had {left}" if left else reason,
                 )
             )
+
+    def _went(self, node: str, at: float, reason: str) -> None:
+        """``node`` is gone, and its browsers with it, whether it could tell or not: a watching process ends them."""
+        self.nodes[node] = _changed(self.nodes[node], down_at=at, down_reason=reason)
+        with_it = [row for row in self._running.values() if row.node == node]
+        for row in with_it:
+            del self._running[row.instance]
+        told = (_changed(row, closed_at=at, close_reason=f"with its node: {reason}") for row in with_it)
+        self.writer.add(self.nodes[node], *told)
 
     def beat(self, node: str, message: Mapping[str, Any]) -> None:
         """A heartbeat's measurements: a point of each series."""
@@ -175,7 +182,13 @@ class Ledger:
         given = {**plain, "run_id": self.run_id} if "run_id" in kind.__dataclass_fields__ else plain  # type: ignore[attr-defined]
         # the channel makes each string anew, and a run's report keeps thousands of rows that repeat the same names
         shared = {key: sys.intern(value) if type(value) is str else value for key, value in given.items()}
-        self.writer.add(kind.from_plain(shared))
+        record = kind.from_plain(shared)
+        if isinstance(record, BrowserRecord):
+            if record.closed_at is None:
+                self._running[record.instance] = record
+            else:
+                self._running.pop(record.instance, None)
+        self.writer.add(record)
 
     def journal(self, node: str, entry: Mapping[str, Any]) -> None:
         """A transaction of a node's state, in order: kept here as it is there, so that a lost node leaves it behind."""

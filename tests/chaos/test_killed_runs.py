@@ -88,6 +88,8 @@ def test_a_worker_in_the_middle_of_an_inference(run: Runner, tmpdir_of_run: Path
         faults = history.sql("select kind, detail from faults").fetchall()
         tests = history.sql("select count(*), count(distinct nodeid) from tests").fetchall()[0]
         nodes = journalled(history)
+        unended = history.sql("select instance from browsers where closed_at is null").fetchall()
+    assert not unended, "the browser of the killed worker went with it"
     (left_behind,) = [detail for kind, detail in faults if kind == "node_lost"]
     assert "it had " in left_behind, "the journal tells which browser went with the worker"
     assert left_behind.rstrip().endswith("running")
