@@ -51,7 +51,6 @@ LONGEST_FIRST = (
     "browser/test_report_page.py",
     "browser/test_pool_size.py",
     "acceptance/test_needs.py",
-    "browser/test_bad_browser.py",
     "browser/test_warm_calls.py",
     "test_compare_operators.py",
     "browser/test_transformers_js.py",

@@ -169,6 +169,51 @@ def test_x_stops_at_once(run: Runner) -> None:
     assert done.result.ret != 0
 
 
+WATCHED = """
+    import pytest
+
+    ORDER = []
+
+    @pytest.hookimpl(optionalhook=True, trylast=True)
+    def pytest_testnodeready(node):
+        channel = node.browserpool_channel
+        send = channel.send
+
+        def watched(message):
+            if message["kind"] == "run":
+                ORDER.append(f"sent {message['index']}")
+            send(message)
+
+        channel.send = watched
+
+    def pytest_runtest_logreport(report):
+        if report.when == "call":
+            ORDER.append(f"{report.outcome} {report.nodeid[-2]}")
+
+    def pytest_terminal_summary(terminalreporter):
+        terminalreporter.write_line("order: " + ", ".join(ORDER))
+"""
+
+
+def test_a_node_has_its_next_test_before_reporters_hear_of_one_that_passed(run: Runner) -> None:
+    run.suite(
+        conftest=WATCHED,
+        test_six="""
+        import pytest
+        @pytest.mark.parametrize("i", range(6))
+        def test_it(i): assert i != 3
+    """,
+    )
+    done = run("-n", "1")
+    (line,) = [line for line in done.output.splitlines() if line.startswith("order: ")]
+    order = line.removeprefix("order: ").split(", ")
+    ran = [word for word in order if not word.startswith("sent")]
+    assert sorted(ran) == ["failed 3", *(f"passed {i}" for i in (0, 1, 2, 4, 5))]
+    for before, after in zip(ran, ran[1:], strict=False):
+        sent, told = order.index(f"sent {after[-1]}"), order.index(before)
+        assert (sent < told) == before.startswith("passed"), line
+
+
 def test_maxfail_counts_over_all_nodes(run: Runner) -> None:
     run.suite(
         test_many="""
