@@ -37,6 +37,8 @@ LEVEL_SECONDS = {"models": 1.5, "long": 5.0, "kept": 0.5}
 ROLES = ("pytest", "nodes", "drivers", "browsers")
 """The controller, xdist's workers, Playwright's servers, and the browsers with what watches over them."""
 PYTHON = ROLES[:2]
+KINDS = {"firefox": "Firefox", "headless_shell": "headless shell", "chromium": "Chromium"}
+"""How the browsers of the suites are told apart: part of the executable's name, the first that fits."""
 LIMIT_SECONDS = 3 * 3600.0
 A_SECOND = 25
 """Tests of the long run: more than two nodes manage here (21). Each left over when its time is over is skipped."""
@@ -60,13 +62,16 @@ class Levels(threading.Thread):
         while not self.enough.wait(self.seconds):
             # what has ended and is not buried yet counts no more
             pids = [pid for pid in measure.tree(os.getpid()) if _state(pid) not in "ZX"]
-            memory = dict.fromkeys(ROLES, 0.0)
+            memory = dict.fromkeys((*ROLES, *KINDS.values()), 0.0)
             for pid in pids:
-                memory[_role(pid)] += measure.proportional_bytes([pid]) / (1 << 20)
+                mib = measure.proportional_bytes([pid]) / (1 << 20)
+                memory[_role(pid)] += mib
+                if kind := _kind(pid):
+                    memory[kind] += mib
             self.readings.append(
                 {
                     "at": time.monotonic() - self.began,
-                    "memory MiB": sum(memory.values()),
+                    "memory MiB": sum(memory[role] for role in ROLES),
                     **{f"of it {role}": mib for role, mib in memory.items()},
                     "handles": sum(map(_handles, pids)),
                     "processes": len(pids),
@@ -99,6 +104,15 @@ def _role(pid: int) -> str:
     if "pytest" in words:
         return "pytest"
     return "nodes" if any("exec(eval(" in word for word in words) else "browsers"
+
+
+def _kind(pid: int) -> str | None:
+    """Which browser's process it is."""
+    try:
+        name = Path(os.readlink(f"/proc/{pid}/exe")).name
+    except OSError:
+        return None
+    return next((kind for part, kind in KINDS.items() if part in name), None)
 
 
 def _handles(pid: int) -> int:
