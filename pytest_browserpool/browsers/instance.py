@@ -44,6 +44,8 @@ class BrowserInstance:
         self.health = Health()
         self.too_large: str | None = None
         """How much memory it once took, where that was too much."""
+        self.most_windows: int | None = None
+        """As ``Settings.firefox_max_windows``; None: any number."""
         self.last_used = time.monotonic()
         self.busy_s = 0.0
         """Seconds spent in commands: the numerator of the utilization."""
@@ -77,7 +79,13 @@ class BrowserInstance:
     @property
     def complaint(self) -> str | None:
         """Why it should be given to nobody any more, and nothing holds it; None while it is healthy or held."""
-        return None if self.leases else self.too_large or self.health.complaint
+        return None if self.leases else self.too_large or self._worn or self.health.complaint
+
+    @property
+    def _worn(self) -> str | None:
+        if self.most_windows is None or self.process.windows < self.most_windows:
+            return None
+        return f"opened {self.process.windows} windows"
 
     @property
     def usable(self) -> bool:

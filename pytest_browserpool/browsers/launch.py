@@ -84,6 +84,8 @@ class BrowserProcess:
         """Whose compiled code it started with, and is to be kept."""
         self._opened: list[str] = []
         """Bundles of the model pages so far."""
+        self.windows = 0
+        """Opened so far through Playwright, each in a context of its own."""
         browser.on("disconnected", lambda _: self._lost("is gone"))
 
     def _lost(self, how: str) -> None:
@@ -127,7 +129,7 @@ class BrowserProcess:
         self._opened.append(bundle)
         if self.installed.engine == "chromium":
             return await self._open_target(url, on_lost)
-        context = await self._browser.new_context()
+        context = await self.new_context()
         page = await context.new_page()
         await page.goto(url, wait_until="commit")
         loop = asyncio.get_running_loop()
@@ -157,7 +159,8 @@ class BrowserProcess:
             on_lost(PageCrashed(f"the renderer of the model page {how}"))
 
     async def new_context(self, **options: Any) -> BrowserContext:
-        """A context of Playwright's own, for leased pages."""
+        """A context of Playwright's own, for one page."""
+        self.windows += 1
         return await self._browser.new_context(**options)
 
     async def close(self) -> None:

@@ -136,6 +136,8 @@ class RunningBrowsers:
         instance = BrowserInstance(process, self._server, self._channels, builds, self._on_session_gone)
         holder.append(instance)
         instance.slot = slot
+        if installed.engine == "firefox":
+            instance.most_windows = self._settings.firefox_max_windows
         instance.health.memory_limit_bytes = int(self._settings.page_max_memory_gib * (1 << 30))
         instance.health.ping_limit_ms = self._settings.ping_timeout * 1000
         self.instances.append(instance)

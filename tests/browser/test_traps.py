@@ -202,6 +202,23 @@ def test_a_page_is_recycled_by_count(fresh_bench):
     assert len(pages) == 3  # 3 + 3 + 2 loads
 
 
+@pytest.mark.parametrize(("kind", "launches"), [("firefox", 2), ("chromium", 1)])
+def test_a_firefox_is_recycled_by_windows(fresh_bench, kind, launches):
+    bench = fresh_bench(firefox_max_windows=4)
+    for number in range(5):  # one more is the model's own page, in Firefox
+        bench.node.begin_test(f"lease {number}")
+        model = bench.load(make.affine(salt=7.0), kind)
+        with leased(bench.node, browsers=[f"={kind}"]) as page:
+            page.set_content(f"<p>{number}</p>")
+            assert page.text_content("p") == str(number)
+            assert model(X)["y"].item(0) == 7.0, "the browser stays while a page of it is leased"
+        bench.node.end_test()
+        bench.node.call(bench.node.pool.settle, 20)
+    assert bench.node.pool.launches == launches
+    reasons = [row["close_reason"] for row in bench.rows("browsers") if row["close_reason"]]
+    assert reasons == ["opened 4 windows"] * (launches - 1)
+
+
 def test_a_browser_is_recycled_by_memory(fresh_bench):
     bench = fresh_bench(page_max_memory_gib=0.001)
     bench.load(make.affine(), "chromium")(X)
