@@ -3,6 +3,7 @@ once."""
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 
 from acceptance_support import Runner
@@ -209,7 +210,7 @@ def test_a_node_has_its_next_test_before_reporters_hear_of_one_that_passed(run: 
     order = line.removeprefix("order: ").split(", ")
     ran = [word for word in order if not word.startswith("sent")]
     assert sorted(ran) == ["failed 3", *(f"passed {i}" for i in (0, 1, 2, 4, 5))]
-    for before, after in zip(ran, ran[1:], strict=False):
+    for before, after in itertools.pairwise(ran):
         sent, told = order.index(f"sent {after[-1]}"), order.index(before)
         assert (sent < told) == before.startswith("passed"), line
 
