@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_browserpool.conditioning import MARGIN, amplification
 from pytest_browserpool.errors import InputError
-from pytest_browserpool.tolerances import Tolerance, tolerance
+from pytest_browserpool.tolerances import MOST, Tolerance, tolerance
 
 if TYPE_CHECKING:
     import numpy as np
@@ -121,7 +121,7 @@ def _measured(
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         return dict(allowed), f"\n  the model's sensitivity was not measured: {reason}"
     return {
-        name: replace(one, measured=MARGIN * seen[name] if name in seen and one.relative else 0.0)
+        name: replace(one, measured=min(MOST, MARGIN * seen[name]) if name in seen and one.relative else 0.0)
         for name, one in allowed.items()
     }, ""
 
@@ -257,6 +257,11 @@ def _reason(allowed: Tolerance) -> list[str]:
         return [f"    allowed: {allowed.steps} steps of a quantised output"]
     if allowed.measured > allowed.relative:
         made = f"{MARGIN:g} times what one ULP in the inputs makes"
+        if allowed.measured == MOST:
+            made = (
+                "the most that is; one ULP in the inputs makes more: if it jumps with these, at a threshold or in a "
+                "cast to integers, compare what it is computed from"
+            )
         return [f"    allowed: {allowed.measured:.2g} of the scale, {made}"]
     if not allowed.relative:
         return []

@@ -343,6 +343,43 @@ def test_half_precision_is_no_excuse_for_a_wrong_answer():
         assert_close(wrong, outputs, half)
 
 
+@pytest.mark.parametrize("terms", [16, 64, 256, 768, 1024, 3072])
+@pytest.mark.parametrize("signs", ["of either sign", "positive"])
+def test_sums_in_half_precision_are_allowed_for_and_not_much_more(terms, signs):
+    """One product after the other, each rounded: no implementation is worse."""
+    rng = np.random.default_rng(terms)
+    a, b = rng.normal(size=(8, terms)), rng.normal(size=(terms, 32)) / math.sqrt(terms)
+    if signs == "positive":
+        a, b = np.abs(a), np.abs(b)
+    a, b = a.astype(np.float16), b.astype(np.float16)
+    total = np.zeros((8, 32), np.float16)
+    for k in range(terms):
+        total += a[:, k : k + 1] * b[k : k + 1]
+    model = single("MatMul", [[8, terms]], [8, 32], {"b": b}, kind=HALF)
+    exact = (a.astype(np.float64) @ b.astype(np.float64)).astype(np.float16)
+    used = assert_close({"y": total}, {"y": exact}, model, inputs={"x0": a})["y"]
+    assert used > 0.05
+
+
+def test_half_precision_excuses_no_answer_of_another_size():
+    """However many layers round."""
+    rng = np.random.default_rng(0)
+    width, constants, nodes, last = 256, {"g": np.ones(256, np.float16)}, [], "x"
+    constants["w"] = (rng.normal(size=(width, width)) / 16).astype(np.float16)
+    for layer in range(96):
+        nodes.append(helper.make_node("MatMul", [last, "w"], [f"m{layer}"]))
+        nodes.append(helper.make_node("LayerNormalization", [f"m{layer}", "g"], [f"n{layer}"]))
+        last = f"n{layer}"
+    nodes.append(helper.make_node("Identity", [last], ["y"]))
+    model = graph(nodes, {"x": (HALF, [1, width])}, {"y": (HALF, [1, width])}, constants)
+    inputs = {"x": rng.normal(size=(1, width)).astype(np.float16)}
+    reference = native(model, inputs)
+    assert tolerance(model)["y"].relative == 0.25
+    for wrong in (np.zeros_like(reference["y"]), reference["y"][:, ::-1]):
+        with pytest.raises(AssertionError, match="elements differ by more than rounding explains"):
+            assert_close({"y": wrong}, reference, model, inputs=inputs)
+
+
 def test_bfloat16_and_double_are_compared():
     for kind, dtype in ((TensorProto.BFLOAT16, ml_dtypes.bfloat16), (DOUBLE, np.float64)):
         model = single("Add", [[4], [4]], [4], kind=kind)
@@ -403,6 +440,48 @@ def test_amplified_rounding_does_not_excuse_a_defect():
     for factor in (0.0, 0.99, 1.01):
         with pytest.raises(AssertionError, match="disagrees"):
             assert_close({**reference, "map": factor * reference["map"]}, reference, model, inputs=inputs)
+
+
+def jumping(kind):
+    """A model whose answer jumps with its inputs: each is a whole number that is compared, or cast, inside."""
+    rng = np.random.default_rng(0)
+    w = rng.normal(size=(32, 32)).astype(np.float32)
+    if kind == "a mask that is compared":
+        nodes = [
+            helper.make_node("Equal", ["mask", "one"], ["on"]),
+            helper.make_node("MatMul", ["x", "w"], ["v"]),
+            helper.make_node("Where", ["on", "v", "zero"], ["y"]),
+        ]
+        taken = {"x": (FLOAT, ["n", 32]), "mask": (FLOAT, ["n", 1])}
+        constants = {"w": w, "one": np.float32(1), "zero": np.float32(0)}
+        inputs = {"x": rng.normal(size=(8, 32)), "mask": np.ones((8, 1))}
+    else:
+        nodes = [
+            helper.make_node("Cast", ["t"], ["i"], to=TensorProto.INT64),
+            helper.make_node("Gather", ["e", "i"], ["v"]),
+            helper.make_node("MatMul", ["v", "w"], ["y"]),
+        ]
+        taken = {"t": (FLOAT, ["n"])}
+        constants = {"w": w, "e": rng.normal(size=(100, 32)).astype(np.float32)}
+        inputs = {"t": np.arange(1, 9)}
+    model = graph(nodes, taken, {"y": (FLOAT, ["n", 32])}, constants)
+    return model, {name: value.astype(np.float32) for name, value in inputs.items()}
+
+
+@pytest.mark.parametrize("kind", ["a mask that is compared", "a number that is cast"])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        pytest.param(np.zeros_like, id="zeros"),
+        pytest.param(np.negative, id="negated"),
+        pytest.param(lambda y: y[::-1], id="in another order"),
+    ],
+)
+def test_an_answer_that_jumps_does_not_excuse_another(kind, wrong):
+    model, inputs = jumping(kind)
+    reference = native(model, inputs)
+    with pytest.raises(AssertionError, match="the most that is; one ULP in the inputs makes more"):
+        assert_close({"y": wrong(reference["y"])}, reference, model, inputs=inputs)
 
 
 # -- wrong answers do not -----------------------------------------------------------------------------------

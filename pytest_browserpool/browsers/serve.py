@@ -12,13 +12,16 @@ import hmac
 import secrets
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
 from aiohttp import WSCloseCode, web
 
 from pytest_browserpool.browsers.code_cache import HOST
 from pytest_browserpool.browsers.protocol import MAX_MESSAGE
+
+if TYPE_CHECKING:
+    from aiohttp.abc import AbstractStreamWriter
 
 PAGE_DIR = Path(__file__).parent / "page"
 ISOLATION = {
@@ -38,6 +41,16 @@ TYPES = {
 
 SocketHandler = Callable[[str, web.WebSocketResponse], Awaitable[None]]
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class _AsItIs(web.FileResponse):
+    """The file that was offered, and no other: aiohttp would send a ``.gz`` or ``.br`` that lies beside it in its place,
+    whatever that was made of."""
+
+    async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
+        headers = request.headers.copy()
+        headers.popall("Accept-Encoding", None)
+        return await super().prepare(request.clone(headers=headers))
 
 
 class Server:
@@ -139,7 +152,7 @@ class Server:
         if path is None:
             raise web.HTTPNotFound
         content_type = TYPES.get(path.suffix, "application/octet-stream")
-        return web.FileResponse(
+        return _AsItIs(
             path, chunk_size=1 << 20, headers={"Content-Type": content_type, "Cache-Control": cache}
         )
 

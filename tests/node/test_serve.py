@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import re
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -144,3 +145,20 @@ def test_the_secret_differs_between_runs(tmp_path):
         return server.base
 
     assert serve(tmp_path, base) != serve(tmp_path, base)
+
+
+def test_a_compressed_neighbour_is_not_served_in_place_of_a_model(tmp_path):
+    (tmp_path / "model.onnx").write_bytes(b"the model whose hash was checked")
+    (tmp_path / "model.onnx.gz").write_bytes(gzip.compress(b"the model of last year"))
+
+    async def client(server: Server, session: aiohttp.ClientSession) -> Any:
+        url = server.origin + server.offer("a" * 64, tmp_path / "model.onnx")
+        found = []
+        for range_ in ({}, {"Range": "bytes=4-8"}):
+            async with session.get(url, headers={"Accept-Encoding": "gzip, br", **range_}) as response:
+                found.append((response.status, response.headers.get("Content-Encoding"), await response.read()))
+        return found
+
+    whole, part = serve(tmp_path, client)
+    assert whole == (200, None, b"the model whose hash was checked")
+    assert part == (206, None, b"model")
