@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import io
+import sys
 from typing import Any
 
 import click
@@ -73,7 +75,10 @@ def cli() -> None:
 
 
 def main() -> None:
-    """Entry point of the ``browserpool`` program."""
+    """Entry point of the ``browserpool`` program. What a narrow encoding cannot show is a question mark, and no failure."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     cli(prog_name="browserpool")
 
 

@@ -45,6 +45,9 @@ TICK = 1.0
 OURS_REPLACES = ("load", "worksteal")
 """xdist's schedulers that balance load; the others keep tests together as the user asked, and stay."""
 
+LOOKS = ("collectonly", "setupplan", "showfixtures", "show_fixtures_per_test")
+"""Pytest's options that show what a suite is, and run nothing of it: editors ask so at each keystroke."""
+
 IMPROVE_SECONDS = 0.02
 """What improving the plan may take of each second: a test's end waits for it at most that long."""
 
@@ -102,7 +105,11 @@ class Controller:
         )
         arguments = json.dumps([str(argument) for argument in self.config.invocation_params.args])
         self.ledger.begin(
-            arguments=arguments, scheduler=scheduler, host=socket.gethostname(), version=__version__
+            arguments=arguments,
+            scheduler=scheduler,
+            host=socket.gethostname(),
+            version=__version__,
+            kept=not any(getattr(self.config.option, name, False) for name in LOOKS),
         )
         if self.settings.learn and not self.schedules:
             self.warn(

@@ -83,7 +83,8 @@ class Ledger:
 
     # -- the run and its nodes -------------------------------------------------------------------------------
 
-    def begin(self, *, arguments: str, scheduler: str, host: str, version: str) -> None:
+    def begin(self, *, arguments: str, scheduler: str, host: str, version: str, kept: bool = True) -> None:
+        """``kept``: false for a call that only looks at the suite: its rows stay in memory."""
         self.run = RunRecord(
             run_id=self.run_id,
             started_at=time.time(),
@@ -93,7 +94,8 @@ class Ledger:
             version=version,
             runtime=runtime.label_of(self.settings),
         )
-        self.writer.start()
+        if kept:
+            self.writer.start()
         self.writer.add(self.run, *(_applied(self.run_id, change) for change in self.settings.applied))
 
     def end(self, exit_status: int) -> None:

@@ -11,6 +11,7 @@ import click
 from click.core import ParameterSource
 
 from pytest_browserpool import options
+from pytest_browserpool.commands.project import configured_history
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -23,7 +24,11 @@ DEFAULT_DB = Path(options.DEFAULT_DB)
 
 def _nearest(context: click.Context, parameter: click.Parameter, given: Path) -> Path:
     """The history of the project that the current directory is in, where ``--db`` names none."""
-    if context.get_parameter_source(str(parameter.name)) is not ParameterSource.DEFAULT or given.exists():
+    if context.get_parameter_source(str(parameter.name)) is not ParameterSource.DEFAULT:
+        return given
+    if (configured := configured_history(Path.cwd())) is not None:
+        return configured
+    if given.exists():
         return given
     above = (directory / given for directory in Path.cwd().parents)
     return next((path for path in above if path.exists()), given)
@@ -35,7 +40,7 @@ db_option = click.option(
     default=DEFAULT_DB,
     show_default=True,
     callback=_nearest,
-    help="The history, a DuckDB file; without it that of the project around the current directory.",
+    help="The history, a DuckDB file; without it that of the project around the current directory, as its browserpool_db says.",
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 

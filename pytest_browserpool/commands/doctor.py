@@ -69,7 +69,7 @@ def doctor(as_json: bool, verify: bool, build: Path | None) -> None:
         from rich.console import Console
 
         # a terminal tells its width; a pipe or a CI log gets one that keeps commands on one line
-        console = Console() if sys.stdout.isatty() else Console(width=160)
+        console = Console(width=None if sys.stdout.isatty() else 160, emoji=False)
         show(findings, console)
     if not findings["usable"] or findings["cache"].get("damaged"):
         raise click.exceptions.Exit(1)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from pytest_browserpool.commands import history_scheduling
 from pytest_browserpool.commands.asking import answer, db_option, json_option, run_argument
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 @click.group(invoke_without_command=True)
 @db_option
 @json_option
-@click.option("--limit", default=20, show_default=True, help="How many runs.")
+@click.option("--limit", type=click.IntRange(min=1), default=20, show_default=True, help="How many runs.")
 @click.pass_context
 def history(context: click.Context, db: Path, as_json: bool, limit: int) -> None:
     """Show what earlier runs recorded. Without a command: the latest runs.
@@ -35,6 +36,7 @@ def history(context: click.Context, db: Path, as_json: bool, limit: int) -> None
       browserpool history --json | jq '.[0].run_id'
     """
     if context.invoked_subcommand is not None:
+        _hand_on(context, context.invoked_subcommand)
         return
     from pytest_browserpool.store import queries
 
@@ -50,6 +52,20 @@ def history(context: click.Context, db: Path, as_json: bool, limit: int) -> None
         "faults",
     )
     answer(db, lambda con: queries.latest_runs(con, limit), as_json=as_json, columns=columns)
+
+
+def _hand_on(context: click.Context, name: str) -> None:
+    """What stands before the command is meant for it."""
+    given = {
+        option: value
+        for option, value in context.params.items()
+        if context.get_parameter_source(option) is ParameterSource.COMMANDLINE
+    }
+    command = history.get_command(context, name)
+    taken = {parameter.name for parameter in command.params} if command is not None else set(given)
+    if left := sorted(set(given) - taken):
+        raise click.UsageError(f"browserpool history {name} takes no --{left[0]}", context)
+    context.default_map = {name: given}
 
 
 @history.command("tests")
@@ -124,7 +140,9 @@ def latency_command(
 @history.command("operations")
 @run_argument
 @click.option("--test", help="Only this test (a node id).")
-@click.option("--limit", default=1000, show_default=True, help="How many operations.")
+@click.option(
+    "--limit", type=click.IntRange(min=1), default=1000, show_default=True, help="How many operations."
+)
 @db_option
 @json_option
 def operations_command(run: str | None, test: str | None, limit: int, db: Path, as_json: bool) -> None:

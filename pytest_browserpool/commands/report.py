@@ -47,6 +47,7 @@ def report(run: str | None, other: str | None, output: Path | None, db: Path, as
       browserpool report 20260101T120000Z -o nightly.html
       browserpool report 20260101 --compare 20260102
     """
+    from pytest_browserpool.errors import HistoryError
     from pytest_browserpool.report import render
     from pytest_browserpool.report.compare import compare
     from pytest_browserpool.report.view import build_view
@@ -60,8 +61,14 @@ def report(run: str | None, other: str | None, output: Path | None, db: Path, as
     _bring_charts()
     html = render.comparison(compare(*views)) if other else render.page(views[0])
     output = output or Path(f"browserpool-{'-'.join(runs)}.html")
-    output.write_text(html, encoding="utf-8")
-    size = output.stat().st_size
+    try:
+        output.write_text(html, encoding="utf-8")
+        size = output.stat().st_size
+    except OSError as error:
+        raise HistoryError(
+            f"the report cannot be written to {output}: {error.strerror or error}",
+            remedy="name another place with -o",
+        ) from error
     click.echo(json.dumps({"path": str(output), "runs": runs, "bytes": size}) if as_json else str(output))
 
 

@@ -110,5 +110,5 @@ def _show(result: dict[str, Any]) -> None:
             f"{share:.0%}",
         )
     # a terminal tells its width; a pipe or a CI log gets one that keeps rows on one line
-    console = Console() if sys.stdout.isatty() else Console(width=120)
+    console = Console(width=None if sys.stdout.isatty() else 120, emoji=False)
     console.print(table)

@@ -9,7 +9,7 @@ from typing import Any
 from pytest_browserpool.records import TestRecord
 from pytest_browserpool.report.latency import ROWS, Spread
 from pytest_browserpool.report.series import Panel
-from pytest_browserpool.report.timeline import KINDS, Span
+from pytest_browserpool.report.timeline import KINDS, Span, drawn
 from pytest_browserpool.report.view import FAILED, RunView
 
 
@@ -56,7 +56,7 @@ def lanes_data(view: RunView, place: Mapping[str, int]) -> list[dict[str, Any]]:
             "spans": [_span(span, place) for span in lane.spans],
             "faults": [[rounded(mark.at), mark.words] for mark in lane.marks],
         }
-        for lane in view.timeline.lanes
+        for lane in drawn(view.timeline)
     ]
 
 

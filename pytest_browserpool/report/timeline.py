@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from pytest_browserpool.records import BrowserRecord, FaultRecord, OperationRecord, TestRecord
@@ -98,7 +98,7 @@ def build_timeline(rows: RunRows) -> Timeline:
         everything = sorted((*idle, *busy[key], *ran, *recoveries[key]), key=_order)
         lanes.append(Lane(node=node, browser=browser, spans=tuple(everything), marks=tuple(marks[key])))
     names = sorted({browser for _, browser in keys if browser})
-    return Timeline(seconds=length, lanes=tuple(_thinned(lanes, length)), browsers=tuple(names))
+    return Timeline(seconds=length, lanes=tuple(lanes), browsers=tuple(names))
 
 
 def _order(span: Span) -> tuple[int, float]:
@@ -208,12 +208,13 @@ def _pieces(test: TestRecord, zero: float, taken: list[Interval]) -> list[Span]:
     ]
 
 
-def _thinned(lanes: list[Lane], length: float) -> Iterable[Lane]:
-    """``lanes`` with neighbours of one kind drawn as one bar where there are too many to be seen apart."""
-    total = sum(len(lane.spans) for lane in lanes)
-    if total <= MAX_SPANS:
+def drawn(timeline: Timeline) -> Sequence[Lane]:
+    """The lanes with neighbours of one kind as one bar where there are too many to be seen apart: such a bar covers the gaps
+    between them too."""
+    lanes = timeline.lanes
+    if sum(len(lane.spans) for lane in lanes) <= MAX_SPANS:
         return lanes
-    gap = len(KINDS) * length * len(lanes) / MAX_SPANS
+    gap = len(KINDS) * timeline.seconds * len(lanes) / MAX_SPANS
     return [
         Lane(node=lane.node, browser=lane.browser, spans=tuple(_merged(lane.spans, gap)), marks=lane.marks)
         for lane in lanes

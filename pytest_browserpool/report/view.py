@@ -171,7 +171,7 @@ def _outcomes(rows: RunRows, failed: int) -> str:
     notes = [f"{failed} failed"] if failed else []
     notes += [f"{skipped} skipped"] if skipped else []
     notes += [f"{expected} expected to fail"] if expected else []
-    return ", ".join(notes) or "all passed"
+    return ", ".join(notes) or ("all passed" if rows.tests else "none ran")
 
 
 def _sum_ms(values: Iterable[float]) -> str:

@@ -235,7 +235,10 @@ class WarmStart:
     """(browser, backend, model key, tests without a fault, tests)."""
 
 
-_RECENT = "SELECT run_id FROM runs ORDER BY started_at DESC LIMIT ?"
+_RECENT = (
+    """SELECT run_id FROM runs WHERE run_id IN (SELECT run_id FROM tests) ORDER BY started_at DESC LIMIT ?"""
+)
+"""Runs that ran something: thirty without a test would make the scheduler forget all."""
 
 _LAUNCHES = f"""
     SELECT coalesce(n.host, ''), b.name, b.launch_ms / 1000

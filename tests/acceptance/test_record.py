@@ -50,6 +50,14 @@ def test_each_test_has_one_row(run: Runner, nodes: tuple[str, ...]) -> None:
     assert finished is not None
 
 
+@pytest.mark.parametrize("look", ["--collect-only", "--setup-plan", "--fixtures", "--fixtures-per-test"])
+def test_looking_at_a_suite_is_no_run(run: Runner, look: str) -> None:
+    run.suite(test_x="def test_one(): pass")
+    done = run(look, "-n", "1", reports=False)
+    assert done.result.ret == 0
+    assert not (done.directory / ".browserpool" / "history.duckdb").exists()
+
+
 def test_a_lost_node_and_its_test_are_on_the_record(run: Runner) -> None:
     run.suite(test_x="import os, signal\ndef test_kills(): os.kill(os.getpid(), signal.SIGKILL)")
     done = run("-n", "1")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -127,6 +128,89 @@ def test_another_history_is_named_with_db(db: Path, tmp_path: Path) -> None:
     other = db.rename(tmp_path / "other.duckdb")
     assert browserpool("history").exit_code == 1
     assert browserpool("history", "--db", str(other)).exit_code == 0
+
+
+def test_options_before_a_command_are_the_commands(db: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other.duckdb"
+    other.write_bytes(db.read_bytes())
+    test = TestRecord(
+        run_id="run-2", node="gw0", nodeid="t::other", outcome="passed", started_at=START, duration_s=1.0
+    )
+    rows = (RunRecord(run_id="run-2", started_at=START + 99), test)
+    flush(other, [Batch(name="2", run_id="run-2", rows=rows)])
+    told = browserpool("history", "--db", str(other), "--json", "tests")
+    assert [row["test"] for row in json.loads(told.output)] == ["t::other"]
+    refused = browserpool("history", "--limit", "3", "tests")
+    assert refused.exit_code == 2
+    assert "takes no --limit" in refused.output
+
+
+@pytest.mark.parametrize(
+    "arguments", [("history", "--limit", "-1"), ("history", "operations", "--limit", "0")]
+)
+def test_a_limit_is_at_least_one(db: Path, arguments: tuple[str, ...]) -> None:
+    told = browserpool(*arguments)
+    assert told.exit_code == 2
+    assert "x>=1" in told.output
+
+
+@pytest.mark.parametrize(
+    ("file", "text"),
+    [
+        ("pytest.ini", "[pytest]\nbrowserpool_db = build/h.duckdb\n"),
+        ("tox.ini", "[tox]\nx = %%(y)s\n[pytest]\nbrowserpool_db = build/h.duckdb\n"),
+        ("setup.cfg", "[tool:pytest]\nbrowserpool_db = build/h.duckdb\n"),
+        ("pyproject.toml", "[tool.pytest.ini_options]\nbrowserpool_db = 'build/h.duckdb'\n"),
+        ("pyproject.toml", "[tool.pytest]\nbrowserpool_db = 'build/h.duckdb'\n"),
+        ("pytest.toml", "[pytest]\nbrowserpool_db = 'build/h.duckdb'\n"),
+    ],
+)
+def test_the_history_is_where_the_project_says(
+    db: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str, text: str
+) -> None:
+    (tmp_path / file).write_text(text)
+    (tmp_path / "build").mkdir()
+    db.rename(tmp_path / "build" / "h.duckdb")
+    (tmp_path / "deep" / "below").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "deep" / "below")
+    assert "run-1" in browserpool("history").output
+    (tmp_path / "deep" / "pyproject.toml").write_text("[project]\nname = 'of another tool'\n")
+    assert "run-1" in browserpool("history").output
+    (tmp_path / "deep" / "pytest.ini").write_text("")
+    assert browserpool("history").exit_code == 1, "that is a project of its own"
+
+
+@pytest.mark.parametrize("text", ["[pytest", "\x00", "[pytest]\n[pytest]\nbrowserpool_db"])
+def test_a_configuration_that_pytest_refuses_keeps_no_command_from_its_answer(
+    db: Path, tmp_path: Path, text: str
+) -> None:
+    (tmp_path / "pytest.ini").write_text(text)
+    assert "run-1" in browserpool("history").output
+
+
+def test_a_report_that_cannot_be_written_says_where_and_why(db: Path, tmp_path: Path) -> None:
+    told = browserpool("report", "-o", str(tmp_path / "nowhere" / "r.html"))
+    assert told.exit_code == 1
+    assert "nowhere" in told.output
+    assert "name another place with -o" in told.output
+
+
+def test_what_a_narrow_encoding_lacks_is_no_failure(db: Path) -> None:
+    command = [sys.executable, "-m", "pytest_browserpool.cli", "history", "faults"]
+    env = {**os.environ, "PYTHONIOENCODING": "latin-1", "PYTHONUTF8": "0"}
+    done = subprocess.run(command, env=env, capture_output=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert b"page_hung" in done.stdout
+
+
+def test_an_id_is_printed_as_it_is(db: Path, tmp_path: Path) -> None:
+    name = "test_odd.py::test_it[a:100:b-:cat:]"
+    test = TestRecord(
+        run_id="run-3", node="gw0", nodeid=name, outcome="passed", started_at=START, duration_s=1.0
+    )
+    rows = (RunRecord(run_id="run-3", started_at=START + 99), test)
+    flush(db, [Batch(name="3", run_id="run-3", rows=rows)])
+    assert name in browserpool("history", "tests", "run-3").output
 
 
 def test_explain_says_why_and_what_the_alternatives_would_have_cost(db: Path) -> None:

@@ -178,3 +178,15 @@ def test_a_run_tells_them_all(pytester: pytest.Pytester, monkeypatch: pytest.Mon
     names = {p.get("name"): p.get("value") for p in suite.iterfind("./testsuite/properties/property")}
     assert names["browserpool_model_loads"] == "0"
     assert names["browserpool_run_id"]
+
+
+def test_a_step_summary_that_cannot_be_written_fails_no_run(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(pytester.path / "nowhere" / "summary.md"))
+    pytester.makeini("[pytest]\nasyncio_default_fixture_loop_scope = function\n")
+    pytester.makepyfile("def test_one(): pass")
+    done = pytester.runpytest_subprocess("--browserpool", "-p", "no:cacheprovider", timeout=120)
+    done.assert_outcomes(passed=1)
+    assert done.ret == 0
+    done.stdout.fnmatch_lines(["WARNING: GITHUB_STEP_SUMMARY names *nowhere*cannot be written*"])

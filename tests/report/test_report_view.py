@@ -123,10 +123,20 @@ def test_lanes_come_in_the_order_of_their_numbers() -> None:
 def test_what_is_too_fine_to_be_seen_is_drawn_as_one_and_keeps_its_tests_and_failures() -> None:
     tests = [a_test(f"t{n}", started_at=START + n / 1000, duration_s=0.0008) for n in range(9999)]
     tests.append(a_test("bad", started_at=START + 5, outcome="failed"))
-    (lane,) = build_view(run(tests=tuple(tests))).timeline.lanes
+    view = build_view(run(tests=tuple(tests)))
+    (lane,) = timeline.drawn(view.timeline)
     assert len(lane.spans) <= timeline.MAX_SPANS
     assert lane.tests == 10_000
     assert [s.nodeids for s in lane.spans if s.outcome == "failed"] == [("bad",)]
+
+
+def test_what_is_drawn_as_one_does_not_count_as_longer() -> None:
+    tests = tuple(
+        a_test(f"t{n}", node=f"gw{n % 4}", started_at=START + n // 4, duration_s=0.3) for n in range(6000)
+    )
+    view = build_view(run(tests=tests))
+    assert all(len(lane.spans) == 1500 for lane in view.timeline.lanes)
+    assert [round(lane.seconds("run"), 3) for lane in view.timeline.lanes] == [450.0] * 4
 
 
 def metric(at: float, value: float, **changes: Any) -> MetricRecord:
@@ -449,3 +459,8 @@ def test_the_collector_gives_the_last_of_each_row() -> None:
     assert [t.outcome for t in rows.tests] == ["failed"]
     assert rows.run.finished_at == START + 1
     assert len(rows.operations) == 1
+
+
+def test_a_run_of_nothing_did_not_pass() -> None:
+    (tests,) = [fact for fact in build_view(run(tests=())).facts if fact.name == "tests"]
+    assert (tests.value, tests.note) == ("0", "none ran")

@@ -14,7 +14,7 @@ import history_samples as samples
 import pytest
 
 from pytest_browserpool.errors import HistoryError
-from pytest_browserpool.records import BrowserRecord, MetricRecord
+from pytest_browserpool.records import BrowserRecord, MetricRecord, TestRecord
 from pytest_browserpool.store import connect, queries
 from pytest_browserpool.store.flush import flush
 from pytest_browserpool.store.spool import Batch
@@ -180,10 +180,21 @@ def test_only_recent_runs_teach(db: Path) -> None:
     for number in range(4):
         rows = (
             samples.run(f"run-{number}", started_at=samples.START + 1000 * number),
+            TestRecord(
+                run_id=f"run-{number}",
+                nodeid="t",
+                node="gw0",
+                outcome="passed",
+                started_at=1.0,
+                duration_s=1.0,
+            ),
             samples.operation(
                 1, run_id=f"run-{number}", kind="load", warm=False, latency_ms=1000.0 * number + 1
             ),
         )
+        flush(db, [Batch(name=str(number), run_id=f"run-{number}", rows=rows)])
+    for number in range(4, 9):  # interrupted, or with no test that fits -k
+        rows = (samples.run(f"run-{number}", started_at=samples.START + 1000 * number),)
         flush(db, [Batch(name=str(number), run_id=f"run-{number}", rows=rows)])
     with connect.reading(db) as con:
         assert len(queries.warm_start(con, runs=2).loads) == 2
