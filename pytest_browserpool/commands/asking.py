@@ -40,7 +40,7 @@ db_option = click.option(
     default=DEFAULT_DB,
     show_default=True,
     callback=_nearest,
-    help="The history, a DuckDB file; without it that of the project around the current directory, as its browserpool_db says.",
+    help="The history, a DuckDB file; without it that of the project around this directory, as its browserpool_db says.",
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
