@@ -123,6 +123,11 @@ def test_apply_writes_what_is_recommended_and_undo_takes_it_back(tmp_path: Path)
     again = browserpool("apply", "--db", db)
     assert "nothing to apply" in again.output
     assert "no run has used it yet" in again.output
+    wanted = browserpool("apply", "--db", db, "prefer/sample")
+    assert wanted.exit_code == 0, wanted.output
+    assert "already set  run sample on firefox/wasm   [prefer/sample]" in wanted.output
+    told = json.loads(browserpool("apply", "--db", db, "prefer/sample", "--json").output)
+    assert (told["written"], told["already_set"]) == (False, ["prefer/sample"])
     undone = browserpool("apply", "--db", db, "--undo")
     assert undone.exit_code == 0, undone.output
     assert not file.exists()
@@ -137,3 +142,13 @@ def test_what_cannot_be_applied_is_wrong_usage(tmp_path: Path, arguments: tuple[
     result = browserpool("apply", "--db", history(tmp_path), *arguments)
     assert result.exit_code == 2
     assert said in result.output
+
+
+def test_a_better_way_takes_the_place_of_the_one_that_is_set(tmp_path: Path) -> None:
+    db, file = history(tmp_path), tmp_path / "history.applied.toml"
+    assert browserpool("apply", "--db", db, "prefer/sample").exit_code == 0
+    file.write_text(file.read_text().replace('browser = "firefox"', 'browser = "edge"'))
+    done = browserpool("apply", "--db", db)
+    assert "set  run sample on firefox/wasm" in done.output
+    assert file.read_text().count("[[applied]]") == 1
+    assert 'browser = "firefox"' in file.read_text()
