@@ -10,6 +10,7 @@ import duckdb
 import history_samples as samples
 import pytest
 
+from pytest_browserpool.errors import HistoryError
 from pytest_browserpool.records import MetricRecord
 from pytest_browserpool.store import connect, integrity
 from pytest_browserpool.store.flush import flush, mend
@@ -55,7 +56,7 @@ def part_of_metrics(db: Path) -> int:
 Repair = Callable[[Path], list[str]]
 REPAIRS: dict[str, Repair] = {
     "next run": lambda db: list(flush(db, [], copies=integrity.copies_of(db, 2)).notes),
-    "verify --repair": lambda db: mend(db, 2),
+    "verify --repair": mend,
 }
 
 
@@ -156,3 +157,35 @@ def before_that(file: Path, level: int) -> None:
     with duckdb.connect(str(file)) as con:
         con.execute("DROP TABLE salvaged")
         con.execute("DELETE FROM migrations WHERE number > ?", [level])
+
+
+@pytest.mark.parametrize("repaired", REPAIRS.values(), ids=REPAIRS.keys())
+@pytest.mark.parametrize("shell", [False, True], ids=["no byte", "of a shell"])
+def test_an_empty_file_becomes_a_history(db: Path, repaired: Repair, shell: bool) -> None:
+    _empty(db, shell=shell)
+    with (
+        pytest.raises(HistoryError, match="is an empty database" if shell else "there is no history"),
+        connect.reading(db),
+    ):
+        pass
+    assert repaired(db) == []
+    assert counts(db) == {}
+    assert not list(db.parent.glob("*.corrupt-*"))
+    assert integrity.examine(integrity.copies_of(db, 2)[0], checksum=True).ok
+
+
+@pytest.mark.parametrize("repaired", REPAIRS.values(), ids=REPAIRS.keys())
+@pytest.mark.parametrize("shell", [False, True], ids=["no byte", "of a shell"])
+def test_an_empty_file_never_reaches_the_copy(db: Path, repaired: Repair, shell: bool) -> None:
+    flush(db, [a_run("run-1")], copies=integrity.copies_of(db, 2))
+    db.unlink()
+    _empty(db, shell=shell)
+    assert any("was repaired from" in line for line in repaired(db))
+    assert counts(db) == {"run-1": SERIES}
+
+
+def _empty(db: Path, *, shell: bool) -> None:
+    if shell:
+        duckdb.connect(str(db)).close()
+    else:
+        db.touch()
