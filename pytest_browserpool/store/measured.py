@@ -53,6 +53,13 @@ def runs_of(con: DuckDBPyConnection) -> list[Row]:
     return rows_of(con, sql)
 
 
+def finished(con: DuckDBPyConnection, run: str) -> bool:
+    """Whether ``run`` ended; not where it goes on or was killed."""
+    return bool(
+        con.execute("SELECT finished_at IS NOT NULL FROM runs WHERE run_id = ?", [run]).fetchall()[0][0]
+    )
+
+
 def machines(con: DuckDBPyConnection, runs: Sequence[str]) -> list[Row]:
     """The hosts of these runs: ``run``, ``host``, ``kind`` (cores and GPU in words: hosts of a kind are alike)."""
     sql = """

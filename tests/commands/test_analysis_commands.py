@@ -88,6 +88,21 @@ def test_no_history_and_no_such_run_are_errors(tmp_path: Path) -> None:
     assert "browserpool history lists them" in unknown.output
 
 
+@pytest.mark.parametrize("option", ["--against", "--since"])
+def test_a_run_that_was_killed_is_told_from_one_without_tests(tmp_path: Path, option: str) -> None:
+    path, (killed, *rows) = (
+        tmp_path / "history.duckdb",
+        history_seed.run_rows(0, WAYS, chance=random.Random(1)),
+    )
+    assert isinstance(killed, RunRecord)
+    empty = dataclasses.replace(killed, run_id="seed-empty")
+    history_seed.seed(path, [[dataclasses.replace(killed, finished_at=None), *rows], [empty]])
+    said = browserpool("analyze", "--db", str(path), option, "seed-000")
+    assert said.exit_code == 1
+    assert "run seed-000 did not end: it goes on, or was killed" in said.output
+    assert "ended without tests" in browserpool("analyze", "--db", str(path), option, "seed-empty").output
+
+
 @pytest.mark.parametrize(
     ("against", "before"),
     [
