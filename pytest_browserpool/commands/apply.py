@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pytest_browserpool.commands.asking import db_option, json_option
+from pytest_browserpool.commands.asking import db_option, json_option, tell_what_waits
 from pytest_browserpool.errors import ConfigurationError, HistoryError
 
 if TYPE_CHECKING:
@@ -82,6 +82,7 @@ def _recommended(
     from pytest_browserpool.store.connect import reading
 
     with reading(db) as con:
+        tell_what_waits(db)
         found = findings.look(con, since=since, changes=old)
     return [each for each in found.recommendations if each.appliable], found.came
 
