@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import random
 import re
 from pathlib import Path
+from typing import Any
 
 import history_seed
 import pytest
@@ -167,3 +169,35 @@ def test_a_better_way_takes_the_place_of_the_one_that_is_set(tmp_path: Path) -> 
     assert "set  run sample on firefox/wasm" in done.output
     assert file.read_text().count("[[applied]]") == 1
     assert 'browser = "firefox"' in file.read_text()
+
+
+def test_tests_that_took_no_time_have_no_share_of_it(tmp_path: Path) -> None:
+    said = browserpool("analyze", "--db", _changed(tmp_path, duration_s=0.0))
+    assert said.exit_code == 0, said.output
+    assert "nan" not in said.output
+    assert re.search(r"firefox +–", said.output)
+
+
+@pytest.mark.parametrize("odd", [math.inf, -math.inf, math.nan])
+@pytest.mark.parametrize("field", ["latency_ms", "duration_s", "launch_ms"])
+def test_a_time_that_is_no_number_is_left_out(tmp_path: Path, field: str, odd: float) -> None:
+    db = _changed(tmp_path, **{field: odd})
+    for command in (("analyze",), ("apply", "--dry-run"), ("report", "-o", str(tmp_path / "report.html"))):
+        said = browserpool(*command, "--db", db)
+        assert said.exit_code == 0, (said.output, said.exception)
+        assert not re.search(r"\b(nan|inf)\b", said.output.replace(str(tmp_path), ""))
+
+
+def _changed(tmp_path: Path, **changes: float) -> str:
+    """A history in which every row that has these fields has these values."""
+    path, chance = tmp_path / "history.duckdb", random.Random(3)
+    runs = []
+    for n in range(10):
+        rows = history_seed.run_rows(n, WAYS, chance=chance)
+        runs.append([_replaced(row, changes) for row in rows])
+    history_seed.seed(path, runs)
+    return str(path)
+
+
+def _replaced(row: Any, changes: dict[str, float]) -> Any:
+    return dataclasses.replace(row, **changes) if changes.keys() <= row.__dataclass_fields__.keys() else row
