@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -165,13 +166,18 @@ def write(path: Path, changes: Sequence[AppliedChange]) -> None:
     Raises:
         ConfigurationError: the directory cannot be written to.
     """
+    text, backup = text_of(changes).encode(), None
     try:
         before = path.read_bytes() if path.exists() else b""
         kept = _kept(path)
         number = int(kept[-1].suffix[1:]) + 1 if kept else 1
-        path.with_name(f"{path.name}.{number:03d}").write_bytes(before)
-        _replace(path, text_of(changes).encode())
+        backup = path.with_name(f"{path.name}.{number:03d}")
+        backup.write_bytes(before)
+        _replace(path, text)
     except OSError as error:
+        if backup is not None:  # nothing was changed: the next undo is not to bring back what is there
+            with suppress(OSError):
+                backup.unlink(missing_ok=True)
         raise _wrong(f"cannot be written: {error}", path) from error
 
 
@@ -197,12 +203,21 @@ def undo(path: Path) -> bool:
 
 
 def _kept(path: Path) -> list[Path]:
-    found = [each for each in path.parent.glob(f"{path.name}.*") if each.suffix[1:].isdigit()]
+    try:
+        beside = [each for each in path.parent.iterdir() if each.name.startswith(f"{path.name}.")]
+    except FileNotFoundError:
+        return []
+    found = [each for each in beside if each.stem == path.name and each.suffix[1:].isdecimal()]
     return sorted(found, key=lambda each: int(each.suffix[1:]))
 
 
 def _replace(path: Path, content: bytes) -> None:
     """All of it or nothing: a run that starts meanwhile reads either."""
     partial = path.with_name(f"{path.name}.partial")
-    partial.write_bytes(content)
-    partial.replace(path)
+    try:
+        partial.write_bytes(content)
+        partial.replace(path)
+    except OSError:
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
+        raise

@@ -104,7 +104,7 @@ def _since(con: DuckDBPyConnection, runs: Sequence[RunInfo], since: str, now: fl
         wanted = queries.find_run(con, since)
         names = [run.run for run in runs]
         if wanted not in names:
-            raise HistoryError(f"run {wanted} ended without tests", remedy="name another one") from None
+            raise _left_out(con, wanted) from None
         return list(runs[names.index(wanted) :])
     begin = (at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp()
     return [run for run in runs if run.started_at >= begin]
@@ -138,8 +138,14 @@ def _baseline(con: DuckDBPyConnection, runs: Sequence[RunInfo], against: str) ->
         remedy = "name a run (browserpool history lists them) or a version that ran, such as 153.0 or 'firefox 153.0'"
         raise HistoryError(f"no run and no version is called {against!r}", remedy=remedy) from None
     if wanted not in [run.run for run in runs]:
-        raise HistoryError(f"run {wanted} ended without tests", remedy="name another one")
+        raise _left_out(con, wanted)
     return (wanted,)
+
+
+def _left_out(con: DuckDBPyConnection, run: str) -> HistoryError:
+    """What to raise for a run that the analysis does not look at."""
+    why = "ended without tests" if measured.finished(con, run) else "did not end: it goes on, or was killed"
+    return HistoryError(f"run {run} {why}", remedy="name another one (browserpool history lists them)")
 
 
 def _is_own(runtime: str, against: str, *, by_version: bool) -> bool:

@@ -65,6 +65,25 @@ def test_undo_goes_back_step_by_step_to_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_any_name_of_a_history_can_be_undone(tmp_path: Path) -> None:
+    path = applied.path_of(tmp_path / "h[1].duckdb")
+    applied.write(path, [change("a")])
+    assert applied.undo(path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_could_not_be_written_leaves_nothing_to_undo(tmp_path: Path) -> None:
+    path = applied.path_of(tmp_path / "history.duckdb")
+    applied.write(path, [change("a")])
+    path.with_name(f"{path.name}.partial").mkdir()  # which no file takes the place of
+    with pytest.raises(ConfigurationError, match="cannot be written"):
+        applied.write(path, [change("b")])
+    assert [c.id for c in applied.read(path)] == ["a"]
+    assert applied.undo(path)
+    assert not path.exists()
+    assert not applied.undo(path)
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [

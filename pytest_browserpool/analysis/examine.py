@@ -11,6 +11,7 @@ from pytest_browserpool.analysis.gain import Came
 from pytest_browserpool.analysis.intervals import LEAST_BLOCKS
 from pytest_browserpool.analysis.recommend import Recommendation, count_of, factor, short
 from pytest_browserpool.analysis.samples import Samples
+from pytest_browserpool.preferences import AppliedChange
 
 LOUD = ("critical", "major")
 """Severities that go before any recommendation."""
@@ -42,7 +43,7 @@ def examine(
     types = best.of_types(samples.calls)
     spread = nodes.spread(samples.runs, samples.shares)
     faults = flaky.browsers(samples.faulty)
-    applied = {each.change.id for each in came}
+    applied = {each.change.id: _sets(each.change) for each in came}
     return Analysis(
         runs=len(samples.runs),
         first=samples.runs[0].run if samples.runs else "",
@@ -56,10 +57,15 @@ def examine(
         recommendations=tuple(
             made
             for made in recommend.recommendations(samples, models, types, spread, faults)
-            if made.id not in applied
+            if applied.get(made.id) != _sets(made)
         ),
         came=tuple(came),
     )
+
+
+def _sets(what: AppliedChange | Recommendation) -> tuple[object, ...]:
+    """What it sets: another way for the same model, another size of the pool is something new to recommend."""
+    return what.prefer, what.max_browsers, dict(what.nodes)
 
 
 def top_recommendation(analysis: Analysis) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -162,7 +163,9 @@ def _nodes(found: Analysis, console: Console) -> None:
 
 
 def share(interval: Interval) -> str:
-    """``34 % (27 – 42)``."""
+    """``34 % (27 – 42)``; ``–`` of tests that took no time at all."""
+    if math.isnan(interval.middle):
+        return "–"
     limits = f" ({100 * interval.low:.0f} – {100 * interval.high:.0f})" if interval.known else ""
     return f"{100 * interval.middle:.0f} %{limits}"
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pytest_browserpool.commands.asking import db_option, json_option
+from pytest_browserpool.commands.asking import db_option, json_option, tell_what_waits
 
 if TYPE_CHECKING:
     from pytest_browserpool.analysis import Analysis
@@ -48,6 +48,7 @@ def analyze(since: str | None, against: str | None, strict: bool, db: Path, as_j
 
     changes = applied.read(applied.path_of(db))
     with reading(db) as con:
+        tell_what_waits(db)
         found = findings.look(con, since=since, against=against, changes=changes)
     if as_json:
         click.echo(json.dumps(plain(found), indent=2))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pytest_browserpool.commands.asking import db_option, json_option
+from pytest_browserpool.commands.asking import db_option, json_option, tell_what_waits
 from pytest_browserpool.errors import ConfigurationError, HistoryError
 
 if TYPE_CHECKING:
@@ -54,19 +54,25 @@ def apply(
         return
     old = applied.read(path)
     made, came = _recommended(db, since, old)
-    chosen = _chosen(made, ids)
+    chosen, already = _chosen(made, ids, old)
     changes = [each.applied(time.time()) for each in chosen]
     if changes and not dry_run:
         applied.write(path, applied.merged(old, changes))
     if as_json:
         told = [each.to_plain() for each in changes]
-        click.echo(
-            json.dumps(
-                {"file": str(path), "written": bool(changes) and not dry_run, "applied": told}, indent=2
-            )
-        )
+        plain = {"file": str(path), "written": bool(changes) and not dry_run, "applied": told}
+        click.echo(json.dumps({**plain, "already_set": [each.id for each in already]}, indent=2))
         return
-    _say(chosen, came, path, dry_run=dry_run)
+    from pytest_browserpool.analysis.examine import came_line
+
+    for each in already:
+        click.echo(f"already set  {each.title}   [{each.id}]")
+    if chosen or not already:
+        _say(chosen, path, dry_run=dry_run)
+    if came:
+        click.echo("applied before:")
+    for one in came:
+        click.echo(f"     {came_line(one)}")
 
 
 def _recommended(
@@ -76,23 +82,29 @@ def _recommended(
     from pytest_browserpool.store.connect import reading
 
     with reading(db) as con:
+        tell_what_waits(db)
         found = findings.look(con, since=since, changes=old)
     return [each for each in found.recommendations if each.appliable], found.came
 
 
-def _chosen(made: list[Recommendation], ids: tuple[str, ...]) -> list[Recommendation]:
-    by_id = {each.id: each for each in made}
+def _chosen(
+    made: list[Recommendation], ids: tuple[str, ...], old: Sequence[AppliedChange]
+) -> tuple[list[Recommendation], list[AppliedChange]]:
+    """What to set, and what of ``ids`` is set already."""
+    by_id, there = {each.id: each for each in made}, {each.id: each for each in old}
     for wanted in ids:
-        if wanted not in by_id:
+        if wanted not in by_id and wanted not in there:
             raise ConfigurationError(
                 f"{wanted!r} is not recommended",
                 remedy=f"one of {', '.join(by_id)}" if by_id else "browserpool analyze says what is, and why",
             )
-    return [by_id[wanted] for wanted in ids] if ids else made
+    if not ids:
+        return made, []
+    return [by_id[each] for each in ids if each in by_id], [there[each] for each in ids if each not in by_id]
 
 
-def _say(chosen: list[Recommendation], came: Sequence[Came], path: Path, *, dry_run: bool) -> None:
-    from pytest_browserpool.analysis.examine import came_line, gain_words
+def _say(chosen: list[Recommendation], path: Path, *, dry_run: bool) -> None:
+    from pytest_browserpool.analysis.examine import gain_words
 
     if not chosen:
         click.echo("nothing to apply: browserpool analyze says what is known, and what is missing")
@@ -105,10 +117,6 @@ def _say(chosen: list[Recommendation], came: Sequence[Came], path: Path, *, dry_
             if dry_run
             else f"written to {path}; the next pytest --browserpool uses it. browserpool apply --undo takes it back"
         )
-    if came:
-        click.echo("applied before:")
-    for one in came:
-        click.echo(f"     {came_line(one)}")
 
 
 def _readable(path: Path) -> tuple[AppliedChange, ...]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pytest_browserpool.commands.asking import db_option, json_option
+from pytest_browserpool.commands.asking import db_option, json_option, tell_what_waits
 from pytest_browserpool.errors import HistoryError
 
 if TYPE_CHECKING:
@@ -41,6 +41,7 @@ def explain(nodeid: str, run: str | None, everything: bool, db: Path, as_json: b
     from pytest_browserpool.store.connect import reading
 
     with reading(db) as con:
+        tell_what_waits(db)
         run_id = queries.find_run(con, run) if run else None
         decisions = queries.decisions_of(con, nodeid, run_id)
         if not decisions:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from pytest_browserpool.commands.asking import db_option, json_option
+from pytest_browserpool.commands.asking import db_option, json_option, tell_what_waits
 
 
 @click.command
@@ -33,6 +33,7 @@ def export(directory: Path, runs: tuple[str, ...], db: Path, as_json: bool) -> N
     from pytest_browserpool.store.export import export as write
 
     with reading(db) as con:
+        tell_what_waits(db)
         wanted = [queries.find_run(con, run) for run in runs] or None
         written = write(con, directory, wanted)
     if as_json:

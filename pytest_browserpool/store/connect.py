@@ -178,10 +178,15 @@ def _attach(con: DuckDBPyConnection, path: Path, *, read_only: bool, deadline: f
 
 
 def foreign(path: Path) -> bool:
-    """Whether ``path`` is a file that DuckDB never wrote, such as a text somebody named by mistake."""
+    """Whether ``path`` has something in it that DuckDB never wrote, such as a text somebody named by mistake."""
     with path.open("rb") as file:
         head = file.read(MAGIC_AT + len(MAGIC))
-    return len(head) == MAGIC_AT + len(MAGIC) and head[MAGIC_AT:] != MAGIC
+    return bool(head) and head[MAGIC_AT:] != MAGIC
+
+
+def blank(path: Path) -> bool:
+    """Whether ``path`` is a file without a byte, as ``mktemp`` makes it: DuckDB opens none such."""
+    return path.is_file() and path.stat().st_size == 0
 
 
 def not_ours(path: Path) -> HistoryError:
@@ -212,7 +217,7 @@ def reading(path: Path, deadline: float = READ_DEADLINE) -> Iterator[DuckDBPyCon
     """
     from pytest_browserpool.store import migrate
 
-    if not path.exists():
+    if not path.exists() or blank(path):
         raise HistoryError(
             "there is no history",
             where=str(path),
@@ -226,8 +231,9 @@ def reading(path: Path, deadline: float = READ_DEADLINE) -> Iterator[DuckDBPyCon
         raise HistoryError(_first_line(error), where=str(path), remedy=_REMEDIES[trouble(error)]) from error
     try:
         if not migrate.is_current(con):
+            level = migrate.level(con)
             raise HistoryError(
-                f"the history has the older schema {migrate.level(con)}",
+                f"the history has the older schema {level}" if level else "the file is an empty database",
                 where=str(path),
                 remedy="the next pytest --browserpool (or browserpool verify --repair) brings it up to date",
             )

@@ -20,12 +20,14 @@ from pytest_browserpool.store import columns, integrity, migrate, retention, spo
 from pytest_browserpool.store.connect import (
     Opener,
     Trouble,
+    blank,
     foreign,
     not_ours,
     open_file,
     trouble,
     writers_turn,
 )
+from pytest_browserpool.store.integrity import EMPTY
 from pytest_browserpool.store.repair import repair
 from pytest_browserpool.store.spool import Batch
 from pytest_browserpool.store.upkeep import DEFAULT_FILES, Upkeep, due, record, recorded, renewed
@@ -94,8 +96,7 @@ def flush(
             except duckdb.Error as error:
                 if not integrity.is_damaged(error):
                     raise
-                reason = str(error).strip().splitlines()[0]
-                repaired = repair(db, reason, again={batch.name for batch in wanted})
+                repaired = repair(db, integrity.in_words(error), again={batch.name for batch in wanted})
             # once: a file that is damaged again right after its repair is beyond this
             again = _flush(ours, db, wanted, copies, deadline, forget_before, upkeep)
             return dataclasses.replace(again, notes=(*repaired, *again.notes))
@@ -116,20 +117,17 @@ def _flush(
     examined: bool = False,
 ) -> Flushed:
     notes: list[str] = []
+    names = {batch.name for batch in batches}
     if not db.exists() and integrity.existing_copies(db):
-        notes += repair(db, "missing")
-    if not db.exists():
-        _create(opener, db)
-    elif foreign(db) and not integrity.existing_copies(db):
-        raise not_ours(db)
-    con = opener.open(db, deadline)
+        notes += repair(db, "missing", again=names)
+    con = _opened(opener, db, deadline)
     try:
         if not migrate.is_current(con):
-            con = _migrate(opener, con, db, notes, deadline)
+            con = _migrate(opener, con, db, notes, deadline, names)
         if examined:
             integrity.read_blocks(con)
         behind = due(con) if upkeep is not None else None  # before this run's rows are in
-        spooled, damaged = spool.collect(db, but=[batch.name for batch in batches])
+        spooled, damaged = spool.collect(db, but=names)
         notes += damaged
         merged = _merge(con, spooled, notes)
         rows = _write(con, batches)
@@ -153,6 +151,15 @@ def _flush(
         copies_due=behind,
         notes=tuple(notes),
     )
+
+
+def _opened(opener: Opener, db: Path, deadline: float) -> DuckDBPyConnection:
+    """``db``, which is made where there is nothing; what is there stays where it is not ours."""
+    if not db.exists() or (blank(db) and not integrity.existing_copies(db)):
+        _create(opener, db)
+    elif foreign(db) and not integrity.existing_copies(db):
+        raise not_ours(db)
+    return opener.open(db, deadline)
 
 
 def _merge(con: DuckDBPyConnection, spooled: Sequence[tuple[Path, Batch]], notes: list[str]) -> int:
@@ -208,10 +215,20 @@ def _create(opener: Opener, db: Path) -> None:
 
 
 def _migrate(
-    opener: Opener, con: DuckDBPyConnection, db: Path, notes: list[str], deadline: float
+    opener: Opener,
+    con: DuckDBPyConnection,
+    db: Path,
+    notes: list[str],
+    deadline: float,
+    again: Collection[str],
 ) -> DuckDBPyConnection:
     have = migrate.level(con)
-    if have:
+    if not have and integrity.existing_copies(db):
+        opener.release()  # a shell, opened too early, left a file that has nothing in it
+        notes += repair(db, EMPTY, again=again)
+        con = _opened(opener, db, deadline)
+        have = migrate.level(con)
+    if have and not migrate.is_current(con):
         opener.release()
         kept = migrate.backup(db, have)
         notes.append(
@@ -331,7 +348,7 @@ def mend(db: Path, copies: int | None = None, deadline: float = 10.0) -> list[st
 
 
 def _copies_kept(db: Path, deadline: float) -> int:
-    if not db.exists():
+    if not db.exists() or blank(db):
         return DEFAULT_FILES
     con = open_file(db, read_only=True, deadline=deadline)
     try:
@@ -346,12 +363,15 @@ def _copies_kept(db: Path, deadline: float) -> int:
 def _restore(db: Path, deadline: float) -> list[str]:
     """Read all of ``db``; where it is damaged or missing, put the good copy in its place."""
     with writers_turn(db, deadline):
-        if not db.exists():
-            return repair(db, "missing") if integrity.existing_copies(db) else []
+        copies = integrity.existing_copies(db)
+        if not db.exists() or (blank(db) and not copies):
+            return repair(db, "missing") if copies else []
         health = integrity.examine(db, deadline=deadline)
-        if health.ok:
+        if health.ok or (
+            health.detail == EMPTY and not copies
+        ):  # the flush after this makes a history of that
             return []
-        if not health.damaged:
+        if not health.damaged and health.detail != EMPTY:
             raise HistoryError(
                 health.detail, where=str(db), remedy="close the program that has it open, or try again"
             )

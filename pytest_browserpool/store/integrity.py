@@ -20,6 +20,8 @@ from pytest_browserpool.store.connect import ROW_GROUP, Trouble, open_file, trou
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
 
+EMPTY = "the file is an empty database, not a history"
+
 
 def copies_of(db: Path, copies: int) -> list[Path]:
     """Where the redundant copies of ``db`` are, for ``--browserpool-history-copies COPIES`` (the file
@@ -205,7 +207,7 @@ def _read_everything(con: DuckDBPyConnection) -> tuple[int, int]:
     twice.
     """
     if migrate.level(con) == 0:
-        raise HistoryError("the file is an empty database, not a history")
+        raise HistoryError(EMPTY)
     rows = {table: count for table, count in read_blocks(con).items() if table in TABLES}
     for table in rows:
         _no_duplicates(con, table)

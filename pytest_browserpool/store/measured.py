@@ -1,7 +1,8 @@
 """What the analysis asks of the history, one function each: medians by run and place, never single rows of a million.
 
 Every function takes a connection from ``connect.reading`` and the runs to look at, and leaves degraded and failed
-operations out; those of models in shards too, which several browsers ran together. A way to run a model is its browser,
+operations out; those of models in shards too, which several browsers ran together; and times that are infinite or no
+number, as another program may have written them. A way to run a model is its browser,
 its backend and, where shaders run on an adapter, whether that is software or hardware.
 """
 
@@ -27,6 +28,7 @@ _JOINED = """
     LEFT JOIN browsers AS b ON b.run_id = o.run_id AND b.instance = o.instance
     LEFT JOIN nodes AS n ON n.run_id = o.run_id AND n.node = o.node
     WHERE list_contains($runs, o.run_id) AND o.ok AND NOT o.degraded AND NOT contains(o.browser, '+')
+        AND isfinite(o.latency_ms)
 """
 
 
@@ -34,13 +36,15 @@ def runs_of(con: DuckDBPyConnection) -> list[Row]:
     """Every finished run that had tests, oldest first: ``run``, ``started_at``, ``seconds``, ``version``, ``runtime``,
     ``nodes``, ``browsers`` (names with versions, a list), ``longest`` and ``longest_s`` (its longest test)."""
     sql = """
-        SELECT r.run_id AS run, r.started_at, t.last - t.first AS seconds, r.version, r.runtime, t.nodes,
-               coalesce(b.browsers, []) AS browsers, t.longest, t.longest_s
+        SELECT r.run_id AS run, r.started_at, coalesce(t.last - t.first, 0) AS seconds, r.version, r.runtime, t.nodes,
+               coalesce(b.browsers, []) AS browsers, coalesce(t.longest, '') AS longest,
+               coalesce(t.longest_s, 0) AS longest_s
         FROM runs AS r
         JOIN (
-            SELECT run_id, min(started_at) AS first, max(started_at + duration_s) AS last,
-                   count(DISTINCT node) AS nodes, arg_max(nodeid, duration_s) AS longest,
-                   max(duration_s) AS longest_s
+            SELECT run_id, min(started_at) FILTER (isfinite(started_at)) AS first,
+                   max(started_at + duration_s) FILTER (isfinite(started_at + duration_s)) AS last,
+                   count(DISTINCT node) AS nodes, arg_max(nodeid, duration_s) FILTER (isfinite(duration_s)) AS longest,
+                   max(duration_s) FILTER (isfinite(duration_s)) AS longest_s
             FROM tests GROUP BY run_id
         ) AS t USING (run_id)
         LEFT JOIN (
@@ -51,6 +55,13 @@ def runs_of(con: DuckDBPyConnection) -> list[Row]:
         ORDER BY r.started_at, r.run_id
     """
     return rows_of(con, sql)
+
+
+def finished(con: DuckDBPyConnection, run: str) -> bool:
+    """Whether ``run`` ended; not where it goes on or was killed."""
+    return bool(
+        con.execute("SELECT finished_at IS NOT NULL FROM runs WHERE run_id = ?", [run]).fetchall()[0][0]
+    )
 
 
 def machines(con: DuckDBPyConnection, runs: Sequence[str]) -> list[Row]:
@@ -112,7 +123,7 @@ def memory(con: DuckDBPyConnection, runs: Sequence[str]) -> list[Row]:
         FROM metrics AS s
         JOIN browsers AS b ON b.run_id = s.run_id AND b.instance = s.instance
         LEFT JOIN nodes AS n ON n.run_id = s.run_id AND n.node = s.node
-        WHERE list_contains($runs, s.run_id) AND s.name = 'memory_bytes' AND s.value > 0
+        WHERE list_contains($runs, s.run_id) AND s.name = 'memory_bytes' AND s.value > 0 AND isfinite(s.value)
         GROUP BY s.run_id, n.host, b.name, s.instance
     """
     return rows_of(con, sql, {"runs": list(runs)})
@@ -127,7 +138,7 @@ def pace(con: DuckDBPyConnection, before: Sequence[str], after: Sequence[str]) -
         WITH t AS (
             SELECT run_id, nodeid, browser, duration_s FROM tests
             WHERE (list_contains($before, run_id) OR list_contains($after, run_id))
-                AND outcome = 'passed' AND NOT degraded AND duration_s > 0
+                AND outcome = 'passed' AND NOT degraded AND duration_s > 0 AND isfinite(duration_s)
         ), of_all AS (
             SELECT nodeid, median(duration_s) AS usual_s FROM t WHERE list_contains($before, run_id) GROUP BY ALL
             HAVING count(*) >= least(3, len($before))
@@ -179,10 +190,11 @@ def shares(con: DuckDBPyConnection, runs: Sequence[str]) -> list[Row]:
     memory)."""
     sql = """
         WITH ran AS (
-            SELECT run_id, node, browser, count(*) AS tests, sum(duration_s) AS busy_s
+            SELECT run_id, node, browser, count(*) AS tests, sum(duration_s) FILTER (isfinite(duration_s)) AS busy_s
             FROM tests WHERE list_contains($runs, run_id) GROUP BY ALL
         ), launched AS (
-            SELECT run_id, node, name AS browser, count(*) AS launches, sum(launch_ms) / 1000 AS launch_s,
+            SELECT run_id, node, name AS browser, count(*) AS launches,
+                   sum(launch_ms) FILTER (isfinite(launch_ms)) / 1000 AS launch_s,
                    count(*) FILTER (close_reason = 'least recently used') AS evicted,
                    count(*) FILTER (close_reason = 'memory of the node') AS crowded
             FROM browsers WHERE list_contains($runs, run_id) GROUP BY ALL
@@ -193,7 +205,7 @@ def shares(con: DuckDBPyConnection, runs: Sequence[str]) -> list[Row]:
                        THEN least(b.launch_ms, o.latency_ms) ELSE 0 END) / 1000 AS load_s
             FROM operations_log AS o
             LEFT JOIN browsers AS b ON b.run_id = o.run_id AND b.instance = o.instance
-            WHERE list_contains($runs, o.run_id) AND NOT o.warm GROUP BY ALL
+            WHERE list_contains($runs, o.run_id) AND NOT o.warm AND isfinite(o.latency_ms) GROUP BY ALL
         )
         SELECT run_id AS run, node, browser, coalesce(tests, 0) AS tests, coalesce(busy_s, 0) AS busy_s,
                coalesce(launches, 0) AS launches, coalesce(launch_s, 0) AS launch_s, coalesce(load_s, 0) AS load_s,
@@ -234,7 +246,7 @@ def seconds_of_tests(
         WITH launched AS (
             SELECT o.run_id, o.nodeid, sum(least(b.launch_ms, o.latency_ms)) / 1000 AS seconds
             FROM operations_log AS o JOIN browsers AS b ON b.run_id = o.run_id AND b.instance = o.instance
-            WHERE list_contains($runs, o.run_id) AND o.kind = 'load'
+            WHERE list_contains($runs, o.run_id) AND o.kind = 'load' AND isfinite(b.launch_ms)
                 AND b.launched_at BETWEEN o.started_at AND o.started_at + o.latency_ms / 1000
             GROUP BY ALL
         )
@@ -242,7 +254,7 @@ def seconds_of_tests(
                greatest(0, o.duration_s - coalesce(l.seconds, 0)) AS seconds
         FROM tests AS o JOIN models AS m ON m.sha256 = o.model
         LEFT JOIN launched AS l ON l.run_id = o.run_id AND l.nodeid = o.nodeid
-        WHERE list_contains($runs, o.run_id) AND o.outcome = 'passed' AND NOT o.degraded
+        WHERE list_contains($runs, o.run_id) AND o.outcome = 'passed' AND NOT o.degraded AND isfinite(o.duration_s)
             AND ({_MODEL} = $model OR ($type <> '' AND m.type = $type))
         ORDER BY o.started_at
     """

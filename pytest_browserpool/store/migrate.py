@@ -105,11 +105,12 @@ def apply(con: duckdb.DuckDBPyConnection) -> list[str]:
     return done
 
 
-def backup(path: Path, have: int) -> Path:
-    """Copy ``path`` (closed, checkpointed) to ``PATH.schemaNNNN``, which is kept; an earlier backup is
-    not replaced.
+def backup(path: Path, have: int, of: Path | None = None) -> Path:
+    """Copy ``path`` (closed, checkpointed), which is ``of`` or a copy of it, to ``OF.schemaNNNN``, which is kept; an earlier
+    backup is not replaced.
     """
-    target = path.with_name(f"{path.name}.schema{have:04d}")
+    of = of or path
+    target = of.with_name(f"{of.name}.schema{have:04d}")
     if not target.exists():
         partial = target.with_name(target.name + ".partial")
         shutil.copy2(path, partial)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -210,11 +211,17 @@ def rows_of_run(con: DuckDBPyConnection, run_id: str) -> RunRows:
         else:
             sql = f"SELECT * FROM {table} WHERE run_id = ?"
         # a table has its record's fields: no need of from_plain, which looks at every field's type
-        records += [cls(**row) for row in rows_of(con, sql, [run_id])]
+        records += [cls(**_finite(row)) for row in rows_of(con, sql, [run_id])]
     try:
         return run_rows(records)
     except ValueError as error:
         raise HistoryError(f"no run is called {run_id!r}", remedy="browserpool history lists them") from error
+
+
+def _finite(row: Row) -> Row:
+    """``row`` with 0 for what is infinite or no number, which no run measures but another program may have written."""
+    odd = [name for name, value in row.items() if isinstance(value, float) and not math.isfinite(value)]
+    return {**row, **dict.fromkeys(odd, 0.0)} if odd else row
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -67,9 +67,12 @@ class Salvaged:
         return not (self.unread or self.left_out or self.blind or self.error)
 
 
-def salvage(damaged: Path, target: Path, again: Collection[str] = (), budget: float = 20.0) -> Salvaged:
-    """Bring what ``target``, a sound and current history that nobody else has open, lacks of ``damaged`` into it, in one
-    transaction. ``again``: names of batches that will be written in any case. ``budget``: seconds for reading.
+def salvage(
+    damaged: Path, target: Path, again: Collection[str] = (), budget: float = 20.0, name: str = ""
+) -> Salvaged:
+    """Bring ``target``, a sound history that nobody else has open, up to date, and what it lacks of ``damaged`` into it, in
+    one transaction. ``again``: names of batches that will be written in any case. ``budget``: seconds for reading. ``name``:
+    what ``damaged`` will be called; empty: as it is.
 
     Rows of the target stay, but for those of which the damaged file has a later version: where it has taken every batch of
     the run that the target has.
@@ -80,11 +83,11 @@ def salvage(damaged: Path, target: Path, again: Collection[str] = (), budget: fl
     """
     con = open_file(target, read_only=False, deadline=1.0)
     try:
-        if not migrate.is_current(con):
-            raise HistoryError("the history is of an older schema", where=str(target))
+        if not migrate.is_current(con):  # such as a copy made before an upgrade
+            migrate.apply(con)
         con.execute(f"SET temp_directory = '{_quoted(target.with_name(target.name + '.tmp'))}'")
         with _attached(con, damaged, target):
-            return _Salvage(con, damaged, time.monotonic() + budget).run(again)
+            return _Salvage(con, name or damaged.name, time.monotonic() + budget).run(again)
     finally:
         con.close()
 
@@ -145,8 +148,8 @@ def _columns(con: DuckDBPyConnection, catalog: str) -> dict[str, list[str]]:
 class _Salvage:
     """One salvage; ``con`` has the target as ``history`` and the damaged file as ``damaged``."""
 
-    def __init__(self, con: DuckDBPyConnection, damaged: Path, ends_at: float) -> None:
-        self.con, self.damaged, self.ends_at = con, damaged, ends_at
+    def __init__(self, con: DuckDBPyConnection, name: str, ends_at: float) -> None:
+        self.con, self.name, self.ends_at = con, name, ends_at
         self.out = Salvaged()
         self.needed: list[str] | None = None
         """The runs of which the target lacks something; None: nobody knows."""
@@ -285,7 +288,7 @@ class _Salvage:
         complete = self.out.complete
         for run, rows in sorted(self.fresh.items()):
             self.con.execute(
-                "INSERT INTO salvaged VALUES (?, ?, ?, ?, ?)", [run, self.damaged.name, now, rows, complete]
+                "INSERT INTO salvaged VALUES (?, ?, ?, ?, ?)", [run, self.name, now, rows, complete]
             )
         if complete:  # nothing of these batches is missing: whoever still has one need not write it again
             for name, batch in self.lacking.items():
@@ -323,12 +326,12 @@ def _end_with(parent: int) -> None:
     os._exit(1)
 
 
-def main(damaged: str, target: str, budget: str) -> None:
+def main(damaged: str, target: str, budget: str, name: str = "") -> None:
     """Salvage with the names of ``again`` as a JSON list on standard input; prints a ``Salvaged`` as JSON."""
     threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
     again = json.load(sys.stdin)
     try:
-        done = salvage(Path(damaged), Path(target), again, float(budget))
+        done = salvage(Path(damaged), Path(target), again, float(budget), name)
     except (duckdb.Error, HistoryError, OSError) as error:
         done = Salvaged(error=in_words(error))
     print(to_json(done))

@@ -229,3 +229,12 @@ def test_a_grave_regression_goes_before_any_gain() -> None:
 
 def test_an_empty_history_has_nothing_to_say() -> None:
     assert top_recommendation(examine(Samples(), [], [])) is None
+
+
+@pytest.mark.parametrize(("browser", "again"), [("firefox", False), ("edge", True)])
+def test_what_is_set_is_not_recommended_again_but_a_better_way_is(browser: str, again: bool) -> None:
+    samples = Samples(runs=infos(8), calls=beside(8, 10.0, 30.0), free=free(8))
+    prefer = Preference(model="vad", browser=browser, backend="wasm")
+    change = AppliedChange(id="prefer/vad", title="", evidence="", applied_at=0.0, prefer=prefer)
+    found = examine(samples, [], [], [gain.Came(change=change, runs=0, saved=None)])
+    assert [made.id for made in found.recommendations] == (["prefer/vad"] if again else [])

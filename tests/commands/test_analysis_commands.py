@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import random
 import re
 from pathlib import Path
+from typing import Any
 
 import history_seed
 import pytest
@@ -88,6 +90,21 @@ def test_no_history_and_no_such_run_are_errors(tmp_path: Path) -> None:
     assert "browserpool history lists them" in unknown.output
 
 
+@pytest.mark.parametrize("option", ["--against", "--since"])
+def test_a_run_that_was_killed_is_told_from_one_without_tests(tmp_path: Path, option: str) -> None:
+    path, (killed, *rows) = (
+        tmp_path / "history.duckdb",
+        history_seed.run_rows(0, WAYS, chance=random.Random(1)),
+    )
+    assert isinstance(killed, RunRecord)
+    empty = dataclasses.replace(killed, run_id="seed-empty")
+    history_seed.seed(path, [[dataclasses.replace(killed, finished_at=None), *rows], [empty]])
+    said = browserpool("analyze", "--db", str(path), option, "seed-000")
+    assert said.exit_code == 1
+    assert "run seed-000 did not end: it goes on, or was killed" in said.output
+    assert "ended without tests" in browserpool("analyze", "--db", str(path), option, "seed-empty").output
+
+
 @pytest.mark.parametrize(
     ("against", "before"),
     [
@@ -123,6 +140,11 @@ def test_apply_writes_what_is_recommended_and_undo_takes_it_back(tmp_path: Path)
     again = browserpool("apply", "--db", db)
     assert "nothing to apply" in again.output
     assert "no run has used it yet" in again.output
+    wanted = browserpool("apply", "--db", db, "prefer/sample")
+    assert wanted.exit_code == 0, wanted.output
+    assert "already set  run sample on firefox/wasm   [prefer/sample]" in wanted.output
+    told = json.loads(browserpool("apply", "--db", db, "prefer/sample", "--json").output)
+    assert (told["written"], told["already_set"]) == (False, ["prefer/sample"])
     undone = browserpool("apply", "--db", db, "--undo")
     assert undone.exit_code == 0, undone.output
     assert not file.exists()
@@ -137,3 +159,45 @@ def test_what_cannot_be_applied_is_wrong_usage(tmp_path: Path, arguments: tuple[
     result = browserpool("apply", "--db", history(tmp_path), *arguments)
     assert result.exit_code == 2
     assert said in result.output
+
+
+def test_a_better_way_takes_the_place_of_the_one_that_is_set(tmp_path: Path) -> None:
+    db, file = history(tmp_path), tmp_path / "history.applied.toml"
+    assert browserpool("apply", "--db", db, "prefer/sample").exit_code == 0
+    file.write_text(file.read_text().replace('browser = "firefox"', 'browser = "edge"'))
+    done = browserpool("apply", "--db", db)
+    assert "set  run sample on firefox/wasm" in done.output
+    assert file.read_text().count("[[applied]]") == 1
+    assert 'browser = "firefox"' in file.read_text()
+
+
+def test_tests_that_took_no_time_have_no_share_of_it(tmp_path: Path) -> None:
+    said = browserpool("analyze", "--db", _changed(tmp_path, duration_s=0.0))
+    assert said.exit_code == 0, said.output
+    assert "nan" not in said.output
+    assert re.search(r"firefox +–", said.output)
+
+
+@pytest.mark.parametrize("odd", [math.inf, -math.inf, math.nan])
+@pytest.mark.parametrize("field", ["latency_ms", "duration_s", "launch_ms"])
+def test_a_time_that_is_no_number_is_left_out(tmp_path: Path, field: str, odd: float) -> None:
+    db = _changed(tmp_path, **{field: odd})
+    for command in (("analyze",), ("apply", "--dry-run"), ("report", "-o", str(tmp_path / "report.html"))):
+        said = browserpool(*command, "--db", db)
+        assert said.exit_code == 0, (said.output, said.exception)
+        assert not re.search(r"\b(nan|inf)\b", said.output.replace(str(tmp_path), ""))
+
+
+def _changed(tmp_path: Path, **changes: float) -> str:
+    """A history in which every row that has these fields has these values."""
+    path, chance = tmp_path / "history.duckdb", random.Random(3)
+    runs = []
+    for n in range(10):
+        rows = history_seed.run_rows(n, WAYS, chance=chance)
+        runs.append([_replaced(row, changes) for row in rows])
+    history_seed.seed(path, runs)
+    return str(path)
+
+
+def _replaced(row: Any, changes: dict[str, float]) -> Any:
+    return dataclasses.replace(row, **changes) if changes.keys() <= row.__dataclass_fields__.keys() else row

@@ -360,6 +360,16 @@ def test_rows_that_wait_in_spool_files_are_told_of_beside_the_answer(db: Path) -
     assert browserpool("history", "tests").stderr == ""
 
 
+@pytest.mark.parametrize(
+    "command",
+    [("analyze",), ("apply", "--dry-run"), ("explain", "tests/test_unknown.py::test_x"), ("export", "ex")],
+)
+def test_every_command_that_reads_the_history_tells_what_waits(db: Path, command: tuple[str, ...]) -> None:
+    assert "lie in" not in browserpool(*command).stderr
+    spool.write(db, Batch(name="run-1-x", run_id="run-1", rows=()))
+    assert "lie in a spool file" in browserpool(*command).stderr
+
+
 def test_a_command_below_the_projects_directory_finds_its_history(
     db: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -114,3 +114,17 @@ def test_an_export_of_one_run_has_that_run_and_its_models(history: Path, tmp_pat
 def test_a_directory_that_cannot_be_made_is_an_error_that_says_so(history: Path) -> None:
     with connect.reading(history) as con, pytest.raises(HistoryError, match="cannot be made"):
         export(con, history / "below a file")
+
+
+@pytest.mark.parametrize("name", ["runs.parquet", "runs.parquet.partial"])
+def test_a_file_that_cannot_be_written_is_an_error_that_says_so(
+    history: Path, tmp_path: Path, name: str
+) -> None:
+    (tmp_path / "ex" / name).mkdir(parents=True)
+    with (
+        connect.reading(history) as con,
+        pytest.raises(HistoryError, match=r"runs\.parquet cannot be written") as caught,
+    ):
+        export(con, tmp_path / "ex")
+    assert "name another directory" in str(caught.value)
+    assert not [path for path in (tmp_path / "ex").glob("*.partial") if path.is_file()]

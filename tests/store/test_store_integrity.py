@@ -167,7 +167,9 @@ def test_rows_written_since_the_last_copy_survive_damage_in_mid_run(tmp_path: Pa
     assert "damaged" in writer.warnings[0]
 
 
-@pytest.mark.parametrize("content", [b"somebody's notes\n" * 10, b"SQLite format 3\0" + b"\0" * 4000])
+@pytest.mark.parametrize(
+    "content", [b"hello\n", b"somebody's notes\n" * 10, b"SQLite format 3\0" + b"\0" * 4000]
+)
 def test_a_file_of_another_kind_is_left_alone(tmp_path: Path, content: bytes) -> None:
     db = tmp_path / "history.duckdb"
     db.write_bytes(content)
