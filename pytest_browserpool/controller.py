@@ -71,6 +71,7 @@ class Controller:
         self._gate: outcomes.ReportGate | None = None
         self._watch = Watch(settings.heartbeat_timeout)
         self._down: dict[str, str] = {}
+        self._exit: int | None = None
         self._sink = RunSink(
             config,
             self.ledger,
@@ -151,7 +152,7 @@ class Controller:
                 session.testscollected = max(session.testscollected, self.scheduler.collected)
 
     @pytest.hookimpl
-    def pytest_sessionfinish(self, exitstatus: int) -> None:
+    def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
         """After the node's side of this process, which was registered later, and before pytest-html
         writes."""
         self._stop.set()
@@ -161,6 +162,8 @@ class Controller:
             self._fleet.close()
         if self._observer is not None:
             self._observer.end()
+        if self._exit is not None:  # a test said what it is to be, as it may without nodes
+            session.exitstatus = exitstatus = self._exit
         self.ledger.end(int(exitstatus))
 
     def _report_what_is_left(self) -> None:
@@ -252,6 +255,7 @@ class Controller:
         self._watch.forget(node)
         self._switchboard.lost(name)
         self._ended_early(node, error)
+        self._exit = getattr(node, "workeroutput", {}).get(link.EXIT, self._exit)
         reason = self._down.setdefault(name, str(error) if error else FINISHED)
         phases = [f"{rep.when} {rep.outcome}" for rep in self._gate.drop(node)] if self._gate else []
         test = self.scheduler.holds(node) if self.scheduler is not None and error else None

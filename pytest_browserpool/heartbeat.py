@@ -22,6 +22,13 @@ TELL_SECONDS = 0.1
 """Between two tellings of what waits on a node (``told``): no more than that is missing of one that is lost, and ten wakes a
 second cost it a thousandth of a core."""
 
+STILL_SECONDS = 3.0
+"""Between two looks at who is silent, a second apart as a rule: after more than that this process stood still (Ctrl-Z, a
+paused container or machine), and nobody could be heard."""
+
+READ_SECONDS = 0.5
+"""For the answers that wait to be read after this process stood still."""
+
 CLOSE_SECONDS = 10.0
 """For closing the browsers of a node that lost its controller; what is left then dies with the process."""
 
@@ -35,6 +42,7 @@ class Watch:
     def __init__(self, timeout: float) -> None:
         self._timeout = timeout
         self._heard: dict[Any, float] = {}
+        self._looked: float | None = None
 
     def expect(self, node: Any) -> None:
         """``node`` is about to start, and has more time for its first word."""
@@ -49,6 +57,13 @@ class Watch:
     def silent(self) -> list[Any]:
         """The nodes that have been silent for too long; they are forgotten."""
         now = time.monotonic()
+        since = now - self._looked if self._looked is not None else 0.0
+        self._looked = now
+        if since > STILL_SECONDS:
+            for node, heard in list(self._heard.items()):
+                if node in self._heard:  # receivers write too: what they heard since is as good
+                    self._heard[node] = heard + since
+            return []
         found = [node for node, heard in list(self._heard.items()) if now - heard > self._timeout]
         for node in found:
             self.forget(node)
@@ -110,9 +125,14 @@ class Pulse:
     def _listen(self, controller: Gateway) -> None:
         """On a thread of its own: a beat into a link that is cut may block for ever."""
         while not self._stop.wait(max(0.1, self._heard + self._patience - time.monotonic())):
-            if time.monotonic() >= self._heard + self._patience:
+            # what came while this process stood still is read first
+            if self._silent and not self._stop.wait(READ_SECONDS) and self._silent:
                 self._end_alone(controller)
                 return
+
+    @property
+    def _silent(self) -> bool:
+        return time.monotonic() >= self._heard + self._patience
 
     @property
     def _patience(self) -> float:

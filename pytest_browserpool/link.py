@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from execnet import Channel, Gateway
 
 INPUT = "browserpool"
+EXIT = "browserpool_exit"
+"""In a node's ``workeroutput``: the status that ``pytest.exit()`` asked for there."""
 """Key in xdist's ``workerinput``."""
 
 PEER = "peer"

@@ -1,22 +1,21 @@
 """The node's test loop without xdist's lookahead: a node holds only the test that it runs.
 
-xdist's own loop takes the next index before it runs the current one, because fixtures of wider scope are
-torn down at
-the end of the last test that needs them. Here a test is torn down alone, and what the next test does not
-share is
-torn down when that test is known. An error in there is reported as the earlier test's teardown, as pytest
-does; the
-controller holds the earlier, passed teardown report back until then (``outcomes.ReportGate``).
+xdist's own loop takes the next index before it runs the current one, because fixtures of wider scope are torn down at the
+end of the last test that needs them. Here a test is torn down alone, and what the next test does not share is torn down when
+that test is known. An error in there is reported as the earlier test's teardown, as pytest does; the controller holds the
+earlier, passed teardown report back until then (``outcomes.ReportGate``).
 """
 
 from __future__ import annotations
 
 import contextlib
+import copy
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from _pytest.logging import caplog_records_key
 from _pytest.runner import CallInfo
 
 LATE_SECONDS = 0.05
@@ -40,10 +39,13 @@ class RunLoop:
     ) -> None:
         """``started``: hears the index of a test that starts now, and whether it is late."""
         self.session, self.interactor, self.started = session, interactor, started
+        self._leaving: pytest.Item | None = None
+        """Whose wider fixtures are being torn down."""
         self.shutdown = type(interactor).run_one_test.__globals__["Marker"].SHUTDOWN
 
     def run(self) -> bool:
         interactor, session = self.interactor, self.session
+        session.config.pluginmanager.register(self, "browserpool-runloop")
         interactor.channel.setcallback(interactor.handle_command, endmarker=self.shutdown)
         last: pytest.Item | None = None
         while (index := interactor.torun.get()) is not self.shutdown:
@@ -67,9 +69,36 @@ class RunLoop:
         self.interactor.sendevent("runtest_protocol_complete", item_index=index, duration=duration)
 
     def tear_down_for(self, last: pytest.Item | None, item: pytest.Item | None) -> None:
-        """Tear down the fixtures of ``last`` that ``item`` does not share; report an error as ``last``'s."""
+        """Tear down the fixtures of ``last`` that ``item`` does not share; report an error as ``last``'s.
+
+        Within pytest's protocol for ``last``, so that what plugins put around a test holds here too: time-outs, warnings.
+        """
         if last is None:
             return
+        if not self._leaves_fixtures(item):
+            self._finish(last, item)
+            return
+        self._leaving = last
+        try:
+            last.config.hook.pytest_runtest_protocol(item=last, nextitem=item)
+        finally:
+            self._leaving = None
+
+    def _leaves_fixtures(self, item: pytest.Item | None) -> bool:
+        """Whether something that ``item`` lies not in has more to end than itself."""
+        kept = set(item.listchain()) if item is not None else set()
+        stack = self.session._setupstate.stack
+        return any(len(finalizers) > 1 for node, (finalizers, _) in stack.items() if node not in kept)
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_protocol(self, item: pytest.Item, nextitem: pytest.Item | None) -> bool | None:
+        """In place of pytest's own: the test itself has been run."""
+        if self._leaving is not item:
+            return None
+        self._finish(item, nextitem)
+        return True
+
+    def _finish(self, last: pytest.Item, item: pytest.Item | None) -> None:
         state = self.session._setupstate
 
         def finish() -> None:
@@ -86,16 +115,21 @@ class RunLoop:
         last.ihook.pytest_runtest_logreport(report=report)
 
 
-def _sibling(item: pytest.Item) -> Any:
-    """What stands for the unknown next test: the item's parent, so that only the item itself is torn down."""
-    return item.parent
+def _sibling(item: pytest.Item) -> pytest.Item:
+    """What stands for the unknown next test, so that only the item itself is torn down: another in the same place, which
+    hooks can ask what they ask of any."""
+    return copy.copy(item)
 
 
 @contextlib.contextmanager
 def _captured(item: pytest.Item) -> Iterator[None]:
+    """What is printed and logged goes to the item's report, as in any teardown."""
     capture = item.config.pluginmanager.getplugin("capturemanager")
-    if capture is None:
-        yield
-        return
-    with capture.item_capture("teardown", item):
+    logs = item.config.pluginmanager.getplugin("logging-plugin")
+    with contextlib.ExitStack() as stack:
+        if logs is not None:
+            item.stash[caplog_records_key] = {}  # pytest's own teardown of the item has removed it
+            stack.enter_context(logs._runtest_for(item, "teardown"))
+        if capture is not None:
+            stack.enter_context(capture.item_capture("teardown", item))
         yield

@@ -19,7 +19,7 @@ from pytest_browserpool import aside, hooked, machine, markers
 from pytest_browserpool.aside import Aside
 from pytest_browserpool.errors import BrowserPoolError, ConfigurationError, NoBrowser, NoNode
 from pytest_browserpool.heartbeat import Pulse
-from pytest_browserpool.link import INPUT, PEER, Message
+from pytest_browserpool.link import EXIT, INPUT, PEER, Message
 from pytest_browserpool.report.junit import test_properties
 from pytest_browserpool.runloop import RunLoop, find_interactor
 from pytest_browserpool.told import Teller
@@ -67,6 +67,7 @@ class NodeSide:
     ) -> None:
         self.config, self.settings, self.node_id, self._direct = config, settings, node_id, send
         self._teller: Teller | None = None
+        self._looping: pytest.Session | None = None
         self.distributed = hasattr(config, "workerinput")
         self.trouble = ""
         """Why this node has no browser at all."""
@@ -271,6 +272,7 @@ class NodeSide:
         teller = self._teller = Teller(self._interactor.sendevent, self._direct)
         self._interactor.sendevent = teller.tell
         self._pulse.also(self._tell_all)
+        self._looping = session
         return RunLoop(session, self._interactor, self._started).run()
 
     @functools.cached_property
@@ -351,6 +353,18 @@ class NodeSide:
         if use is not None:
             used = item.stash[USE_KEY] = use.to_plain()
             item.user_properties += test_properties(used, self.node_id)
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_keyboard_interrupt(self, excinfo: pytest.ExceptionInfo[BaseException]) -> None:
+        """``pytest.exit()`` ends the whole run; with a status of its own xdist would take this node for one that is done."""
+        error = excinfo.value
+        if (
+            self._looping is not None
+            and isinstance(error, pytest.exit.Exception)
+            and error.returncode is not None
+        ):
+            self._looping.shouldstop = f"pytest.exit() on {self.node_id}: {error.msg}"
+            self.config.workeroutput[EXIT] = int(error.returncode)  # type: ignore[attr-defined]
 
     @pytest.hookimpl
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
