@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pytest_browserpool import contents
 from pytest_browserpool.config import did_you_mean
+from pytest_browserpool.contents import UNNAMED
 from pytest_browserpool.errors import InputError, InvalidModel, SourceError
 
 if TYPE_CHECKING:
@@ -15,9 +17,6 @@ if TYPE_CHECKING:
 
 Dim = int | str | None
 """A fixed size, a symbol that means the same size wherever it stands, or None: any size."""
-
-UNNAMED = frozenset({"", "?", "*", "-1", "None", "none", "unk", "unknown"})
-"""Dimension names that exporters write for "any": they tie nothing together."""
 
 BITS = {"FLOAT": 32, "UINT8": 8, "INT8": 8, "UINT16": 16, "INT16": 16, "INT32": 32, "INT64": 64, "BOOL": 8}
 BITS |= {"FLOAT16": 16, "DOUBLE": 64, "UINT32": 32, "UINT64": 64, "COMPLEX64": 64, "COMPLEX128": 128}
@@ -190,7 +189,7 @@ def describe(proto: onnx.ModelProto) -> ModelInfo:
         outputs=tuple(_tensor(v) for v in graph.output),
         opsets={o.domain: o.version for o in proto.opset_import},
         operators=frozenset(operators),
-        external=tuple(sorted(set(_external(proto)))),
+        external=tuple(sorted(contents.locations(proto))),
         metadata={p.key: p.value for p in proto.metadata_props},
         ir_version=proto.ir_version,
         nodes=sum(len(g.node) for g in _graphs(proto)),
@@ -201,31 +200,11 @@ def _graphs(proto: onnx.ModelProto) -> Iterator[onnx.GraphProto]:
     """The main graph and all those inside its nodes (If, Loop, Scan) and the model's functions."""
     waiting: list[Any] = [proto.graph]
     for function in proto.functions:
-        waiting += _subgraphs(function.node)
+        waiting += [body for node in function.node for body in contents.subgraphs(node)]
     while waiting:
         graph = waiting.pop()
         yield graph
-        waiting += _subgraphs(graph.node)
-
-
-def _subgraphs(nodes: Sequence[onnx.NodeProto]) -> list[onnx.GraphProto]:
-    found: list[onnx.GraphProto] = []
-    for node in nodes:
-        for attribute in node.attribute:
-            if attribute.HasField("g"):
-                found.append(attribute.g)
-            found.extend(attribute.graphs)
-    return found
-
-
-def _external(proto: onnx.ModelProto) -> Iterator[str]:
-    import onnx
-
-    for graph in _graphs(proto):
-        constants = (a.t for n in graph.node for a in n.attribute if a.HasField("t"))
-        for tensor in (*graph.initializer, *constants):
-            if tensor.data_location == onnx.TensorProto.EXTERNAL:
-                yield from (e.value for e in tensor.external_data if e.key == "location")
+        waiting += [body for node in graph.node for body in contents.subgraphs(node)]
 
 
 def _type_name(number: int) -> str:

@@ -6,14 +6,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pytest_browserpool.contents import all_nodes, subgraphs
 from pytest_browserpool.errors import InvalidModel, ShardingError, UnsupportedOperator
 from pytest_browserpool.sharding import costs
 from pytest_browserpool.sharding.graph import Graph, Node, Value
-from pytest_browserpool.sharding.shapes import UNKNOWN_TYPE, Types, infer_types
+from pytest_browserpool.sharding.shapes import UNKNOWN_TYPE, Types, infer_types, tensor_bytes
 
 if TYPE_CHECKING:
     import onnx
@@ -121,8 +121,8 @@ def read(
     order = _topological(model)
     given = _given(model)
     _refuse_ends(model, given, types)
-    weights = {t.name: _tensor_bytes(t) for t in model.graph.initializer if t.name not in given}
-    weights |= {s.values.name: _tensor_bytes(s.values) for s in model.graph.sparse_initializer}
+    weights = {t.name: tensor_bytes(t) for t in model.graph.initializer if t.name not in given}
+    weights |= {s.values.name: tensor_bytes(s.values) for s in model.graph.sparse_initializer}
     constant, cone = _constants(model, order, weights, types)
     live = _live(model, order)
     nodes = [_node(model, index, types, cone) for index in order if index in live and index not in constant]
@@ -143,11 +143,6 @@ def read(
 def operator(node: onnx.NodeProto) -> str:
     """``Conv``, or ``com.microsoft.Gelu`` outside the standard domain."""
     return node.op_type if node.domain in ("", "ai.onnx") else f"{node.domain}.{node.op_type}"
-
-
-def subgraphs(node: onnx.NodeProto) -> list[onnx.GraphProto]:
-    """The bodies of an If, Loop or Scan."""
-    return [a.g for a in node.attribute if a.HasField("g")] + [g for a in node.attribute for g in a.graphs]
 
 
 def captured(graph: onnx.GraphProto) -> list[str]:
@@ -173,20 +168,13 @@ def reads(node: onnx.NodeProto) -> list[str]:
 def _refuse_custom(model: onnx.ModelProto) -> None:
     functions = {(f.domain, f.name) for f in model.functions}
     bodies = [model.graph.node, *(f.node for f in model.functions)]
-    for node in (n for body in bodies for n in _all_nodes(body)):
+    for node in (n for body in bodies for n in all_nodes(body)):
         if node.domain not in KNOWN_DOMAINS and (node.domain, node.op_type) not in functions:
             raise UnsupportedOperator(
                 f"operator {operator(node)!r} is a custom one that onnxruntime-web does not have",
                 where=f"node {node.name!r}" if node.name else None,
                 remedy="export it with standard operators, or with this one as a model-local function",
             )
-
-
-def _all_nodes(nodes: Iterable[onnx.NodeProto]) -> Iterable[onnx.NodeProto]:
-    for node in nodes:
-        yield node
-        for body in subgraphs(node):
-            yield from _all_nodes(body.node)
 
 
 def _refuse_ends(model: onnx.ModelProto, given: Sequence[str], types: Types) -> None:
@@ -229,12 +217,6 @@ def _wanted(
                 remedy="remove the output, or put an Identity node before it",
             )
     return tuple(o.name for o in model.graph.output)
-
-
-def _tensor_bytes(tensor: onnx.TensorProto) -> int:
-    from pytest_browserpool.sharding.shapes import element_bytes
-
-    return int(prod(tensor.dims) * element_bytes(tensor.data_type))
 
 
 def _topological(model: onnx.ModelProto) -> list[int]:
@@ -300,7 +282,7 @@ def _node(model: onnx.ModelProto, index: int, types: Types, cone: Mapping[str, t
         outputs=tuple(name for name in node.output if name),
         parameters=parameters,
         seconds=_seconds(node, types),
-        ops=frozenset(operator(n) for n in _all_nodes([node])),
+        ops=frozenset(operator(n) for n in all_nodes([node])),
         name=node.name,
         scope=" ".join(name for name in node.input if name in cone),
         weighted=projection

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from math import prod
+from math import ceil, prod
 from typing import TYPE_CHECKING
 
 from pytest_browserpool.errors import InputError, InvalidModel, ShardingError
@@ -122,7 +122,7 @@ class Types:
 
 
 def element_bytes(elem_type: int) -> float:
-    """Bytes of one element of an ONNX type; half a byte for 4-bit types, ``STRING_BYTES`` for strings."""
+    """Bytes of one element of an ONNX type; a part of a byte for narrow types, ``STRING_BYTES`` for strings."""
     import onnx
 
     if elem_type == onnx.TensorProto.STRING:
@@ -132,7 +132,14 @@ def element_bytes(elem_type: int) -> float:
     name = onnx.TensorProto.DataType.Name(elem_type)
     if name in ("INT4", "UINT4", "FLOAT4E2M1"):
         return 0.5
+    if name in ("INT2", "UINT2"):
+        return 0.25
     return float(onnx.helper.tensor_dtype_to_np_dtype(elem_type).itemsize)
+
+
+def tensor_bytes(tensor: onnx.TensorProto) -> int:
+    """Bytes of a tensor's data: narrow elements are packed, the last byte filled up."""
+    return int(ceil(prod(tensor.dims) * element_bytes(tensor.data_type)))
 
 
 def infer_types(
