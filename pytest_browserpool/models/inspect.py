@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +19,9 @@ if TYPE_CHECKING:
 
 Dim = int | str | None
 """A fixed size, a symbol that means the same size wherever it stands, or None: any size."""
+
+OTHERS = frozenset({"sequence", "optional", "map", "sparse_tensor", "opaque", "unknown"})
+"""``Tensor.dtype`` of what is no tensor."""
 
 BITS = {"FLOAT": 32, "UINT8": 8, "INT8": 8, "UINT16": 16, "INT16": 16, "INT32": 32, "INT64": 64, "BOOL": 8}
 BITS |= {"FLOAT16": 16, "DOUBLE": 64, "UINT32": 32, "UINT64": 64, "COMPLEX64": 64, "COMPLEX128": 128}
@@ -35,6 +40,11 @@ class Tensor:
     """ONNX's own word in lower case (float, float16, int64, string …); else sequence, optional, map."""
     dims: tuple[Dim, ...] | None
     """One entry for each axis: a size, a symbol, or None for any size."""
+
+    @property
+    def shaped(self) -> bool:
+        """Whether it is a tensor, the only kind that has a shape."""
+        return self.dtype not in OTHERS
 
     @property
     def static(self) -> bool:
@@ -261,6 +271,12 @@ def with_static_shapes(model: Path | bytes, shapes: Mapping[str, Sequence[int]])
     return bytes(proto.SerializeToString())
 
 
+def static_name(sha256: str, shapes: Mapping[str, Sequence[int]]) -> str:
+    """A file name for the model of that hash with its inputs fixed to ``shapes``: of one length, however many they are."""
+    told = json.dumps(sorted((name, [int(size) for size in sizes]) for name, sizes in shapes.items()))
+    return f"{sha256}-{hashlib.sha256(told.encode()).hexdigest()[:32]}.onnx"
+
+
 def resolve_shapes(
     info: ModelInfo, shapes: Mapping[str, Sequence[int]], *, where: str | None = None
 ) -> dict[str, tuple[int, ...]]:
@@ -271,7 +287,7 @@ def resolve_shapes(
     """
     resolved, symbols = _given_shapes(info, shapes, where)
     for tensor in info.inputs:
-        if tensor.name not in resolved:
+        if tensor.name not in resolved and tensor.shaped:
             resolved[tensor.name] = _from_symbols(tensor, symbols, where)
     return resolved
 
@@ -313,6 +329,10 @@ def _checked(
 ) -> tuple[int, ...]:
     sizes = tuple(int(s) for s in shape)
     remedy = f"the model declares {tensor}"
+    if not tensor.shaped:
+        raise InputError(
+            f"shape {list(sizes)} of input {tensor.name!r}, which is no tensor", where=where, remedy=remedy
+        )
     if any(s < 0 for s in sizes):
         raise InputError(
             f"shape {list(sizes)} of input {tensor.name!r} has a negative size", where=where, remedy=remedy

@@ -139,7 +139,8 @@ def element_bytes(elem_type: int) -> float:
 
 def tensor_bytes(tensor: onnx.TensorProto) -> int:
     """Bytes of a tensor's data: narrow elements are packed, the last byte filled up."""
-    return int(ceil(prod(tensor.dims) * element_bytes(tensor.data_type)))
+    elements: int = prod(tensor.dims)
+    return ceil(elements * element_bytes(tensor.data_type))
 
 
 def infer_types(
