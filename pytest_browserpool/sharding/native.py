@@ -31,6 +31,9 @@ ABSOLUTE = 1e-5
 """How far shards may be from the whole when onnxruntime optimises both: fusions that a cut prevents round
 differently. Without optimisation there is no tolerance at all."""
 
+REPORT = "report this with the model"
+"""The remedy where a segment fails and the whole does not."""
+
 _PROFILED, _KERNEL = "sharding_node_", "_kernel_time"
 
 PROFILE_RUNS = 5
@@ -50,7 +53,12 @@ def onnxruntime() -> Any:
 
 
 def open_session(
-    model: Path | bytes, *, optimise: bool = False, folder: Path | None = None, profile: Path | None = None
+    model: Path | bytes,
+    *,
+    optimise: bool = False,
+    folder: Path | None = None,
+    profile: Path | None = None,
+    remedy: str = "check the model natively first",
 ) -> Any:
     """A CPU session; without ``optimise`` every node runs as it stands. ``folder`` has a model's data that is
     bytes.
@@ -72,9 +80,7 @@ def open_session(
         )
     except Exception as error:
         place = "" if isinstance(model, bytes) else f" {Path(model).name}"
-        raise RunFailed(
-            f"onnxruntime refuses{place}: {error}", remedy="check the model natively first"
-        ) from error
+        raise RunFailed(f"onnxruntime refuses{place}: {error}", remedy=remedy) from error
 
 
 class NativeShards:
@@ -84,13 +90,15 @@ class NativeShards:
         self, files: Sequence[SegmentFile], outputs: Sequence[str], *, optimise: bool = False
     ) -> None:
         self.files, self.wanted = tuple(sorted(files, key=lambda f: f.index)), tuple(outputs)
-        self._sessions = [open_session(Path(f.path), optimise=optimise) for f in self.files]
+        self._sessions = [open_session(Path(f.path), optimise=optimise, remedy=REPORT) for f in self.files]
 
     def run(self, feeds: Tensors) -> dict[str, NDArray[np.generic]]:
         """The whole model's outputs for ``feeds``."""
         known: dict[str, NDArray[np.generic]] = dict(feeds)
         for file, session in zip(self.files, self._sessions, strict=True):
-            results = session.run(list(file.outputs), {name: known[name] for name in file.inputs})
+            given = {name: known[name] for name in file.inputs}
+            place = f"segment {file.index} of the model"
+            results = _run(session, list(file.outputs), given, place, REPORT)
             known.update(zip(file.outputs, results, strict=True))
         return {name: known[name] for name in self.wanted}
 
@@ -109,7 +117,19 @@ class NativeWhole:
 
     def run(self, feeds: Tensors) -> dict[str, NDArray[np.generic]]:
         """All outputs for ``feeds``."""
-        return dict(zip(self.outputs, self._session.run(list(self.outputs), dict(feeds)), strict=True))
+        results = _run(
+            self._session, list(self.outputs), feeds, "the whole model", "check the inputs, or the model"
+        )
+        return dict(zip(self.outputs, results, strict=True))
+
+
+def _run(session: Any, wanted: Sequence[str], feeds: Tensors, what: str, remedy: str) -> list[Any]:
+    """Raises ``RunFailed`` for what onnxruntime does, whose errors have no common base."""
+    try:
+        return list(session.run(list(wanted), dict(feeds)))
+    except Exception as error:
+        shapes = ", ".join(f"{name} {list(value.shape)}" for name, value in feeds.items())
+        raise RunFailed(f"{what} does not run natively with {shapes}: {error}", remedy=remedy) from error
 
 
 @dataclass(frozen=True, kw_only=True)

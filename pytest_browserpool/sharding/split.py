@@ -79,8 +79,7 @@ def segment_model(source: Source, segment: Segment) -> onnx.ModelProto:
     )
     graph.input.extend(_declaration(source, name) for name in segment.inputs)
     graph.output.extend(_declaration(source, name) for name in segment.outputs)
-    border = {*segment.inputs, *segment.outputs}
-    graph.value_info.extend(v for v in whole.graph.value_info if v.name in names and v.name not in border)
+    # no value_info: onnxruntime infers it anew, and what the whole states may be stale
     model.functions.extend(contents.called(graph.node, contents.functions(whole)))
     return model
 

@@ -144,3 +144,13 @@ def test_an_input_without_a_rank_asks_for_its_shape(tmp_path: Path) -> None:
         source = read_observed(made, {"x": shape})
         assert source.types.shape("x") == shape
         assert equal(source, 2, tmp_path / str(number))
+
+
+def test_a_question_mark_ties_no_dimensions_together() -> None:
+    """Exporters write it for "any": the size of one was taken for all."""
+    nodes = [helper.make_node("MatMul", ["x", "z"], ["a"]), helper.make_node("Relu", ["a"], ["y"])]
+    inputs = [tensor("x", ["?", 4]), tensor("z", [4, "?"])]
+    made = model(helper.make_graph(nodes, "any", inputs, [tensor("y", None)]))
+    with pytest.raises(ShardingError, match=r"dimension 1 of input 'z' is open \(\?\)"):
+        read(made, {"x": (2, 4)})
+    assert read(made, {"x": (2, 4), "z": (4, 5)}).types.shape("y") == (2, 5)
