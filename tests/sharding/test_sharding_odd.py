@@ -150,7 +150,7 @@ def test_a_question_mark_ties_no_dimensions_together() -> None:
     """Exporters write it for "any": the size of one was taken for all."""
     nodes = [helper.make_node("MatMul", ["x", "z"], ["a"]), helper.make_node("Relu", ["a"], ["y"])]
     inputs = [tensor("x", ["?", 4]), tensor("z", [4, "?"])]
-    made = model(helper.make_graph(nodes, "any", inputs, [tensor("y", None)]))
+    made = model(helper.make_graph(nodes, "any", inputs, [tensor("y", ["m", "n"])]))
     with pytest.raises(ShardingError, match=r"dimension 1 of input 'z' is open \(\?\)"):
         read(made, {"x": (2, 4)})
     assert read(made, {"x": (2, 4), "z": (4, 5)}).types.shape("y") == (2, 5)
