@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import onnx
 
-    Functions = Mapping["Key", onnx.FunctionProto]
-
 Key = tuple[str, str, str]
 """Domain, name and overload (since IR version 10), which a node calls a model-local function by."""
+
+Functions = Mapping[Key, "onnx.FunctionProto"]
 
 UNNAMED = frozenset({"", "?", "*", "-1", "None", "none", "unk", "unknown"})
 """Dimension names that exporters write for "any": they tie nothing together."""

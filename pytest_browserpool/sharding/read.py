@@ -4,15 +4,16 @@ costed.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pytest_browserpool.contents import all_nodes, subgraphs
+from pytest_browserpool.contents import Functions, function_of, functions, reached, subgraphs
 from pytest_browserpool.errors import InvalidModel, ShardingError, UnsupportedOperator
 from pytest_browserpool.sharding import costs
 from pytest_browserpool.sharding.graph import Graph, Node, Value
+from pytest_browserpool.sharding.inlining import inlined
 from pytest_browserpool.sharding.shapes import UNKNOWN_TYPE, Types, infer_types, tensor_bytes
 
 if TYPE_CHECKING:
@@ -116,16 +117,23 @@ def read(
     output that is no tensor, and ``ShardingError`` where an open dimension is fixed by neither.
     """
     model, path = load_model(source)
-    _refuse_custom(model)
+    known = functions(model)
+    _refuse_custom(model, known)
     types = infer_types(model, input_shapes or {}, dimensions or {}).corrected(observed or {})
     order = _topological(model)
     given = _given(model)
     _refuse_ends(model, given, types)
     weights = {t.name: tensor_bytes(t) for t in model.graph.initializer if t.name not in given}
     weights |= {s.values.name: tensor_bytes(s.values) for s in model.graph.sparse_initializer}
-    constant, cone = _constants(model, order, weights, types)
+    drawing = {index for index in order if draws(model.graph.node[index], known)}
+    constant, cone = _constants(model, order, weights, types, drawing)
     live = _live(model, order)
-    nodes = [_node(model, index, types, cone) for index in order if index in live and index not in constant]
+    steps, types = inlined(model, types, known)
+    nodes = [
+        _node(model, index, types, cone, known, steps.get(index))
+        for index in order
+        if index in live and index not in constant
+    ]
     values = {name: _value(name, types) for node in nodes for name in (*node.inputs, *node.outputs)}
     values |= {name: _value(name, types) for name in given}
     graph = Graph(
@@ -165,16 +173,22 @@ def reads(node: onnx.NodeProto) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def _refuse_custom(model: onnx.ModelProto) -> None:
-    functions = {(f.domain, f.name) for f in model.functions}
-    bodies = [model.graph.node, *(f.node for f in model.functions)]
-    for node in (n for body in bodies for n in all_nodes(body)):
-        if node.domain not in KNOWN_DOMAINS and (node.domain, node.op_type) not in functions:
+def _refuse_custom(model: onnx.ModelProto, known: Functions) -> None:
+    for node in reached(model.graph.node, known):
+        if node.domain not in KNOWN_DOMAINS and function_of(node, known) is None:
             raise UnsupportedOperator(
                 f"operator {operator(node)!r} is a custom one that onnxruntime-web does not have",
                 where=f"node {node.name!r}" if node.name else None,
                 remedy="export it with standard operators, or with this one as a model-local function",
             )
+
+
+def draws(node: onnx.NodeProto, known: Functions) -> bool:
+    """Whether ``node``, its bodies or the functions that it calls draw random numbers."""
+    return any(
+        each.op_type in RANDOM or (each.op_type == "Dropout" and any(each.input[2:]))  # training_mode
+        for each in reached([node], known)
+    )
 
 
 def _refuse_ends(model: onnx.ModelProto, given: Sequence[str], types: Types) -> None:
@@ -244,7 +258,7 @@ def _topological(model: onnx.ModelProto) -> list[int]:
 
 
 def _constants(
-    model: onnx.ModelProto, order: Sequence[int], weights: Mapping[str, int], types: Types
+    model: onnx.ModelProto, order: Sequence[int], weights: Mapping[str, int], types: Types, drawing: Set[int]
 ) -> tuple[frozenset[int], dict[str, tuple[str, ...]]]:
     """Nodes that depend on no input, and for each constant name all the parameters behind it."""
     cone: dict[str, tuple[str, ...]] = {name: (name,) for name in weights}
@@ -254,11 +268,7 @@ def _constants(
         node = model.graph.node[index]
         behind = reads(node)
         constant = all(name in cone for name in behind) and not outputs & set(node.output)
-        if (
-            not constant
-            or node.op_type in RANDOM
-            or any(types.no_tensor(name) for name in node.output if name)
-        ):
+        if not constant or index in drawing or any(types.no_tensor(name) for name in node.output if name):
             continue
         found.add(index)
         for name in node.output:
@@ -270,7 +280,15 @@ def _value(name: str, types: Types) -> Value:
     return Value(name, types.size(name), types.barrier(name))
 
 
-def _node(model: onnx.ModelProto, index: int, types: Types, cone: Mapping[str, tuple[str, ...]]) -> Node:
+def _node(
+    model: onnx.ModelProto,
+    index: int,
+    types: Types,
+    cone: Mapping[str, tuple[str, ...]],
+    known: Functions,
+    steps: Sequence[onnx.NodeProto] | None,
+) -> Node:
+    """``steps``: the operators that the node stands for, where it calls functions."""
     node = model.graph.node[index]
     op, names = operator(node), reads(node)
     parameters = tuple(dict.fromkeys(p for name in names if name in cone for p in cone[name]))
@@ -281,8 +299,8 @@ def _node(model: onnx.ModelProto, index: int, types: Types, cone: Mapping[str, t
         inputs=tuple(name for name in names if name not in cone),
         outputs=tuple(name for name in node.output if name),
         parameters=parameters,
-        seconds=_seconds(node, types),
-        ops=frozenset(operator(n) for n in all_nodes([node])),
+        seconds=sum(_seconds(each, types) for each in steps or [node]),
+        ops=frozenset(operator(n) for n in reached([node], known)),
         name=node.name,
         scope=" ".join(name for name in node.input if name in cone),
         weighted=projection

@@ -157,14 +157,14 @@ def infer_types(
     Raises ``InputError`` for a shape of an input that does not exist or has another rank, ``ShardingError``
     where an input keeps an open dimension.
     """
-    light = _without_weights(model)
-    stated = {name: _shapeless(kind) for name, kind in _known_types(light).items()}
+    light = without_weights(model)
+    stated = {name: _shapeless(kind) for name, kind in known_types(light).items()}
     del light.graph.value_info[:]
     for output in light.graph.output:
         output.type.CopyFrom(_shapeless(output.type))
-    declared = stated | _told(_known_types(_inferred(light)))
+    declared = stated | _told(known_types(types_inferred(light)))
     _fix_inputs(light, input_shapes, dimensions)
-    fixed = _told(_known_types(_inferred(light)))
+    fixed = _told(known_types(types_inferred(light)))
     # what inference loses once shapes are gone keeps the type that the model states
     return Types(declared=declared, fixed={**declared, **fixed})
 
@@ -189,7 +189,7 @@ def _shapeless(kind: onnx.TypeProto) -> onnx.TypeProto:
     return bare
 
 
-def _without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
+def without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
     """A copy that has no large weights, so that inference neither copies nor serialises gigabytes."""
     import onnx
 
@@ -221,7 +221,8 @@ def _without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
     return light
 
 
-def _inferred(model: onnx.ModelProto) -> onnx.ModelProto:
+def types_inferred(model: onnx.ModelProto) -> onnx.ModelProto:
+    """``model`` with the types of its values; raises ``InvalidModel`` where they contradict each other."""
     import onnx
 
     try:
@@ -232,7 +233,7 @@ def _inferred(model: onnx.ModelProto) -> onnx.ModelProto:
         ) from error
 
 
-def _known_types(model: onnx.ModelProto) -> dict[str, onnx.TypeProto]:
+def known_types(model: onnx.ModelProto) -> dict[str, onnx.TypeProto]:
     """Types by name, those inside bodies included. A body may use a name that the main graph gives to another value,
     where that is computed later; the main graph's is meant then.
     """
