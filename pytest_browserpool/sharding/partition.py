@@ -113,7 +113,7 @@ def layer_balanced(
                 graph, hosts, shards, ceiling=ceiling, downset_limit=EXACT_DOWNSETS, budget=EXACT_VISITS
             )
             if found is not None:
-                return make_plan(graph, found[0], [hosts[i] for i in found[1]], "layer_balanced")
+                return make_plan(graph, found[0], [hosts[i] for i in found[1]], "layer_balanced", hosts)
     if best is None:
         raise why_not(graph, hosts, shards, _free_places(graph))
     return _other_orders(graph, hosts, shards, *best)
@@ -156,7 +156,7 @@ def _in_order(
         stages[position] = stage
     if shards > 1:
         stages = refine.refine(graph, stages, chosen)
-    plan = make_plan(graph, _grouped(stages), chosen, "layer_balanced")
+    plan = make_plan(graph, _grouped(stages), chosen, "layer_balanced", hosts)
     return known if known and _quality(known[0]) <= _quality(plan) else (plan, stages)
 
 
@@ -176,7 +176,7 @@ def component(graph: Graph, hosts: Sequence[Host], shards: int) -> Plan:
         found = _cut(ordered, hosts, shards, places)
         if found is not None:
             stages, chosen = found
-            return make_plan(ordered, _grouped(stages), chosen, "component")
+            return make_plan(ordered, _grouped(stages), chosen, "component", hosts)
         parts = f"names tell only of {', '.join(names)}" if names else "no name tells of a component"
         reason = why_not(ordered, hosts, shards, places, parts)
     assert reason is not None
@@ -222,7 +222,7 @@ def attention_feedforward(graph: Graph, hosts: Sequence[Host], shards: int) -> P
             best = (quality, groups, chosen)
     if best is None:
         raise reason or ShardingError("no host order fits")
-    return make_plan(graph, best[1], best[2], "attention_feedforward")
+    return make_plan(graph, best[1], best[2], "attention_feedforward", hosts)
 
 
 def auto(graph: Graph, hosts: Sequence[Host], shards: int) -> Plan:
@@ -260,7 +260,7 @@ def _quality(plan: Plan) -> tuple[float, float]:
 def _whole(graph: Graph, hosts: Sequence[Host], strategy: str) -> Plan:
     everything = list(range(len(graph.nodes)))
     host = min(hosts, key=load_of(graph, everything).time_on)
-    return make_plan(graph, [(0, everything)], [host], strategy)
+    return make_plan(graph, [(0, everything)], [host], strategy, hosts)
 
 
 def _free_places(graph: Graph) -> list[int]:
