@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -35,6 +36,24 @@ class Host(Plain):
     """Tensor transfer between node process and page; 100 – 360 MB/s were measured over one WebSocket."""
     latency_s: float = 0.0005
     """One command and its answer: 0.24 – 0.4 ms were measured, and a run has two ends."""
+
+    def __post_init__(self) -> None:
+        for name, value, sound in (
+            ("speed", self.speed, 0 < self.speed < math.inf),
+            ("bytes_per_s", self.bytes_per_s, self.bytes_per_s > 0),
+            ("latency_s", self.latency_s, 0 <= self.latency_s < math.inf),
+            ("memory", self.memory, self.memory is None or self.memory >= 0),
+        ):
+            if not sound:  # nor is what is not a number
+                raise ShardingError(
+                    f"{name}={value!r} of host {self.name!r} makes no sense",
+                    remedy="give speed and bytes_per_s above zero, latency_s and memory of zero or more",
+                )
+
+    @property
+    def room(self) -> float:
+        """Bytes that a shard may use, infinite where nothing limits them."""
+        return math.inf if self.memory is None else self.memory
 
     @property
     def kind(self) -> tuple[object, ...]:
