@@ -44,14 +44,18 @@ class Sharded:
 
 
 def read_for_sharding(
-    path: Path, input_shapes: Mapping[str, Sequence[int]] | None = None, resident: Sequence[str] = ()
+    path: Path,
+    input_shapes: Mapping[str, Sequence[int]] | None = None,
+    resident: Sequence[str] = (),
+    feeds: Tensors | None = None,
 ) -> Source:
     """The model's graph with the sizes that one native run has.
 
     ``input_shapes`` fixes open dimensions for the estimate; one input that has a symbolic dimension fixes it
-    for all. ``resident`` names inputs and outputs that stay in the page from call to call.
+    for all. ``resident`` names inputs and outputs that stay in the page from call to call. ``feeds`` are the inputs of
+    that run; made up where None.
     """
-    return native.read_observed(path, input_shapes, resident=resident)
+    return native.read_observed(path, input_shapes, resident=resident, feeds=feeds)
 
 
 def gather(path: Path, external: Mapping[str, Path], folder: Path) -> Path:
@@ -104,7 +108,7 @@ def prepare(
 
     The same cut of the same model is written and checked once: a later call finds it by its hash. ``keeping`` says for
     how long. ``feeds``
-    are the inputs of the check; made up (``native.feeds_for``) where None. Raises ``ShardingError`` where the
+    are the inputs of the check; made up where None. Raises ``ShardingError`` where the
     model cannot be cut so, or where the shards are not equal to the whole; ``ConfigurationError`` without
     onnxruntime.
     """
@@ -118,7 +122,7 @@ def prepare(
         with tempfile.TemporaryDirectory(dir=folder, prefix=NEW) as new:
             target = Path(new) / "shards"
             files = write_segments(source, plan, target)
-            native.check(source, files, feeds or native.feeds_for(source)).require()
+            native.check(source, files, feeds).require()
             (target / MANIFEST).write_text(json.dumps([_relative(f) for f in files]), encoding="utf-8")
             with contextlib.suppress(FileNotFoundError):
                 place.rename(Path(new) / "damaged")
