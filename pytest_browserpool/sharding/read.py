@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from pytest_browserpool.contents import Functions, function_of, functions, reached, subgraphs
 from pytest_browserpool.errors import InvalidModel, ShardingError, UnsupportedOperator
 from pytest_browserpool.sharding import costs
-from pytest_browserpool.sharding.graph import Graph, Node, Value
+from pytest_browserpool.sharding.graph import NAMED, Graph, Node, Value
 from pytest_browserpool.sharding.inlining import inlined
 from pytest_browserpool.sharding.shapes import UNKNOWN_TYPE, Types, infer_types, tensor_bytes
 
@@ -251,10 +251,23 @@ def _topological(model: onnx.ModelProto) -> list[int]:
                 later.append(index)
         if len(later) == len(rest):
             raise InvalidModel(
-                "the model's nodes form a circle", remedy="check the model with onnx.checker.check_model"
+                f"the model's nodes form a circle: {_circle(model, waiting, done, rest[0])}",
+                remedy="check the model with onnx.checker.check_model",
             )
         rest = later
     return order
+
+
+def _circle(model: onnx.ModelProto, waiting: Sequence[set[int]], done: set[int], start: int) -> str:
+    """The names of nodes that wait for each other, found by going back from one that waits for them."""
+    path = [start]
+    while (before := min(waiting[path[-1]] - done)) not in path:
+        path.append(before)
+    members = [model.graph.node[index] for index in path[path.index(before) :]]
+    told = [
+        f"{node.name or next(filter(None, node.output), '')!r} ({operator(node)})" for node in members[:NAMED]
+    ]
+    return ", ".join(told) + (f" and {len(members) - NAMED} more" if len(members) > NAMED else "")
 
 
 def _constants(
