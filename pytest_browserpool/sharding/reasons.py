@@ -115,7 +115,7 @@ def _too_small(graph: Graph, hosts: Sequence[Host], untried: str) -> ShardingErr
     whole = load_of(graph, list(range(len(graph.nodes)))).memory
     room = "no limit" if largest == float("inf") else f"{largest / MIB:.1f} MiB"
     found = (
-        "no cut was found in which each browser is large enough" if untried else "some browser is too small"
+        "in every cut that was tried some browser is too small" if untried else "some browser is too small"
     )
     return ShardingError(
         f"{found} for its shard: the model needs about {whole / MIB:.1f} MiB in one piece,"
