@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pytest_browserpool import contents
 from pytest_browserpool.config import did_you_mean
+from pytest_browserpool.contents import UNNAMED
 from pytest_browserpool.errors import InputError, InvalidModel, SourceError
 
 if TYPE_CHECKING:
@@ -16,8 +20,8 @@ if TYPE_CHECKING:
 Dim = int | str | None
 """A fixed size, a symbol that means the same size wherever it stands, or None: any size."""
 
-UNNAMED = frozenset({"", "?", "*", "-1", "None", "none", "unk", "unknown"})
-"""Dimension names that exporters write for "any": they tie nothing together."""
+OTHERS = frozenset({"sequence", "optional", "map", "sparse_tensor", "opaque", "unknown"})
+"""``Tensor.dtype`` of what is no tensor."""
 
 BITS = {"FLOAT": 32, "UINT8": 8, "INT8": 8, "UINT16": 16, "INT16": 16, "INT32": 32, "INT64": 64, "BOOL": 8}
 BITS |= {"FLOAT16": 16, "DOUBLE": 64, "UINT32": 32, "UINT64": 64, "COMPLEX64": 64, "COMPLEX128": 128}
@@ -36,6 +40,11 @@ class Tensor:
     """ONNX's own word in lower case (float, float16, int64, string …); else sequence, optional, map."""
     dims: tuple[Dim, ...] | None
     """One entry for each axis: a size, a symbol, or None for any size."""
+
+    @property
+    def shaped(self) -> bool:
+        """Whether it is a tensor, the only kind that has a shape."""
+        return self.dtype not in OTHERS
 
     @property
     def static(self) -> bool:
@@ -190,7 +199,7 @@ def describe(proto: onnx.ModelProto) -> ModelInfo:
         outputs=tuple(_tensor(v) for v in graph.output),
         opsets={o.domain: o.version for o in proto.opset_import},
         operators=frozenset(operators),
-        external=tuple(sorted(set(_external(proto)))),
+        external=tuple(sorted(contents.locations(proto))),
         metadata={p.key: p.value for p in proto.metadata_props},
         ir_version=proto.ir_version,
         nodes=sum(len(g.node) for g in _graphs(proto)),
@@ -201,31 +210,11 @@ def _graphs(proto: onnx.ModelProto) -> Iterator[onnx.GraphProto]:
     """The main graph and all those inside its nodes (If, Loop, Scan) and the model's functions."""
     waiting: list[Any] = [proto.graph]
     for function in proto.functions:
-        waiting += _subgraphs(function.node)
+        waiting += [body for node in function.node for body in contents.subgraphs(node)]
     while waiting:
         graph = waiting.pop()
         yield graph
-        waiting += _subgraphs(graph.node)
-
-
-def _subgraphs(nodes: Sequence[onnx.NodeProto]) -> list[onnx.GraphProto]:
-    found: list[onnx.GraphProto] = []
-    for node in nodes:
-        for attribute in node.attribute:
-            if attribute.HasField("g"):
-                found.append(attribute.g)
-            found.extend(attribute.graphs)
-    return found
-
-
-def _external(proto: onnx.ModelProto) -> Iterator[str]:
-    import onnx
-
-    for graph in _graphs(proto):
-        constants = (a.t for n in graph.node for a in n.attribute if a.HasField("t"))
-        for tensor in (*graph.initializer, *constants):
-            if tensor.data_location == onnx.TensorProto.EXTERNAL:
-                yield from (e.value for e in tensor.external_data if e.key == "location")
+        waiting += [body for node in graph.node for body in contents.subgraphs(node)]
 
 
 def _type_name(number: int) -> str:
@@ -282,6 +271,12 @@ def with_static_shapes(model: Path | bytes, shapes: Mapping[str, Sequence[int]])
     return bytes(proto.SerializeToString())
 
 
+def static_name(sha256: str, shapes: Mapping[str, Sequence[int]]) -> str:
+    """A file name for the model of that hash with its inputs fixed to ``shapes``: of one length, however many they are."""
+    told = json.dumps(sorted((name, [int(size) for size in sizes]) for name, sizes in shapes.items()))
+    return f"{sha256}-{hashlib.sha256(told.encode()).hexdigest()[:32]}.onnx"
+
+
 def resolve_shapes(
     info: ModelInfo, shapes: Mapping[str, Sequence[int]], *, where: str | None = None
 ) -> dict[str, tuple[int, ...]]:
@@ -292,7 +287,7 @@ def resolve_shapes(
     """
     resolved, symbols = _given_shapes(info, shapes, where)
     for tensor in info.inputs:
-        if tensor.name not in resolved:
+        if tensor.name not in resolved and tensor.shaped:
             resolved[tensor.name] = _from_symbols(tensor, symbols, where)
     return resolved
 
@@ -334,6 +329,10 @@ def _checked(
 ) -> tuple[int, ...]:
     sizes = tuple(int(s) for s in shape)
     remedy = f"the model declares {tensor}"
+    if not tensor.shaped:
+        raise InputError(
+            f"shape {list(sizes)} of input {tensor.name!r}, which is no tensor", where=where, remedy=remedy
+        )
     if any(s < 0 for s in sizes):
         raise InputError(
             f"shape {list(sizes)} of input {tensor.name!r} has a negative size", where=where, remedy=remedy

@@ -314,12 +314,12 @@ def identity(sha256: str, external: dict[str, str]) -> str:
 
 def _external_names(cache: Cache, sha256: str, path: Path) -> tuple[str, ...]:
     """Names of the external data of the model at ``path``; read once per content, then remembered."""
-    known = cache.read_json("graphs", sha256).get("external")
+    known = cache.read_json("graphs", sha256).get("outside")  # "external" lacked what functions hold
     if known is None:
         from pytest_browserpool.models import inspect
 
         known = list(inspect.inspect(path).external)
-        cache.write_json("graphs", sha256, {"external": known})
+        cache.write_json("graphs", sha256, {"outside": known})
     return tuple(archive.safe_name(name) for name in known)
 
 

@@ -25,7 +25,13 @@ from pytest_browserpool.browsers.pool import ModelContent, Pool, stamps_of
 from pytest_browserpool.browsers.processes import Workdir, sweep
 from pytest_browserpool.config import Settings
 from pytest_browserpool.errors import BrowserPoolError, DeadlineExceeded, hide_from_traceback
-from pytest_browserpool.models.inspect import ModelInfo, check_shapes, inspect, with_static_shapes
+from pytest_browserpool.models.inspect import (
+    ModelInfo,
+    check_shapes,
+    inspect,
+    static_name,
+    with_static_shapes,
+)
 from pytest_browserpool.models.lock import LockFile
 from pytest_browserpool.models.shipping import Depot
 from pytest_browserpool.models.sources import ModelFile, describe, resolve
@@ -316,8 +322,7 @@ class Node(NodeLoop):
     def static(self, content: ModelContent, shapes: Mapping[str, Sequence[int]]) -> Path:
         """The file of the same graph with its shapes fixed; made once for each run."""
         assert self._workdir is not None
-        suffix = "-".join("x".join(map(str, dims)) for _, dims in sorted(shapes.items()))
-        path = self._workdir.path / f"{content.sha256}-{suffix}.onnx"
+        path = self._workdir.path / static_name(content.sha256, shapes)
         if not path.exists():
             path.write_bytes(with_static_shapes(content.path, shapes))
         return path

@@ -78,14 +78,14 @@ class Graph:
             for name in node.inputs:
                 if name not in seen:
                     raise InvalidModel(
-                        f"value {name!r} is read by node {node.name or node.index!r} ({node.op})"
-                        " but not computed before it",
+                        f"value {name!r} is read by {self._told(node)} but not computed before it",
                         remedy="check the model with onnx.checker.check_model",
                     )
             for name in node.outputs:
                 if name in seen:
+                    first = "the caller" if seen[name] == GIVEN else self._told(self.nodes[seen[name]])
                     raise InvalidModel(
-                        f"value {name!r} is computed twice",
+                        f"value {name!r} of {self._told(node)} is computed twice, by {first} too",
                         remedy="check the model with onnx.checker.check_model",
                     )
                 seen[name] = position
@@ -95,6 +95,10 @@ class Graph:
                     f"output {name!r} is computed by no node",
                     remedy="check the model with onnx.checker.check_model",
                 )
+
+    @staticmethod
+    def _told(node: Node) -> str:
+        return f"node {node.name or node.index!r} ({node.op})"
 
     @cached_property
     def producer(self) -> dict[str, int]:

@@ -9,8 +9,9 @@ is imported when the search starts, so that importing this package costs nothing
 from __future__ import annotations
 
 import itertools
+import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -29,7 +30,15 @@ percent.
 """
 
 ASSIGNMENT_BUDGET = 400_000
-"""Nodes × ways to extend a set of used hosts, about 2 s of search. Above it hosts are taken fastest first."""
+"""Nodes × ways to extend a set of used hosts, about 2 s of search. Above it some hosts are left out, by ``PREFERENCES``."""
+
+PREFERENCES: tuple[Callable[[Host], tuple[float, ...]], ...] = (
+    lambda host: (-host.speed, -host.room),
+    lambda host: (-host.room, -host.speed),
+    lambda host: (len(host.unsupported), -host.speed, -host.room),
+)
+"""What hosts are taken by where there are too many unequal ones: fastest first; where that gives no cut at all, roomiest
+first, then those that lack the fewest operators."""
 
 SLACK = 1 + 1e-9
 """Sums in another order differ in the last bits."""
@@ -63,6 +72,18 @@ def best_stages(
     inner = sorted({p for p in places if 0 < p < len(graph.nodes)})
     if len(inner) < shards - 1 or not _may_fit(graph, hosts, shards):
         return None
+    for chosen in _choices(hosts, shards, len(graph.nodes)):
+        found = _best_on(graph, [hosts[i] for i in chosen], shards, inner, ceiling)
+        if found is not None:
+            return [Stage(chosen[stage.host], stage.start, stage.end) for stage in found]
+        if ceiling < float("inf"):  # there is a cut already
+            break
+    return None
+
+
+def _best_on(
+    graph: Graph, hosts: Sequence[Host], shards: int, inner: Sequence[int], ceiling: float
+) -> list[Stage] | None:
     kinds = _Kinds(hosts, shards, len(graph.nodes))
     if len(inner) > 2 * COARSE_PLACES:
         step = len(inner) / COARSE_PLACES
@@ -75,11 +96,39 @@ def best_stages(
     return kinds.named((shortest or exact)[1])
 
 
+def complete(hosts: Sequence[Host], shards: int, nodes: int) -> bool:
+    """Whether every way to use the hosts up is looked at in a graph of so many nodes."""
+    kinds = Counter(host.kind for host in hosts)
+    ways = math.prod(min(count, shards) + 1 for count in kinds.values())
+    return len(kinds) == 1 or ways * len(kinds) * nodes <= ASSIGNMENT_BUDGET
+
+
+def _choices(hosts: Sequence[Host], shards: int, nodes: int) -> Iterator[list[int]]:
+    """Numbers of hosts to search over: all of them; where that is too much, as many as can be by each preference. What is
+    still too much goes in a row: as the hosts come first, then by preference.
+    """
+    if complete(hosts, shards, nodes):
+        yield list(range(len(hosts)))
+        return
+    tried: list[list[int]] = []
+    for preference in PREFERENCES:
+        order = sorted(range(len(hosts)), key=lambda i: (preference(hosts[i]), i))
+        count = len(hosts)
+        while count > shards and not complete([hosts[i] for i in order[:count]], shards, nodes):
+            count -= 1
+        chosen = order[:count]
+        if not tried or complete([hosts[i] for i in chosen], shards, nodes):
+            chosen.sort()
+        if chosen not in tried:
+            tried.append(chosen)
+            yield chosen
+
+
 def _may_fit(graph: Graph, hosts: Sequence[Host], shards: int) -> bool:
     """Whether there is a host for each node, were it there with nothing else, and room for all parameters; where not, no
     search is needed.
     """
-    rooms = [float("inf") if host.memory is None else host.memory for host in hosts]
+    rooms = [host.room for host in hosts]
     held = {name for node in graph.nodes for name in node.parameters}
     if PARAMETER_COPIES * sum(graph.parameters[name] for name in held) > sum(sorted(rooms)[-shards:]):
         return False
@@ -102,28 +151,20 @@ class _Kinds:
         self.members = [[i for i, host in enumerate(hosts) if host.kind == kind] for kind in kinds]
         self.hosts = [hosts[own[0]] for own in self.members]
         counts = [min(len(own), shards) for own in self.members]
-        ways = 1
-        for count in counts:
-            ways *= count + 1
-        if ways * len(kinds) * size <= ASSIGNMENT_BUDGET or len(kinds) == 1:
+        if complete(hosts, shards, size):
             states = [s for s in itertools.product(*(range(c + 1) for c in counts)) if sum(s) <= shards]
             self.states = sorted(states, key=sum)
         else:
-            self.states = self._in_order(hosts)
+            self.states = self._in_order()
         self.final = [s for s in self.states if sum(s) == shards]
         self.steps = list(self._extensions())
 
-    def _in_order(self, hosts: Sequence[Host]) -> list[State]:
-        """Too many ways to use the hosts up: take them fastest first, the roomier one where two are as
-        fast.
-        """
-        order = sorted(range(len(hosts)), key=lambda i: (-hosts[i].speed, -(hosts[i].memory or 0), i))[
-            : self.shards
-        ]
+    def _in_order(self) -> list[State]:
+        """Too many ways to use the hosts up: they are taken as they come."""
         kind_of = {i: k for k, own in enumerate(self.members) for i in own}
         used: Counter[int] = Counter()
         states = [(0,) * len(self.members)]
-        for i in sorted(order):
+        for i in range(self.shards):
             used[kind_of[i]] += 1
             states.append(tuple(used[k] for k in range(len(self.members))))
         return states

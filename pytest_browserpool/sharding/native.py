@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pytest_browserpool.errors import ConfigurationError, RunFailed, ShardingError
 from pytest_browserpool.sharding.read import Source, read
@@ -26,10 +26,17 @@ if TYPE_CHECKING:
 
     Tensors = Mapping[str, NDArray[np.generic]]
 
+Result = TypeVar("Result")
+
 RELATIVE = 1e-4
 ABSOLUTE = 1e-5
 """How far shards may be from the whole when onnxruntime optimises both: fusions that a cut prevents round
 differently. Without optimisation there is no tolerance at all."""
+
+REPORT = "report this with the model"
+"""The remedy where a segment fails and the whole does not."""
+
+MADE_UP = "made-up values: 0 and 1 where they are whole numbers; ones and zeros were tried too"
 
 _PROFILED, _KERNEL = "sharding_node_", "_kernel_time"
 
@@ -50,7 +57,12 @@ def onnxruntime() -> Any:
 
 
 def open_session(
-    model: Path | bytes, *, optimise: bool = False, folder: Path | None = None, profile: Path | None = None
+    model: Path | bytes,
+    *,
+    optimise: bool = False,
+    folder: Path | None = None,
+    profile: Path | None = None,
+    remedy: str = "check the model natively first",
 ) -> Any:
     """A CPU session; without ``optimise`` every node runs as it stands. ``folder`` has a model's data that is
     bytes.
@@ -72,9 +84,7 @@ def open_session(
         )
     except Exception as error:
         place = "" if isinstance(model, bytes) else f" {Path(model).name}"
-        raise RunFailed(
-            f"onnxruntime refuses{place}: {error}", remedy="check the model natively first"
-        ) from error
+        raise RunFailed(f"onnxruntime refuses{place}: {error}", remedy=remedy) from error
 
 
 class NativeShards:
@@ -84,13 +94,15 @@ class NativeShards:
         self, files: Sequence[SegmentFile], outputs: Sequence[str], *, optimise: bool = False
     ) -> None:
         self.files, self.wanted = tuple(sorted(files, key=lambda f: f.index)), tuple(outputs)
-        self._sessions = [open_session(Path(f.path), optimise=optimise) for f in self.files]
+        self._sessions = [open_session(Path(f.path), optimise=optimise, remedy=REPORT) for f in self.files]
 
     def run(self, feeds: Tensors) -> dict[str, NDArray[np.generic]]:
         """The whole model's outputs for ``feeds``."""
         known: dict[str, NDArray[np.generic]] = dict(feeds)
         for file, session in zip(self.files, self._sessions, strict=True):
-            results = session.run(list(file.outputs), {name: known[name] for name in file.inputs})
+            given = {name: known[name] for name in file.inputs}
+            place = f"segment {file.index} of the model"
+            results = _run(session, list(file.outputs), given, place, REPORT)
             known.update(zip(file.outputs, results, strict=True))
         return {name: known[name] for name in self.wanted}
 
@@ -109,7 +121,52 @@ class NativeWhole:
 
     def run(self, feeds: Tensors) -> dict[str, NDArray[np.generic]]:
         """All outputs for ``feeds``."""
-        return dict(zip(self.outputs, self._session.run(list(self.outputs), dict(feeds)), strict=True))
+        results = _run(
+            self._session, list(self.outputs), feeds, "the whole model", "check the inputs, or the model"
+        )
+        return dict(zip(self.outputs, results, strict=True))
+
+
+def _run(session: Any, wanted: Sequence[str], feeds: Tensors, what: str, remedy: str) -> list[Any]:
+    """Raises ``RunFailed`` for what onnxruntime does, whose errors have no common base."""
+    try:
+        return list(session.run(list(wanted), dict(feeds)))
+    except Exception as error:  # noqa: BLE001 - as the docstring says
+        shapes = ", ".join(f"{name} {list(value.shape)}" for name, value in feeds.items())
+        raise RunFailed(
+            f"{what} does not run natively with {shapes}: {error}", remedy=remedy
+        ) from None  # all that onnxruntime says is in the message
+
+
+def _with_values(source: Source, feeds: Tensors | None, run: Callable[[Tensors], Result]) -> Result:
+    """What ``run`` gives with ``feeds``; where None with the first made-up values that the model runs with."""
+    if feeds is not None:
+        return run(feeds)
+    first: RunFailed | None = None
+    for values in _guesses(source):
+        try:
+            return run(values)
+        except RunFailed as failure:
+            first = first or failure
+    assert first is not None
+    raise RunFailed(
+        f"{first.what} ({MADE_UP})",
+        remedy="check the sizes in input_shapes=, or the model itself; where it needs certain values of an input,"
+        " give feeds= from Python",
+    ) from None
+
+
+def _guesses(source: Source) -> Iterator[Tensors]:
+    """Made-up inputs: as ``feeds_for`` has them, then whole numbers, then all, as ones and as zeros. An input may be a size,
+    which must not be zero, or an index, which may have to be."""
+    import numpy as np
+
+    yield (first := feeds_for(source))
+    numbers = [name for name, given in first.items() if given.dtype != object]
+    whole = [name for name in numbers if not np.issubdtype(first[name].dtype, np.floating)]
+    for names in (whole, numbers) if whole and whole != numbers else (numbers,):
+        for value in (1, 0):
+            yield {**first, **{name: np.full_like(first[name], value) for name in names}}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,15 +197,16 @@ class NativeCheck:
 
 
 def check(
-    source: Source, files: Sequence[SegmentFile], feeds: Tensors, *, optimise: bool = False
+    source: Source, files: Sequence[SegmentFile], feeds: Tensors | None = None, *, optimise: bool = False
 ) -> NativeCheck:
-    """Run the whole model and its shards on ``feeds`` and compare all outputs.
+    """Run the whole model and its shards on ``feeds``, made up where None, and compare all outputs.
 
     Bit for bit without ``optimise``; with it within ``RELATIVE`` and ``ABSOLUTE``.
     """
     outputs = source.graph.outputs
-    whole = NativeWhole.of(source, optimise=optimise).run(feeds)
-    parts = NativeShards(files, outputs, optimise=optimise).run(feeds)
+    model = NativeWhole.of(source, optimise=optimise)
+    given, whole = _with_values(source, feeds, lambda values: (values, model.run(values)))
+    parts = NativeShards(files, outputs, optimise=optimise).run(given)
     return compare(whole, parts, optimised=optimise)
 
 
@@ -203,15 +261,8 @@ def observe(source: Source, feeds: Tensors | None = None) -> dict[str, onnx.Type
     probe.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
     session = open_session(probe.SerializeToString(), folder=source.folder)
     found: dict[str, onnx.TypeProto] = {}
-    wanted, given = [*names, *source.graph.outputs], dict(feeds or feeds_for(source))
-    try:
-        values = session.run(wanted, given)
-    except Exception as error:  # noqa: BLE001 - onnxruntime's own, which have no common base
-        shapes = ", ".join(f"{name} {list(value.shape)}" for name, value in given.items())
-        raise RunFailed(
-            f"the model does not run natively with {shapes}: {error}",
-            remedy="check the sizes in input_shapes=, or the model itself",
-        ) from None  # all that onnxruntime says is in the message
+    wanted, remedy = [*names, *source.graph.outputs], "check the sizes in input_shapes=, or the model itself"
+    values = _with_values(source, feeds, lambda given: _run(session, wanted, given, "the model", remedy))
     for name, value in zip(wanted, values, strict=True):
         if isinstance(value, np.ndarray):
             kind = (
@@ -248,9 +299,13 @@ def measure(source: Source, folder: Path, feeds: Tensors | None = None) -> dict[
     for index, node in enumerate(probe.graph.node):
         node.name = f"{_PROFILED}{index}"
     session = open_session(probe.SerializeToString(), folder=source.folder, profile=folder / "profile")
-    values = dict(feeds or feeds_for(source))
-    for _ in range(PROFILE_RUNS + 1):
-        session.run(None, values)
+    outputs = source.graph.outputs
+
+    def profiled(values: Tensors) -> None:
+        for _ in range(PROFILE_RUNS + 1):
+            _run(session, outputs, values, "the model", "check the model natively first")
+
+    _with_values(source, feeds, profiled)
     report = Path(session.end_profiling())
     times: dict[int, list[float]] = {}
     for event in json.loads(report.read_text(encoding="utf-8")):

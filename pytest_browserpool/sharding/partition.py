@@ -7,13 +7,13 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from random import Random
 
 from pytest_browserpool.errors import ShardingError
 from pytest_browserpool.sharding import blocks, intervals, optimum, refine, scopes
 from pytest_browserpool.sharding.graph import Graph, by_rank, depth_first, rising, shuffled
-from pytest_browserpool.sharding.plan import Considered, Host, Plan, load_of, make_plan
+from pytest_browserpool.sharding.plan import Considered, Host, Load, Plan, load_of, make_plan
 from pytest_browserpool.sharding.reasons import fits_evenly, largest_below, why_not
 
 EXACT_DOWNSETS = 5_000
@@ -77,6 +77,8 @@ def _examine(graph: Graph, hosts: Sequence[Host], shards: int, strategy: str) ->
         raise ShardingError(
             "the model has no node that depends on its inputs", remedy="run it without shards"
         )
+    if not hosts:
+        raise ShardingError("no browser can take a shard", remedy="allow a browser that qualifies")
     if len(hosts) < shards:
         raise ShardingError(
             f"shards={shards}, but only {len(hosts)} browser(s) can take one",
@@ -113,7 +115,7 @@ def layer_balanced(
                 graph, hosts, shards, ceiling=ceiling, downset_limit=EXACT_DOWNSETS, budget=EXACT_VISITS
             )
             if found is not None:
-                return make_plan(graph, found[0], [hosts[i] for i in found[1]], "layer_balanced")
+                return make_plan(graph, found[0], [hosts[i] for i in found[1]], "layer_balanced", hosts)
     if best is None:
         raise why_not(graph, hosts, shards, _free_places(graph))
     return _other_orders(graph, hosts, shards, *best)
@@ -156,7 +158,7 @@ def _in_order(
         stages[position] = stage
     if shards > 1:
         stages = refine.refine(graph, stages, chosen)
-    plan = make_plan(graph, _grouped(stages), chosen, "layer_balanced")
+    plan = make_plan(graph, _grouped(stages), chosen, "layer_balanced", hosts)
     return known if known and _quality(known[0]) <= _quality(plan) else (plan, stages)
 
 
@@ -176,7 +178,7 @@ def component(graph: Graph, hosts: Sequence[Host], shards: int) -> Plan:
         found = _cut(ordered, hosts, shards, places)
         if found is not None:
             stages, chosen = found
-            return make_plan(ordered, _grouped(stages), chosen, "component")
+            return make_plan(ordered, _grouped(stages), chosen, "component", hosts)
         parts = f"names tell only of {', '.join(names)}" if names else "no name tells of a component"
         reason = why_not(ordered, hosts, shards, places, parts)
     assert reason is not None
@@ -222,7 +224,7 @@ def attention_feedforward(graph: Graph, hosts: Sequence[Host], shards: int) -> P
             best = (quality, groups, chosen)
     if best is None:
         raise reason or ShardingError("no host order fits")
-    return make_plan(graph, best[1], best[2], "attention_feedforward")
+    return make_plan(graph, best[1], best[2], "attention_feedforward", hosts)
 
 
 def auto(graph: Graph, hosts: Sequence[Host], shards: int) -> Plan:
@@ -260,7 +262,7 @@ def _quality(plan: Plan) -> tuple[float, float]:
 def _whole(graph: Graph, hosts: Sequence[Host], strategy: str) -> Plan:
     everything = list(range(len(graph.nodes)))
     host = min(hosts, key=load_of(graph, everything).time_on)
-    return make_plan(graph, [(0, everything)], [host], strategy)
+    return make_plan(graph, [(0, everything)], [host], strategy, hosts)
 
 
 def _free_places(graph: Graph) -> list[int]:
@@ -319,7 +321,7 @@ def _best_hosts(
     graph: Graph, groups: Groups, hosts: Sequence[Host], shards: int
 ) -> tuple[tuple[float, float], list[Host]]:
     """The order of hosts with the least bottleneck, then the least total; where there are many hosts, the
-    faster one for the heavier shard. Raises the ``ShardingError`` of ``make_plan`` where none fits.
+    likely ones only. Raises the ``ShardingError`` of ``make_plan`` where none fits.
     """
     loads = [(shard, load_of(graph, positions)) for shard, positions in groups]
 
@@ -335,11 +337,7 @@ def _best_hosts(
         }
         candidates = list(orders.values())
     else:
-        work = [sum(load.seconds for number, load in loads if number == shard) for shard in range(shards)]
-        fastest = sorted(hosts, key=lambda host: (-host.speed, -(host.memory or 0)))[:shards]
-        by_work = sorted(range(shards), key=lambda shard: -work[shard])
-        order = dict(zip(by_work, fastest, strict=True))
-        candidates = [[order[shard] for shard in range(shards)]]
+        candidates = list(_likely_hosts(loads, hosts, shards))
     rated = []
     for candidate in candidates:
         times = [time_of_shard(shard, host) for shard, host in enumerate(candidate)]
@@ -348,6 +346,23 @@ def _best_hosts(
     if best[0][0] == float("inf"):
         make_plan(graph, groups, best[1], "attention_feedforward")  # says what does not fit
     return best
+
+
+def _likely_hosts(
+    loads: Sequence[tuple[int, Load]], hosts: Sequence[Host], shards: int
+) -> Iterator[list[Host]]:
+    """By each preference the first ``shards`` hosts, the first one for the shard with the most work, or that needs the
+    most memory.
+    """
+    for preference in intervals.PREFERENCES:
+        first = sorted(hosts, key=preference)[:shards]
+        for by_memory in (False, True):
+            own = [0.0] * shards
+            for shard, load in loads:
+                own[shard] += load.memory if by_memory else load.seconds
+            order = sorted(range(shards), key=lambda shard: -own[shard])
+            host_of = dict(zip(order, first, strict=True))
+            yield [host_of[shard] for shard in range(shards)]
 
 
 def _cut_somehow(graph: Graph, hosts: Sequence[Host], shards: int, strategy: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -35,6 +36,24 @@ class Host(Plain):
     """Tensor transfer between node process and page; 100 – 360 MB/s were measured over one WebSocket."""
     latency_s: float = 0.0005
     """One command and its answer: 0.24 – 0.4 ms were measured, and a run has two ends."""
+
+    def __post_init__(self) -> None:
+        for name, value, sound in (
+            ("speed", self.speed, 0 < self.speed < math.inf),
+            ("bytes_per_s", self.bytes_per_s, self.bytes_per_s > 0),
+            ("latency_s", self.latency_s, 0 <= self.latency_s < math.inf),
+            ("memory", self.memory, self.memory is None or self.memory >= 0),
+        ):
+            if not sound:  # nor is what is not a number
+                raise ShardingError(
+                    f"{name}={value!r} of host {self.name!r} makes no sense",
+                    remedy="give speed and bytes_per_s above zero, latency_s and memory of zero or more",
+                )
+
+    @property
+    def room(self) -> float:
+        """Bytes that a shard may use, infinite where nothing limits them."""
+        return math.inf if self.memory is None else self.memory
 
     @property
     def kind(self) -> tuple[object, ...]:
@@ -102,7 +121,7 @@ class Plan(Plain):
     bottleneck_s: float
     latency_s: float
     lower_bound_s: float
-    """No partition over these hosts can have a smaller bottleneck."""
+    """No partition into as many shards can have a smaller bottleneck, whichever of the hosts that there were are taken."""
     duplicated_bytes: int
     """Bytes of parameters that more than one segment holds, beyond the first copy (tied embeddings)."""
     considered: tuple[Considered, ...] = ()
@@ -130,10 +149,15 @@ class Plan(Plain):
 
 
 def make_plan(
-    graph: Graph, groups: Sequence[tuple[int, Sequence[int]]], hosts: Sequence[Host], strategy: str
+    graph: Graph,
+    groups: Sequence[tuple[int, Sequence[int]]],
+    hosts: Sequence[Host],
+    strategy: str,
+    among: Sequence[Host] | None = None,
 ) -> Plan:
     """Evaluate ``groups``, pairs of shard and node positions in order of execution, on ``hosts[shard]``.
 
+    ``among``: all the hosts that could have been taken, which the lower bound is of; ``hosts`` where None.
     Raises ``ShardingError`` where a group reads a value of a later one, a value that cannot pass crosses, a
     host lacks an operator or refused all nodes of a group, or a shard does not fit into its host's memory.
     """
@@ -152,7 +176,7 @@ def make_plan(
         segments=tuple(segments),
         bottleneck_s=max(s.seconds for s in shards),
         latency_s=sum(s.seconds for s in shards),
-        lower_bound_s=lower_bound(graph, hosts),
+        lower_bound_s=lower_bound(graph, among or hosts, len(hosts)),
         duplicated_bytes=held - once,
     )
 
@@ -285,23 +309,23 @@ def crossing(graph: Graph, positions: Sequence[int]) -> tuple[tuple[str, ...], t
     return tuple(reads), tuple(sends)
 
 
-def lower_bound(graph: Graph, hosts: Sequence[Host]) -> float:
-    """Seconds below which no bottleneck can be: perfect balance, the largest node, and the tensors of inputs
-    and outputs.
+def lower_bound(graph: Graph, hosts: Sequence[Host], shards: int | None = None) -> float:
+    """Seconds below which no bottleneck can be, whichever ``shards`` of the ``hosts`` are taken (all of them where None):
+    perfect balance, the largest node, and the tensors of inputs and outputs.
 
     Balance: the work, with the one transfer in of each input and out of each output, over the sum of the
-    speeds.
+    speeds, the fastest hosts' where there are more than shards.
     """
-    speed = sum(h.speed for h in hosts)
-    fastest, rate = max(h.speed for h in hosts), max(h.bytes_per_s for h in hosts)
+    count = len(hosts) if shards is None else shards
+    speeds = sorted((h.speed for h in hosts), reverse=True)[:count]
+    fastest, rate = speeds[0], max(h.bytes_per_s for h in hosts)
     latency = min(h.latency_s for h in hosts)
     outer = sum(graph.size(n) for n in graph.outputs) + sum(
         graph.size(n) for n in graph.inputs if graph.readers[n]
     )
     largest = max((node.seconds for node in graph.nodes), default=0.0)
-    balance = graph.total_seconds / speed + latency
     return max(
-        balance,
+        graph.total_seconds / sum(speeds) + latency,
         largest / fastest + latency,
-        (graph.total_seconds / fastest + outer / rate) / len(hosts) + latency,
+        (graph.total_seconds / fastest + outer / rate) / count + latency,
     )

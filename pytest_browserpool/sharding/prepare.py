@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pytest_browserpool.contents import locations
 from pytest_browserpool.errors import DeadlineExceeded, InvalidModel, ShardingError
 from pytest_browserpool.sharding import native
 from pytest_browserpool.sharding.keeping import MANIFEST, NEW, tidy, used
@@ -24,8 +25,9 @@ from pytest_browserpool.sharding.split import SegmentFile, write_segments
 if TYPE_CHECKING:
     from pytest_browserpool.sharding.native import Tensors
 
-FORM = 1
-"""Number of the form of what is kept: folders that another version wrote are not used."""
+FORM = 2
+"""Number of the form of what is kept: folders that another version wrote are not used. The first one's names left out data
+files of branches, constants and functions, so its cuts may have other weights."""
 
 LOCK_TIMEOUT = 600.0
 """Seconds to wait for another process that writes the same shards: a model of 2 GiB takes about a minute."""
@@ -42,14 +44,18 @@ class Sharded:
 
 
 def read_for_sharding(
-    path: Path, input_shapes: Mapping[str, Sequence[int]] | None = None, resident: Sequence[str] = ()
+    path: Path,
+    input_shapes: Mapping[str, Sequence[int]] | None = None,
+    resident: Sequence[str] = (),
+    feeds: Tensors | None = None,
 ) -> Source:
     """The model's graph with the sizes that one native run has.
 
     ``input_shapes`` fixes open dimensions for the estimate; one input that has a symbolic dimension fixes it
-    for all. ``resident`` names inputs and outputs that stay in the page from call to call.
+    for all. ``resident`` names inputs and outputs that stay in the page from call to call. ``feeds`` are the inputs of
+    that run; made up where None.
     """
-    return native.read_observed(path, input_shapes, resident=resident)
+    return native.read_observed(path, input_shapes, resident=resident, feeds=feeds)
 
 
 def gather(path: Path, external: Mapping[str, Path], folder: Path) -> Path:
@@ -102,7 +108,7 @@ def prepare(
 
     The same cut of the same model is written and checked once: a later call finds it by its hash. ``keeping`` says for
     how long. ``feeds``
-    are the inputs of the check; made up (``native.feeds_for``) where None. Raises ``ShardingError`` where the
+    are the inputs of the check; made up where None. Raises ``ShardingError`` where the
     model cannot be cut so, or where the shards are not equal to the whole; ``ConfigurationError`` without
     onnxruntime.
     """
@@ -116,7 +122,7 @@ def prepare(
         with tempfile.TemporaryDirectory(dir=folder, prefix=NEW) as new:
             target = Path(new) / "shards"
             files = write_segments(source, plan, target)
-            native.check(source, files, feeds or native.feeds_for(source)).require()
+            native.check(source, files, feeds).require()
             (target / MANIFEST).write_text(json.dumps([_relative(f) for f in files]), encoding="utf-8")
             with contextlib.suppress(FileNotFoundError):
                 place.rename(Path(new) / "damaged")
@@ -161,9 +167,7 @@ def _identity(source: Source, plan: Plan) -> str:
 def _data_files(source: Source) -> set[Path]:
     if source.folder is None:
         return set()
-    tensors = source.model.graph.initializer
-    names = {entry.value for t in tensors for entry in t.external_data if entry.key == "location"}
-    return {path for name in names if (path := source.folder / name).is_file()}
+    return {path for name in locations(source.model) if (path := source.folder / name).is_file()}
 
 
 def _relative(file: SegmentFile) -> dict[str, Any]:
@@ -180,7 +184,7 @@ def _kept(place: Path, plan: Plan, source: Source) -> Sharded | None:
             for f, s in zip(files, plan.segments, strict=True)
         )
         sizes = [sum(Path(p).stat().st_size for p in (f.path, f.data) if p) for f in files]
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # JSON of another form too
         return None
     if sizes != [f.bytes for f in files]:
         return None

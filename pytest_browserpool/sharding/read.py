@@ -4,16 +4,17 @@ costed.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
-from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pytest_browserpool.contents import Functions, function_of, functions, reached, subgraphs
 from pytest_browserpool.errors import InvalidModel, ShardingError, UnsupportedOperator
 from pytest_browserpool.sharding import costs
-from pytest_browserpool.sharding.graph import Graph, Node, Value
-from pytest_browserpool.sharding.shapes import UNKNOWN_TYPE, Types, infer_types
+from pytest_browserpool.sharding.graph import NAMED, Graph, Node, Value
+from pytest_browserpool.sharding.inlining import inlined
+from pytest_browserpool.sharding.shapes import UNKNOWN_TYPE, Types, infer_types, tensor_bytes
 
 if TYPE_CHECKING:
     import onnx
@@ -116,16 +117,23 @@ def read(
     output that is no tensor, and ``ShardingError`` where an open dimension is fixed by neither.
     """
     model, path = load_model(source)
-    _refuse_custom(model)
+    known = functions(model)
+    _refuse_custom(model, known)
     types = infer_types(model, input_shapes or {}, dimensions or {}).corrected(observed or {})
     order = _topological(model)
     given = _given(model)
     _refuse_ends(model, given, types)
-    weights = {t.name: _tensor_bytes(t) for t in model.graph.initializer if t.name not in given}
-    weights |= {s.values.name: _tensor_bytes(s.values) for s in model.graph.sparse_initializer}
-    constant, cone = _constants(model, order, weights, types)
+    weights = {t.name: tensor_bytes(t) for t in model.graph.initializer if t.name not in given}
+    weights |= {s.values.name: tensor_bytes(s.values) for s in model.graph.sparse_initializer}
+    drawing = {index for index in order if draws(model.graph.node[index], known)}
+    constant, cone = _constants(model, order, weights, types, drawing)
     live = _live(model, order)
-    nodes = [_node(model, index, types, cone) for index in order if index in live and index not in constant]
+    steps, types = inlined(model, types, known)
+    nodes = [
+        _node(model, index, types, cone, known, steps.get(index))
+        for index in order
+        if index in live and index not in constant
+    ]
     values = {name: _value(name, types) for node in nodes for name in (*node.inputs, *node.outputs)}
     values |= {name: _value(name, types) for name in given}
     graph = Graph(
@@ -143,11 +151,6 @@ def read(
 def operator(node: onnx.NodeProto) -> str:
     """``Conv``, or ``com.microsoft.Gelu`` outside the standard domain."""
     return node.op_type if node.domain in ("", "ai.onnx") else f"{node.domain}.{node.op_type}"
-
-
-def subgraphs(node: onnx.NodeProto) -> list[onnx.GraphProto]:
-    """The bodies of an If, Loop or Scan."""
-    return [a.g for a in node.attribute if a.HasField("g")] + [g for a in node.attribute for g in a.graphs]
 
 
 def captured(graph: onnx.GraphProto) -> list[str]:
@@ -170,11 +173,9 @@ def reads(node: onnx.NodeProto) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def _refuse_custom(model: onnx.ModelProto) -> None:
-    functions = {(f.domain, f.name) for f in model.functions}
-    bodies = [model.graph.node, *(f.node for f in model.functions)]
-    for node in (n for body in bodies for n in _all_nodes(body)):
-        if node.domain not in KNOWN_DOMAINS and (node.domain, node.op_type) not in functions:
+def _refuse_custom(model: onnx.ModelProto, known: Functions) -> None:
+    for node in reached(model.graph.node, known):
+        if node.domain not in KNOWN_DOMAINS and function_of(node, known) is None:
             raise UnsupportedOperator(
                 f"operator {operator(node)!r} is a custom one that onnxruntime-web does not have",
                 where=f"node {node.name!r}" if node.name else None,
@@ -182,11 +183,12 @@ def _refuse_custom(model: onnx.ModelProto) -> None:
             )
 
 
-def _all_nodes(nodes: Iterable[onnx.NodeProto]) -> Iterable[onnx.NodeProto]:
-    for node in nodes:
-        yield node
-        for body in subgraphs(node):
-            yield from _all_nodes(body.node)
+def draws(node: onnx.NodeProto, known: Functions) -> bool:
+    """Whether ``node``, its bodies or the functions that it calls draw random numbers."""
+    return any(
+        each.op_type in RANDOM or (each.op_type == "Dropout" and any(each.input[2:]))  # training_mode
+        for each in reached([node], known)
+    )
 
 
 def _refuse_ends(model: onnx.ModelProto, given: Sequence[str], types: Types) -> None:
@@ -231,12 +233,6 @@ def _wanted(
     return tuple(o.name for o in model.graph.output)
 
 
-def _tensor_bytes(tensor: onnx.TensorProto) -> int:
-    from pytest_browserpool.sharding.shapes import element_bytes
-
-    return int(prod(tensor.dims) * element_bytes(tensor.data_type))
-
-
 def _topological(model: onnx.ModelProto) -> list[int]:
     """Node indices in a topological order; the model's own where it is one, as the format demands."""
     nodes = model.graph.node
@@ -255,14 +251,27 @@ def _topological(model: onnx.ModelProto) -> list[int]:
                 later.append(index)
         if len(later) == len(rest):
             raise InvalidModel(
-                "the model's nodes form a circle", remedy="check the model with onnx.checker.check_model"
+                f"the model's nodes form a circle: {_circle(model, waiting, done, rest[0])}",
+                remedy="check the model with onnx.checker.check_model",
             )
         rest = later
     return order
 
 
+def _circle(model: onnx.ModelProto, waiting: Sequence[set[int]], done: set[int], start: int) -> str:
+    """The names of nodes that wait for each other, found by going back from one that waits for them."""
+    path = [start]
+    while (before := min(waiting[path[-1]] - done)) not in path:
+        path.append(before)
+    members = [model.graph.node[index] for index in path[path.index(before) :]]
+    told = [
+        f"{node.name or next(filter(None, node.output), '')!r} ({operator(node)})" for node in members[:NAMED]
+    ]
+    return ", ".join(told) + (f" and {len(members) - NAMED} more" if len(members) > NAMED else "")
+
+
 def _constants(
-    model: onnx.ModelProto, order: Sequence[int], weights: Mapping[str, int], types: Types
+    model: onnx.ModelProto, order: Sequence[int], weights: Mapping[str, int], types: Types, drawing: Set[int]
 ) -> tuple[frozenset[int], dict[str, tuple[str, ...]]]:
     """Nodes that depend on no input, and for each constant name all the parameters behind it."""
     cone: dict[str, tuple[str, ...]] = {name: (name,) for name in weights}
@@ -272,11 +281,7 @@ def _constants(
         node = model.graph.node[index]
         behind = reads(node)
         constant = all(name in cone for name in behind) and not outputs & set(node.output)
-        if (
-            not constant
-            or node.op_type in RANDOM
-            or any(types.no_tensor(name) for name in node.output if name)
-        ):
+        if not constant or index in drawing or any(types.no_tensor(name) for name in node.output if name):
             continue
         found.add(index)
         for name in node.output:
@@ -288,7 +293,15 @@ def _value(name: str, types: Types) -> Value:
     return Value(name, types.size(name), types.barrier(name))
 
 
-def _node(model: onnx.ModelProto, index: int, types: Types, cone: Mapping[str, tuple[str, ...]]) -> Node:
+def _node(
+    model: onnx.ModelProto,
+    index: int,
+    types: Types,
+    cone: Mapping[str, tuple[str, ...]],
+    known: Functions,
+    steps: Sequence[onnx.NodeProto] | None,
+) -> Node:
+    """``steps``: the operators that the node stands for, where it calls functions."""
     node = model.graph.node[index]
     op, names = operator(node), reads(node)
     parameters = tuple(dict.fromkeys(p for name in names if name in cone for p in cone[name]))
@@ -299,8 +312,8 @@ def _node(model: onnx.ModelProto, index: int, types: Types, cone: Mapping[str, t
         inputs=tuple(name for name in names if name not in cone),
         outputs=tuple(name for name in node.output if name),
         parameters=parameters,
-        seconds=_seconds(node, types),
-        ops=frozenset(operator(n) for n in _all_nodes([node])),
+        seconds=sum(_seconds(each, types) for each in steps or [node]),
+        ops=frozenset(operator(n) for n in reached([node], known)),
         name=node.name,
         scope=" ".join(name for name in node.input if name in cone),
         weighted=projection

@@ -16,6 +16,8 @@ ONE_BY_ONE = 8
 """Numbers tried one after the other from the top, and from the bottom: models are cut into no more as a rule. Between
 them every try is half of the one before, because each is a search of its own."""
 
+UNTRIED = "; with so many unequal browsers not every way to use them was tried"
+
 
 @dataclass(frozen=True)
 class Fewer:
@@ -85,28 +87,38 @@ def why_not(
             reason + (f"; {stuck.name!r} is {stuck.barrier} and cannot pass" if stuck else "")
         )
     willing = [dataclasses.replace(host, refused=frozenset()) for host in hosts]
+    untried = "" if intervals.complete(hosts, shards, len(graph.nodes)) else UNTRIED
     if any(host.refused for host in hosts) and _possible(graph, willing, shards, places):
         told = "; ".join(
             f"{host.name} refused {graph.names_of(host.refused)}" for host in hosts if host.refused
         )
+        found = "was found" if untried else "is left"
         return ShardingError(
-            f"no cut is left that gives each browser a node that its backend runs: {told}",
+            f"no cut {found} that gives each browser a node that its backend runs: {told}{untried}",
             remedy="allow another browser or backend",
         )
     roomy = [dataclasses.replace(host, memory=None) for host in willing]
     if _possible(graph, roomy, shards, places):
-        largest = max(host.memory or 0 for host in hosts)
-        least = min(load_of(graph, [p]).memory for p in range(len(graph.nodes)))
-        whole = load_of(graph, list(range(len(graph.nodes)))).memory
-        return ShardingError(
-            "some browser is too small for its shard:"
-            f" the model needs about {whole / MIB:.1f} MiB in one piece,"
-            f" no node less than {least / MIB:.1f} MiB, and the roomiest browser has {largest / MIB:.1f} MiB",
-            remedy="use more shards, or browsers with more memory" if least <= largest else None,
-        )
+        return _too_small(graph, hosts, untried)
     lacking = sorted(
         frozenset().union(*(n.ops for n in graph.nodes)) & frozenset().union(*(h.unsupported for h in hosts))
     )
+    found = "no cut was found that goes round them" if untried else "no cut goes round them"
     return ShardingError(
-        f"operators {', '.join(lacking)} are not supported by every browser, and no cut goes round them"
+        f"operators {', '.join(lacking)} are not supported by every browser, and {found}{untried}"
+    )
+
+
+def _too_small(graph: Graph, hosts: Sequence[Host], untried: str) -> ShardingError:
+    largest = max(host.room for host in hosts)
+    least = min(load_of(graph, [p]).memory for p in range(len(graph.nodes)))
+    whole = load_of(graph, list(range(len(graph.nodes)))).memory
+    room = "no limit" if largest == float("inf") else f"{largest / MIB:.1f} MiB"
+    found = (
+        "in every cut that was tried some browser is too small" if untried else "some browser is too small"
+    )
+    return ShardingError(
+        f"{found} for its shard: the model needs about {whole / MIB:.1f} MiB in one piece,"
+        f" no node less than {least / MIB:.1f} MiB, and the roomiest browser has {room}{untried}",
+        remedy="use more shards, or browsers with more memory" if least <= largest else None,
     )

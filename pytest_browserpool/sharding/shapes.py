@@ -6,9 +6,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from math import prod
+from math import ceil, prod
 from typing import TYPE_CHECKING
 
+from pytest_browserpool.contents import UNNAMED, all_nodes
 from pytest_browserpool.errors import InputError, InvalidModel, ShardingError
 
 if TYPE_CHECKING:
@@ -42,6 +43,9 @@ CARRIED = frozenset(
     ]
 )
 """Element types that messages between pages have (``browsers.protocol``), as ONNX calls them."""
+
+IMPLIED: Mapping[str, int] = {"ai.onnx.ml": 5, "com.microsoft": 1}
+"""Domains that onnxruntime imports by itself where a model does not, and onnx does not: their latest versions."""
 
 SMALL = 1024
 """Elements up to which a weight is kept for inference: shape arguments are small, weights are not."""
@@ -122,7 +126,7 @@ class Types:
 
 
 def element_bytes(elem_type: int) -> float:
-    """Bytes of one element of an ONNX type; half a byte for 4-bit types, ``STRING_BYTES`` for strings."""
+    """Bytes of one element of an ONNX type; a part of a byte for narrow types, ``STRING_BYTES`` for strings."""
     import onnx
 
     if elem_type == onnx.TensorProto.STRING:
@@ -132,30 +136,60 @@ def element_bytes(elem_type: int) -> float:
     name = onnx.TensorProto.DataType.Name(elem_type)
     if name in ("INT4", "UINT4", "FLOAT4E2M1"):
         return 0.5
+    if name in ("INT2", "UINT2"):
+        return 0.25
     return float(onnx.helper.tensor_dtype_to_np_dtype(elem_type).itemsize)
+
+
+def tensor_bytes(tensor: onnx.TensorProto) -> int:
+    """Bytes of a tensor's data: narrow elements are packed, the last byte filled up."""
+    elements: int = prod(tensor.dims)
+    return ceil(elements * element_bytes(tensor.data_type))
 
 
 def infer_types(
     model: onnx.ModelProto, input_shapes: Mapping[str, Sequence[int]], dimensions: Mapping[str, int]
 ) -> Types:
-    """Infer types twice: as the model declares them, and with every input's shape fixed.
+    """Infer types twice: at the inputs as the model declares them, and with every input's shape fixed.
 
+    Shapes that the model states of anything but its inputs are not believed: onnxruntime runs a model whose inputs were made
+    wider and the rest forgotten, but would refuse the same shape as an input of a shard. Element types are.
     Raises ``InputError`` for a shape of an input that does not exist or has another rank, ``ShardingError``
     where an input keeps an open dimension.
     """
-    light = _without_weights(model)
-    declared = _known_types(_inferred(light))
-    _fix_inputs(light, input_shapes, dimensions)
+    light = without_weights(model)
+    stated = {name: _shapeless(kind) for name, kind in known_types(light).items()}
     del light.graph.value_info[:]
     for output in light.graph.output:
-        if output.type.HasField("tensor_type"):
-            output.type.tensor_type.ClearField("shape")
-    fixed = _known_types(_inferred(light))
+        output.type.CopyFrom(_shapeless(output.type))
+    declared = stated | _told(known_types(types_inferred(light)))
+    _fix_inputs(light, input_shapes, dimensions)
+    fixed = _told(known_types(types_inferred(light)))
     # what inference loses once shapes are gone keeps the type that the model states
     return Types(declared=declared, fixed={**declared, **fixed})
 
 
-def _without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
+def _told(kinds: Mapping[str, onnx.TypeProto]) -> dict[str, onnx.TypeProto]:
+    """Those of ``kinds`` that say something: an output of unknown type stands in a graph with none."""
+    return {
+        name: kind
+        for name, kind in kinds.items()
+        if kind.WhichOneof("value") not in (None, "tensor_type") or kind.tensor_type.elem_type
+    }
+
+
+def _shapeless(kind: onnx.TypeProto) -> onnx.TypeProto:
+    """The element type alone; what is no tensor as it stands."""
+    import onnx
+
+    bare = onnx.TypeProto()
+    bare.CopyFrom(kind)
+    if bare.HasField("tensor_type"):
+        bare.tensor_type.ClearField("shape")
+    return bare
+
+
+def without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
     """A copy that has no large weights, so that inference neither copies nor serialises gigabytes."""
     import onnx
 
@@ -163,6 +197,8 @@ def _without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
     for name in ("ir_version",):
         setattr(light, name, getattr(model, name))
     light.opset_import.extend(model.opset_import)
+    domains = {node.domain for node in all_nodes(model.graph.node)} - {o.domain for o in model.opset_import}
+    light.opset_import.extend(onnx.helper.make_opsetid(d, IMPLIED[d]) for d in sorted(domains & set(IMPLIED)))
     light.functions.extend(model.functions)
     source = model.graph
     light.graph.name = source.name or "graph"
@@ -185,7 +221,8 @@ def _without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
     return light
 
 
-def _inferred(model: onnx.ModelProto) -> onnx.ModelProto:
+def types_inferred(model: onnx.ModelProto) -> onnx.ModelProto:
+    """``model`` with the types of its values; raises ``InvalidModel`` where they contradict each other."""
     import onnx
 
     try:
@@ -196,7 +233,7 @@ def _inferred(model: onnx.ModelProto) -> onnx.ModelProto:
         ) from error
 
 
-def _known_types(model: onnx.ModelProto) -> dict[str, onnx.TypeProto]:
+def known_types(model: onnx.ModelProto) -> dict[str, onnx.TypeProto]:
     """Types by name, those inside bodies included. A body may use a name that the main graph gives to another value,
     where that is computed later; the main graph's is meant then.
     """
@@ -240,7 +277,7 @@ def _fix_inputs(
             )
         if tensor.HasField("shape"):
             pairs = zip(tensor.shape.dim, shape, strict=True)
-            symbols.update({d.dim_param: int(size) for d, size in pairs if d.dim_param})
+            symbols.update({d.dim_param: int(size) for d, size in pairs if d.dim_param not in UNNAMED})
         tensor.shape.Clear()
         for size in shape:
             tensor.shape.dim.add().dim_value = int(size)

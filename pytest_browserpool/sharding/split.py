@@ -9,9 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pytest_browserpool import contents
 from pytest_browserpool.errors import InvalidModel, ShardingError
 from pytest_browserpool.sharding.plan import Plan, Segment
-from pytest_browserpool.sharding.read import Source, reads, subgraphs
+from pytest_browserpool.sharding.read import Source, reads
+from pytest_browserpool.sharding.shapes import tensor_bytes
 from pytest_browserpool.values import Plain
 
 if TYPE_CHECKING:
@@ -77,9 +79,8 @@ def segment_model(source: Source, segment: Segment) -> onnx.ModelProto:
     )
     graph.input.extend(_declaration(source, name) for name in segment.inputs)
     graph.output.extend(_declaration(source, name) for name in segment.outputs)
-    border = {*segment.inputs, *segment.outputs}
-    graph.value_info.extend(v for v in whole.graph.value_info if v.name in names and v.name not in border)
-    model.functions.extend(_functions(whole, graph.node))
+    # no value_info: onnxruntime infers it anew, and what the whole states may be stale
+    model.functions.extend(contents.called(graph.node, contents.functions(whole)))
     return model
 
 
@@ -107,28 +108,12 @@ def _declaration(source: Source, name: str) -> onnx.ValueInfoProto:
     return onnx.ValueInfoProto(name=name, type=source.types.declared[name])
 
 
-def _functions(whole: onnx.ModelProto, nodes: Iterable[onnx.NodeProto]) -> list[onnx.FunctionProto]:
-    """Model-local functions that ``nodes`` call, directly or through others, in the model's order."""
-    known = {(f.domain, f.name): f for f in whole.functions}
-    used: set[tuple[str, str]] = set()
-    waiting = list(nodes)
-    while waiting:
-        node = waiting.pop()
-        for body in subgraphs(node):
-            waiting.extend(body.node)
-        key = (node.domain, node.op_type)
-        if key in known and key not in used:
-            used.add(key)
-            waiting.extend(known[key].node)
-    return [f for f in whole.functions if (f.domain, f.name) in used]
-
-
 def _write(source: Source, segment: Segment, folder: Path) -> SegmentFile:
     import onnx
 
     model = segment_model(source, segment)
     path = folder / f"segment-{segment.index:03d}.onnx"
-    external = [t for t in _tensors(model.graph) if t.data_location == onnx.TensorProto.EXTERNAL]
+    external = [t for t in contents.tensors(model) if t.data_location == onnx.TensorProto.EXTERNAL]
     data = path.with_name(path.name + ".data")
     if external:
         _copy_data(external, source.folder, data)
@@ -150,17 +135,6 @@ def _write(source: Source, segment: Segment, folder: Path) -> SegmentFile:
     )
 
 
-def _tensors(graph: onnx.GraphProto) -> Iterable[onnx.TensorProto]:
-    """All tensors of a graph that may lie outside: weights and constants, in bodies too."""
-    yield from graph.initializer
-    for node in graph.node:
-        for attribute in node.attribute:
-            if attribute.HasField("t"):
-                yield attribute.t
-        for body in subgraphs(node):
-            yield from _tensors(body)
-
-
 def _copy_data(tensors: Sequence[onnx.TensorProto], folder: Path | None, target: Path) -> None:
     """Stream the tensors' bytes into ``target`` and point them there."""
     with target.open("wb") as out:
@@ -169,7 +143,7 @@ def _copy_data(tensors: Sequence[onnx.TensorProto], folder: Path | None, target:
             location, length = told.get("location", ""), told.get("length")
             origin = _inside(folder, location, tensor.name)
             offset = int(told.get("offset", 0))
-            count = int(length) if length is not None else origin.stat().st_size - offset
+            count = int(length) if length is not None else tensor_bytes(tensor)  # optional in the format
             out.seek(-out.tell() % ALIGNMENT, 1)
             start = out.tell()
             _copy_range(origin, offset, count, out, tensor.name)

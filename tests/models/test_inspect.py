@@ -25,7 +25,14 @@ from model_support import (
 from onnx import TensorProto, helper
 
 from pytest_browserpool.errors import InputError, InvalidModel, SourceError
-from pytest_browserpool.models.inspect import Tensor, inspect, load, resolve_shapes, with_static_shapes
+from pytest_browserpool.models.inspect import (
+    Tensor,
+    inspect,
+    load,
+    resolve_shapes,
+    static_name,
+    with_static_shapes,
+)
 
 RUNS: dict[str, dict[str, tuple[int, ...]]] = {
     SILERO: {"input": (1, 576), "state": (2, 1, 128)},
@@ -265,3 +272,41 @@ def test_external_data_stay_where_they_are(tmp_path: Path) -> None:
 def test_shapes_can_be_resolved_without_rewriting() -> None:
     info = inspect(example(MAGIKA))
     assert resolve_shapes(info, {"bytes": (5, 2048)}) == {"bytes": (5, 2048)}
+
+
+def test_a_model_of_many_inputs_has_a_file_name_for_its_fixed_shapes(tmp_path: Path) -> None:
+    """All sizes stood in the name: 63 inputs, as a language model with its cache has, were too many for a file system."""
+    names = [f"past_key_values.{i}.key" for i in range(63)]
+    inputs = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", 3, "past", 64]) for name in names
+    ]
+    output = helper.make_tensor_value_info("y", TensorProto.FLOAT, None)
+    graph = helper.make_graph([helper.make_node("Concat", names, ["y"], axis=2)], "many", inputs, [output])
+    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    shapes = dict.fromkeys(names, (1, 3, 16, 64))
+    path = tmp_path / static_name("a" * 64, shapes)
+    path.write_bytes(with_static_shapes(made.SerializeToString(), shapes))
+    assert inspect(path).static
+    assert static_name("a" * 64, dict(reversed(shapes.items()))) == path.name
+    others = [
+        {**shapes, names[5]: (1, 3, 17, 64)},
+        {"x": (1, 2), "y": (3,)},
+        {"x": (1,), "y": (2, 3)},
+        {"z": (3,)},
+    ]
+    others += [{"y": (1, 2), "x": (3,)}, {}]
+    assert len({path.name, *(static_name("a" * 64, other) for other in others)}) == 7
+
+
+def test_what_is_no_tensor_is_given_no_shape() -> None:
+    """A shape made a broken tensor out of a sequence."""
+    inner = helper.make_tensor_type_proto(TensorProto.FLOAT, [2, 4])
+    given = helper.make_value_info("s", helper.make_sequence_type_proto(inner))
+    output = helper.make_tensor_value_info("y", TensorProto.FLOAT, None)
+    node = helper.make_node("ConcatFromSequence", ["s"], ["y"], axis=0)
+    graph = helper.make_graph([node], "sequence", [given], [output])
+    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    data = made.SerializeToString()
+    with pytest.raises(InputError, match=r"shape \[2, 4\] of input 's', which is no tensor(.|\n)*sequence"):
+        with_static_shapes(data, {"s": (2, 4)})
+    assert onnx.load_model_from_string(with_static_shapes(data, {})).graph.input[0] == given

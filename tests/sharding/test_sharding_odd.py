@@ -5,12 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 from sharding_graphs import model, tensor
 
 from pytest_browserpool.browsers.protocol import DTYPES
-from pytest_browserpool.errors import ShardingError, UnsupportedOperator
+from pytest_browserpool.errors import InvalidModel, ShardingError, UnsupportedOperator
 from pytest_browserpool.sharding.native import check, feeds_for, read_observed
 from pytest_browserpool.sharding.partition import partition
 from pytest_browserpool.sharding.plan import Host
@@ -144,3 +145,35 @@ def test_an_input_without_a_rank_asks_for_its_shape(tmp_path: Path) -> None:
         source = read_observed(made, {"x": shape})
         assert source.types.shape("x") == shape
         assert equal(source, 2, tmp_path / str(number))
+
+
+def test_a_question_mark_ties_no_dimensions_together() -> None:
+    """Exporters write it for "any": the size of one was taken for all."""
+    nodes = [helper.make_node("MatMul", ["x", "z"], ["a"]), helper.make_node("Relu", ["a"], ["y"])]
+    inputs = [tensor("x", ["?", 4]), tensor("z", [4, "?"])]
+    made = model(helper.make_graph(nodes, "any", inputs, [tensor("y", ["m", "n"])]))
+    with pytest.raises(ShardingError, match=r"dimension 1 of input 'z' is open \(\?\)"):
+        read(made, {"x": (2, 4)})
+    assert read(made, {"x": (2, 4), "z": (4, 5)}).types.shape("y") == (2, 5)
+
+
+def test_what_is_wrong_with_a_graph_is_told_with_its_nodes() -> None:
+    """Onnxruntime refuses these too, so no checker is asked first."""
+
+    def made(*nodes: onnx.NodeProto) -> onnx.ModelProto:
+        graph = helper.make_graph(list(nodes), "wrong", [tensor("x", [2, 4])], [tensor("y", [2, 4])])
+        return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+    after = helper.make_node("Exp", ["b"], ["y"], name="after")
+    first = helper.make_node("Add", ["x", "b"], ["a"], name="first")
+    with pytest.raises(
+        InvalidModel, match=r"form a circle: ('first' \(Add\), 'b' \(Relu\)|'b' .*'first' \(Add\))\n"
+    ):
+        read(made(after, first, helper.make_node("Relu", ["a"], ["b"])))
+    twice = made(
+        helper.make_node("Relu", ["x"], ["y"], name="one"), helper.make_node("Exp", ["x"], ["y"], name="two")
+    )
+    with pytest.raises(
+        InvalidModel, match=r"value 'y' of node 'two' \(Exp\) is computed twice, by node 'one' \(Relu\) too"
+    ):
+        read(twice)

@@ -113,6 +113,7 @@ def test_small_graphs_are_cut_optimally_over_all_orders(
     except ShardingError:
         assert best == math.inf
         return
+    assert plan.lower_bound_s <= best * (1 + 1e-9)
     # the search stops where it is within a percent of the lower bound
     assert plan.bottleneck_s <= max(best * (1 + 1e-9), plan.lower_bound_s * 1.01)
     assert plan.bottleneck_s >= best * (1 - 1e-9)
@@ -277,3 +278,23 @@ def test_five_thousand_nodes_are_cut_in_seconds() -> None:
     plan = partition(chain(5000), [Host(name="a"), Host(name="b", speed=2.0), Host(name="c")], 3)
     assert time.process_time() - start < 10
     assert sorted(len(s.nodes) for s in plan.segments) == [1250, 1250, 2500]
+
+
+def test_a_browser_more_makes_no_cut_slower() -> None:
+    """The search stopped at the bound of the browsers that it had taken first: four times the least bottleneck."""
+
+    def node(index: int, op: str, given: str, made: str, seconds: float = 0.0) -> Node:
+        return Node(index, op, (given,), (made,), (), seconds, frozenset({op}))
+
+    steps = (
+        node(0, "C", "x", "a"),
+        node(1, "A", "x", "b"),
+        node(2, "B", "a", "y", 0.1),
+        node(3, "A", "b", "z"),
+    )
+    graph = Graph(steps, {name: Value(name, 0) for name in "xabyz"}, ("x",), ("y", "z"))
+    fast = Host(name="fast", speed=4.0, unsupported=frozenset("A"), refused=frozenset({2}))
+    slow = [Host(name="s1"), Host(name="s2")]
+    two, three = partition(graph, [fast, slow[0]], 2), partition(graph, [fast, *slow], 2)
+    assert three.bottleneck_s == two.bottleneck_s == pytest.approx(0.0255)
+    assert three.lower_bound_s == pytest.approx(lower_bound(graph, [fast, slow[0]]))

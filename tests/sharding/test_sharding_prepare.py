@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -147,6 +148,10 @@ def test_damaged_shards_are_written_again(tmp_path: Path) -> None:
         lambda: path.write_bytes(path.read_bytes()[:-1]),
         path.unlink,
         (path.parent / MANIFEST).unlink,
+        *(
+            partial((path.parent / MANIFEST).write_text, told)
+            for told in ("", "null", '{"a": 1}', "[1, 2]", "[{}, {}]")
+        ),
     ):
         damage()
         again = prepare(source, shards=2, hosts=HOSTS[:2], folder=tmp_path / "kept")
