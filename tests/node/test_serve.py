@@ -156,7 +156,9 @@ def test_a_compressed_neighbour_is_not_served_in_place_of_a_model(tmp_path):
         found = []
         for range_ in ({}, {"Range": "bytes=4-8"}):
             async with session.get(url, headers={"Accept-Encoding": "gzip, br", **range_}) as response:
-                found.append((response.status, response.headers.get("Content-Encoding"), await response.read()))
+                found.append(
+                    (response.status, response.headers.get("Content-Encoding"), await response.read())
+                )
         return found
 
     whole, part = serve(tmp_path, client)
