@@ -92,12 +92,14 @@ class LockFile:
                     )  # a rename over it would succeed, and root always
                 write_atomically(self.path, self._text(entries).encode())
             except OSError as error:
-                warnings.warn(
-                    f"{self.path} cannot be written ({error.strerror or error}): {source!r} stays unpinned; "
-                    f"add #sha256={locked.sha256} to it, or make the file writable once",
-                    LockFileWarning,
-                    stacklevel=2,
-                )
+                self._warn(source, locked, f"{self.path} cannot be written ({error.strerror or error})")
+
+    @staticmethod
+    def _warn(source: str, locked: Locked, why: str) -> None:
+        # a hash in the source would pin no external data
+        pin = "" if locked.external else f"add #sha256={locked.sha256} to it, or "
+        what = f"{source!r} stays unpinned" if pin else f"external data of {source!r} stay unpinned"
+        warnings.warn(f"{why}: {what}; {pin}make it writable once", LockFileWarning, stacklevel=3)
 
     @staticmethod
     def _text(entries: Mapping[str, Locked]) -> str:

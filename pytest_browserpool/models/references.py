@@ -21,6 +21,8 @@ _HASH_MARK = "#sha256="
 _HASH = re.compile(r"[0-9A-Fa-f]{64}")
 _SCHEME = re.compile(r"([a-z][a-z0-9+]+):")
 _KNOWN_SCHEME = re.compile(f"({'|'.join(SCHEMES)}):", re.IGNORECASE)
+_HASH_LIKE = re.compile(r"(?i)#(sha-?\d+|md5|blake\w+)\W")
+"""What an address has no other use for: a fragment is never sent, and a pin that nobody reads pins nothing."""
 _LOGIN = re.compile(r"(?i)^(https?://)[^/?#]*@")
 _PYPI = re.compile(
     r"(?P<name>[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?)==(?P<version>[A-Za-z0-9.+!_]+)/(?P<path>.+)"
@@ -41,11 +43,12 @@ _FORMS = {
 
 @dataclass(frozen=True)
 class Reference:
-    """A source in words, parsed. ``key`` is the source without its hash: what the lock file calls it."""
+    """A source in words, parsed."""
 
     scheme: str
     """path, pypi, npm, hf or https."""
     key: str
+    """The source without its hash."""
     path: str
     """Inside the wheel, package or repository; the whole path or address otherwise."""
     sha256: str | None = None
@@ -57,6 +60,11 @@ class Reference:
     @property
     def remote(self) -> bool:
         return self.scheme != "path"
+
+    @property
+    def pinned_key(self) -> str:
+        """The source with its hash: what the lock file calls it."""
+        return self.key if self.sha256 is None else f"{self.key}{_HASH_MARK}{self.sha256}"
 
 
 def parse(source: str) -> Reference:
@@ -78,6 +86,12 @@ def parse(source: str) -> Reference:
     if scheme is None or len(scheme[1]) == 1:
         return Reference("path", key, key, sha256)
     word, rest = scheme[1], key[scheme.end() :]
+    if found := _HASH_LIKE.search(key):
+        raise SourceError(
+            f"{found[0]!r} is no pin",
+            where=source,
+            remedy=f"write {_HASH_MARK}HEX, in small letters and once, with all 64 hexadecimal digits",
+        )
     if word in ("https", "http"):
         if not fetch.is_address(key):
             raise SourceError(f"{key!r} is no address", remedy="write https://HOST[:PORT]/path")

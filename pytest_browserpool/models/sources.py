@@ -71,7 +71,8 @@ def resolve(
 
     Args:
         test_file: paths are relative to its directory first, then to ``rootdir``.
-        lock: consulted for remote sources without a hash of their own, and extended with new ones.
+        lock: says what remote sources must give, and is extended with new ones. A hash of the source's own pins its file;
+            the lock then has its external data.
         here: on this machine, whomever ``ask`` named.
 
     Raises:
@@ -233,12 +234,18 @@ class _Resolver:
                     self.cache.write_json(
                         "sources", _index(reference), {"key": reference.key, **_locked(held).to_json()}
                     )
-        if reference.sha256 is None and _locked(held) != locked:
-            self.lock.record(reference.key, _locked(held))
+        # a hash in the source pins one file: of a model with external data the graph, and none of its weights
+        if (reference.sha256 is None or held[1]) and _locked(held) != locked:
+            self.lock.record(reference.pinned_key, _locked(held))
         return held
 
     def _pinned(self, reference: Reference) -> Locked | None:
-        return None if reference.sha256 else self.lock.get(reference.key)
+        entries = self.lock.entries()
+        for key in (reference.pinned_key, reference.key):
+            locked = entries.get(key)
+            if locked is not None and reference.sha256 in (None, locked.sha256):
+                return locked
+        return None
 
     def held(self, reference: Reference, *, model: bool = False) -> tuple[Stored, dict[str, Stored]] | None:
         """What ``remote`` gives, if all of it is in the cache."""

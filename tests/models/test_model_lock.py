@@ -14,6 +14,7 @@ from pytest_browserpool.errors import ConfigurationError
 from pytest_browserpool.models.lock import Locked, LockFile, LockFileWarning
 
 ONE, TWO = Locked("11" * 32, 10), Locked("22" * 32, 20, {"m.data": "33" * 32})
+THREE = Locked("44" * 32, 30)
 
 
 def test_entries_come_back_and_the_order_of_writing_does_not_show(cache: Cache, tmp_path: Path) -> None:
@@ -58,8 +59,10 @@ def test_a_read_only_file_is_left_alone_with_a_line_that_says_the_hash(cache: Ca
     lock.record("a", ONE)
     lock.path.chmod(0o444)
     before = lock.path.read_text()
-    with pytest.warns(LockFileWarning, match=rf"read-only.*'b' stays unpinned.*{TWO.sha256}"):
-        lock.record("b", TWO)
+    with pytest.warns(LockFileWarning, match=rf"read-only.*'b' stays unpinned.*{THREE.sha256}"):
+        lock.record("b", THREE)
+    with pytest.warns(LockFileWarning, match="external data of 'c' stay unpinned; make it writable once"):
+        lock.record("c", TWO)
     assert lock.path.read_text() == before
 
 

@@ -95,6 +95,10 @@ def test_each_form(source: str, expected: Reference) -> None:
         (f"m.onnx#sha256={HASH}0", "has 65 digits"),
         (f"m.onnx#sha256={HASH[:-1]}g", "'g' is none"),
         ("pypi:x==1/m.onnx#sha256=YWJj/w==", "'YWJj/w==' is not a SHA-256"),
+        (f"https://example.com/m.onnx#SHA256={HASH}", "'#SHA256=' is no pin"),
+        ("https://example.com/m.onnx#sha256-YWJj", "'#sha256-' is no pin"),
+        (f"hf:o/r/m.onnx#sha512={HASH}{HASH}", "'#sha512=' is no pin"),
+        (f"https://example.com/m.onnx#sha256={HASH}#sha256={HASH}", "'#sha256=' is no pin"),
         ("https://example.com/m.onnx#sha256=sha256:ab", "where: https://example.com/m.onnx#sha256=sha256:ab"),
     ],
 )

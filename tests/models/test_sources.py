@@ -322,6 +322,45 @@ def test_remote_external_data_are_fetched_locked_and_cached(
         resolve("hf:o/r/onnx/model.onnx")
 
 
+def test_a_hash_in_the_source_pins_the_graph_and_the_lock_file_its_external_data(
+    hub: LocalServer, resolve: Any, lock: LockFile, cache: Cache, tmp_path: Path
+) -> None:
+    path = with_external_data(tmp_path / "upstream")
+    weights = (tmp_path / "upstream" / "model.onnx.data").read_bytes()
+    hub.answers["/o/r/resolve/main/model.onnx"] = path.read_bytes()
+    hub.answers["/o/r/resolve/main/model.onnx.data"] = weights
+    source = f"hf:o/r/model.onnx#sha256={sha(path.read_bytes())}"
+    found = resolve(source)
+    assert {name: entry.external for name, entry in lock.entries().items()} == {
+        source: {"model.onnx.data": sha(weights)}
+    }
+    shutil.rmtree(cache.root)
+    sources.resolve_file(source, lock=lock)  # as browserpool fetch does
+    assert cache.models() == {sha(path.read_bytes()), sha(weights)}
+    shutil.rmtree(cache.root)
+    hub.answers["/o/r/resolve/main/model.onnx.data"] = weights[::-1]
+    with pytest.raises(HashMismatch, match=r"external data model\.onnx\.data .*browserpool\.lock"):
+        resolve(source)
+    hub.answers["/o/r/resolve/main/model.onnx.data"] = weights
+    assert resolve(source) == found
+
+
+def test_an_entry_without_a_hash_pins_the_external_data_of_the_same_graph_too(
+    hub: LocalServer, resolve: Any, lock: LockFile, cache: Cache, tmp_path: Path
+) -> None:
+    path = with_external_data(tmp_path / "upstream")
+    weights = (tmp_path / "upstream" / "model.onnx.data").read_bytes()
+    hub.answers["/o/r/resolve/main/model.onnx"] = path.read_bytes()
+    hub.answers["/o/r/resolve/main/model.onnx.data"] = weights
+    resolve("hf:o/r/model.onnx")
+    resolve(f"hf:o/r/model.onnx#sha256={sha(path.read_bytes())}")
+    assert set(lock.entries()) == {"hf:o/r/model.onnx"}
+    shutil.rmtree(cache.root)
+    hub.answers["/o/r/resolve/main/model.onnx.data"] = weights[::-1]
+    with pytest.raises(HashMismatch):
+        resolve(f"hf:o/r/model.onnx#sha256={sha(path.read_bytes())}")
+
+
 def test_processes_that_want_the_same_model_fetch_it_once(
     hub: LocalServer, project: Path, lock: LockFile, cache: Cache, model: bytes
 ) -> None:
