@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -708,6 +709,17 @@ def test_a_model_that_draws_random_numbers_is_refused():
     )
     with pytest.raises(SourceError, match="draws random numbers"):
         tolerance(model)
+
+
+def test_a_file_that_is_replaced_with_its_size_and_time_is_read_again(tmp_path):
+    path = tmp_path / "m.onnx"
+    found = []
+    for length in (64, 96):
+        model = single("MatMul", [[3, length], [length, 4]], [3, 4])
+        path.write_bytes(model.SerializeToString())
+        os.utime(path, (1e9, 1e9))
+        found.append(tolerance(path))
+    assert found[0] != found[1]
 
 
 def test_bad_models_are_named(tmp_path):

@@ -50,6 +50,17 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def state_of(path: Path) -> tuple[int, int, int, int]:
+    """What tells that a file is still the same: inode, bytes, and times (ns) of its content and of its inode. Copying tools
+    set the former back to what it was at the source; nobody can set the latter.
+
+    Raises:
+        OSError: it cannot be looked at.
+    """
+    status = path.stat()
+    return status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+
 @dataclass(frozen=True)
 class Stored:
     """A file in the cache: ``models/<sha256>``, its size in bytes."""
@@ -59,8 +70,8 @@ class Stored:
     size: int
 
 
-_sound: dict[Path, tuple[tuple[int, int, int], Stored]] = {}
-"""Files that this process has found sound, with what tells that they are still the same (inode, bytes, time of change)."""
+_sound: dict[Path, tuple[tuple[int, ...], Stored]] = {}
+"""Files that this process has found sound, with their ``state_of`` then."""
 
 
 @dataclass(frozen=True)
@@ -184,10 +195,10 @@ class Cache:
             return None
         path = self.root / "models" / sha256
         try:
-            status = path.stat()
+            stamp = state_of(path)
         except OSError:
             return None
-        size, stamp = status.st_size, (status.st_ino, status.st_size, status.st_mtime_ns)
+        size = stamp[1]
         if (seen := _sound.get(path)) is not None and seen[0] == stamp:
             return seen[1]
         known = self.read_json("meta", sha256).get("size")

@@ -5,13 +5,13 @@ from __future__ import annotations
 import functools
 import hashlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from pytest_browserpool.artefacts import archive, fetch
-from pytest_browserpool.artefacts.cache import Cache, Stored, mismatch, sha256_of
+from pytest_browserpool.artefacts.cache import Cache, Stored, mismatch, sha256_of, state_of
 from pytest_browserpool.artefacts.pins import default_cache
 from pytest_browserpool.errors import SourceError
 from pytest_browserpool.models.lock import Locked, LockFile
@@ -331,18 +331,25 @@ def _external_names(cache: Cache, sha256: str, path: Path) -> tuple[str, ...]:
 
 
 @functools.lru_cache(maxsize=1024)
-def _hash_of(path: Path, size: int, changed_ns: int) -> str:
+def _hash_of(path: Path, state: tuple[int, ...]) -> str:
     return sha256_of(path)
 
 
 def remembered_hash(path: Path) -> str:
     """The file's hash, computed once per process and state of the file."""
     try:
-        state = path.stat()
-        return _hash_of(path, state.st_size, state.st_mtime_ns)
+        return _hash_of(path, state_of(path))
     except OSError as error:
         raise SourceError(
             f"the model cannot be read: {error.strerror or error}",
             where=str(path),
             remedy="check its permissions",
         ) from error
+
+
+def still_holds(sha256: str, path: Path, external: Iterable[tuple[str, Path]]) -> bool:
+    """Whether a model's files are, as they lie here now, the content that is called ``sha256``."""
+    try:
+        return identity(remembered_hash(path), {n: remembered_hash(file) for n, file in external}) == sha256
+    except SourceError:
+        return False

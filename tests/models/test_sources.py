@@ -18,6 +18,7 @@ from artefact_support import LocalServer
 from model_support import scaling, with_external_data
 
 from pytest_browserpool.artefacts.cache import Cache
+from pytest_browserpool.browsers.pool import stamps_of
 from pytest_browserpool.errors import HashMismatch, InvalidModel, SourceError
 from pytest_browserpool.models import sources
 from pytest_browserpool.models.lock import LockFile, LockFileWarning
@@ -108,6 +109,38 @@ def test_a_changed_file_is_another_model(project: Path, resolve: Any, model: byt
     first = resolve("m.onnx")
     (project / "m.onnx").write_bytes(scaling(3.0, dims=("batch", 3)).SerializeToString())
     assert resolve("m.onnx").sha256 != first.sha256
+
+
+def test_a_file_that_is_replaced_with_its_size_and_time_is_another_model(
+    project: Path, resolve: Any, model: bytes
+) -> None:
+    """As ``cp -p`` and rsync do it: both releases of a model have the time of the archive that they came in."""
+    other = scaling(3.0).SerializeToString()
+    assert len(other) == len(model)
+    for name, content in {"a.onnx": model, "b.onnx": other, "in_place.onnx": model}.items():
+        (project / name).write_bytes(content)
+        os.utime(project / name, (1e9, 1e9))
+    shutil.copy2(project / "a.onnx", project / "m.onnx")
+    first, in_place = resolve("m.onnx"), resolve("in_place.onnx")
+    shutil.copy2(project / "b.onnx", project / "m.onnx")
+    assert (first.sha256, resolve("m.onnx").sha256) == (sha(model), sha(other))
+    (project / "in_place.onnx").write_bytes(other)
+    os.utime(project / "in_place.onnx", (1e9, 1e9))
+    assert (in_place.sha256, resolve("in_place.onnx").sha256) == (sha(model), sha(other))
+
+
+def test_a_file_still_holds_its_model_whoever_links_to_it(project: Path, resolve: Any) -> None:
+    with_external_data(project)
+    found = resolve("model.onnx")
+    before = stamps_of(found.path, found.external)
+    os.link(found.path, project / "backup.onnx")
+    assert stamps_of(found.path, found.external) != before
+    assert sources.still_holds(found.sha256, found.path, found.external)
+    data = found.external[0][1]
+    data.write_bytes(data.read_bytes()[::-1])
+    assert not sources.still_holds(found.sha256, found.path, found.external)
+    data.unlink()
+    assert not sources.still_holds(found.sha256, found.path, found.external)
 
 
 def test_a_hash_in_the_source_is_enforced(project: Path, resolve: Any, model: bytes) -> None:
