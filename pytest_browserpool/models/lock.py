@@ -12,7 +12,7 @@ from typing import Any
 
 from pytest_browserpool.artefacts.cache import Cache, write_atomically
 from pytest_browserpool.artefacts.pins import default_cache
-from pytest_browserpool.errors import ConfigurationError
+from pytest_browserpool.errors import ConfigurationError, SourceError
 
 FILE_NAME = "browserpool.lock"
 VERSION = 1
@@ -77,29 +77,35 @@ class LockFile:
         return self.entries().get(source)
 
     def record(self, source: str, locked: Locked) -> None:
-        """Add an entry, keeping what other processes added; warns where the file cannot be written."""
-        with self._cache.lock(
-            f"lock file {self.path.absolute()}", timeout=30.0
-        ):  # writers hold it for milliseconds
-            entries = self.entries()
-            if entries.get(source) == locked:
-                return
-            entries[source] = locked
-            try:
-                if self.path.exists() and not self.path.stat().st_mode & stat.S_IWUSR:
-                    raise PermissionError(
-                        "the file is read-only"
-                    )  # a rename over it would succeed, and root always
-                write_atomically(self.path, self._text(entries).encode())
-            except OSError as error:
-                self._warn(source, locked, f"{self.path} cannot be written ({error.strerror or error})")
+        """Add an entry, keeping what other processes added; warns where the file, or the cache, cannot be written."""
+        try:
+            # writers hold it for milliseconds
+            with self._cache.lock(f"lock file {self.path.absolute()}", timeout=30.0):
+                self._add(source, locked)
+        except SourceError as error:  # the cache's: its directory cannot be written
+            why = f"no entry is added to {self.path} without a lock: {error.what}, {error.where}"
+            self._warn(source, locked, why)
+
+    def _add(self, source: str, locked: Locked) -> None:
+        entries = self.entries()
+        if entries.get(source) == locked:
+            return
+        entries[source] = locked
+        try:
+            if self.path.exists() and not self.path.stat().st_mode & stat.S_IWUSR:
+                raise PermissionError(
+                    "the file is read-only"
+                )  # a rename over it would succeed, and root always
+            write_atomically(self.path, self._text(entries).encode())
+        except OSError as error:
+            self._warn(source, locked, f"{self.path} cannot be written ({error.strerror or error})")
 
     @staticmethod
     def _warn(source: str, locked: Locked, why: str) -> None:
         # a hash in the source would pin no external data
         pin = "" if locked.external else f"add #sha256={locked.sha256} to it, or "
         what = f"{source!r} stays unpinned" if pin else f"external data of {source!r} stay unpinned"
-        warnings.warn(f"{why}: {what}; {pin}make it writable once", LockFileWarning, stacklevel=3)
+        warnings.warn(f"{why}: {what}; {pin}make that place writable once", LockFileWarning, stacklevel=2)
 
     @staticmethod
     def _text(entries: Mapping[str, Locked]) -> str:

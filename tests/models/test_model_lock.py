@@ -61,7 +61,9 @@ def test_a_read_only_file_is_left_alone_with_a_line_that_says_the_hash(cache: Ca
     before = lock.path.read_text()
     with pytest.warns(LockFileWarning, match=rf"read-only.*'b' stays unpinned.*{THREE.sha256}"):
         lock.record("b", THREE)
-    with pytest.warns(LockFileWarning, match="external data of 'c' stay unpinned; make it writable once"):
+    with pytest.warns(
+        LockFileWarning, match="external data of 'c' stay unpinned; make that place writable once"
+    ):
         lock.record("c", TWO)
     assert lock.path.read_text() == before
 
@@ -69,6 +71,14 @@ def test_a_read_only_file_is_left_alone_with_a_line_that_says_the_hash(cache: Ca
 def test_a_directory_that_is_gone_is_a_warning_too(cache: Cache, tmp_path: Path) -> None:
     with pytest.warns(LockFileWarning, match="cannot be written"):
         LockFile(tmp_path / "gone" / "browserpool.lock").record("a", ONE)
+
+
+def test_a_cache_that_cannot_be_written_is_a_warning_too(lock: LockFile, tmp_path: Path) -> None:
+    """An image's cache is often read-only; a file stands where its directories would be, which stops root too."""
+    (tmp_path / "file").touch()
+    with pytest.warns(LockFileWarning, match=rf"cache directory .*{tmp_path / 'file'}.*'a' stays unpinned"):
+        LockFile(lock.path, cache=Cache(tmp_path / "file")).record("a", ONE)
+    assert not lock.path.exists()
 
 
 @pytest.mark.parametrize(
