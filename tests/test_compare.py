@@ -703,6 +703,28 @@ def test_the_reference_says_what_is_compared():
         assert_close({"other": outputs["map"]}, {"other": outputs["map"]}, model)
 
 
+@pytest.mark.parametrize(
+    ("reference", "said"),
+    [
+        ([], "the reference is a list of 0, the outputs are y"),
+        ([np.ones(4)] * 2, "the reference is a list of 2, the outputs are y"),
+        (np.ones((1, 4), np.float32), r"a ndarray of shape \[1, 4\].*\n.*\n.*give {\"y\": array}"),
+        (None, "the reference is a NoneType"),
+        ("y", "the reference is a str"),
+        ({"y": [[1], [1, 2]]}, "the reference of 'y' is no array: .*inhomogeneous"),
+    ],
+)
+def test_a_reference_that_is_none_of_this_model_s_is_named(reference, said):
+    model = single("Relu", [[1, 4]], [1, 4])
+    with pytest.raises(InputError, match=said):
+        assert_close({"y": np.ones((1, 4), np.float32)}, reference, model)
+
+
+def test_outputs_have_names():
+    with pytest.raises(InputError, match="the outputs are a list"):
+        assert_close([np.ones(4)], [np.ones(4)], single("Relu", [[4]], [4]))
+
+
 def test_a_model_that_draws_random_numbers_is_refused():
     model = graph(
         [helper.make_node("RandomNormalLike", ["x"], ["y"])], {"x": (FLOAT, [3])}, {"y": (FLOAT, [3])}

@@ -102,6 +102,8 @@ ENDLESS["x"] = [ENDLESS]
         ({"concurrency_key": ("gpu", 0)}, "at once"),
         ({"concurrency_key": 3}, "word"),
         ({"input_shapes": {"x": ("n", 3)}}, "whole numbers"),
+        ({"input_shapes": {"x": (-1, 3)}}, "whole numbers"),
+        ({"input_shapes": {"x": (2**70, 3)}}, "whole numbers from 0 to 4294967296"),
         ({"input_shapes": [1, 3]}, "whole numbers"),
         ({"shard_backends": 3}, "for each browser"),
         ({"shard_backends": {}}, "for each browser"),

@@ -202,7 +202,7 @@ class Cache:
         if (seen := _sound.get(path)) is not None and seen[0] == stamp:
             return seen[1]
         known = self.read_json("meta", sha256).get("size")
-        if known is None and sha256_of(path) == sha256:
+        if not isinstance(known, int) and sha256_of(path) == sha256:
             self.write_json("meta", sha256, {"size": size})
             known = size
         if size != known:
@@ -243,7 +243,7 @@ class Cache:
         """The record, or an empty one where it is missing or damaged: records can always be made again."""
         try:
             value = json.loads((self.root / kind / f"{name}.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             return {}
         return value if isinstance(value, dict) else {}
 

@@ -31,6 +31,19 @@ class Locked:
     size: int
     external: Mapping[str, str] = field(default_factory=dict)
 
+    @classmethod
+    def from_json(cls, entry: Any) -> Locked:
+        """As ``to_json`` wrote it.
+
+        Raises:
+            ValueError: it is no entry.
+        """
+        try:
+            external = {str(name): str(sha256) for name, sha256 in entry.get("external", {}).items()}
+            return cls(str(entry["sha256"]), int(entry["size"]), external)
+        except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
+            raise ValueError(f"{entry!r:.80} is no entry ({type(error).__name__}: {error})") from error
+
     def to_json(self) -> dict[str, Any]:
         """As written in the file."""
         entry: dict[str, Any] = {"sha256": self.sha256, "size": self.size}
@@ -56,21 +69,20 @@ class LockFile:
             ConfigurationError: the file is not one of ours.
         """
         try:
-            text = self.path.read_text(encoding="utf-8")
+            content = json.loads(self.path.read_text(encoding="utf-8"))
+            version, models = content["version"], content["models"].items()
         except FileNotFoundError:
             return {}
         except OSError as error:
             raise self._unreadable(error.strerror or str(error)) from error
-        try:
-            content = json.loads(text)
-            if content["version"] != VERSION:
-                raise self._unreadable(f"version is {content['version']!r}, this program knows {VERSION}")
-            return {
-                source: Locked(str(e["sha256"]), int(e["size"]), dict(e.get("external", {})))
-                for source, e in content["models"].items()
-            }
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise self._unreadable(f"{type(error).__name__}: {error}") from error
+        if version != VERSION:
+            raise self._unreadable(f"version is {version!r}, this program knows {VERSION}")
+        try:
+            return {source: Locked.from_json(entry) for source, entry in models}
+        except ValueError as error:
+            raise self._unreadable(str(error)) from error
 
     def get(self, source: str) -> Locked | None:
         """What ``source`` must give, if it is locked."""

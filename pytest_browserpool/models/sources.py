@@ -247,18 +247,21 @@ class _Resolver:
                 return locked
         return None
 
+    def _known(self, reference: Reference) -> Locked | None:
+        """What this machine once got there."""
+        try:
+            return Locked.from_json(self.cache.read_json("sources", _index(reference)))
+        except ValueError:  # nothing, or another program's
+            return None
+
     def held(self, reference: Reference, *, model: bool = False) -> tuple[Stored, dict[str, Stored]] | None:
         """What ``remote`` gives, if all of it is in the cache."""
         locked = self._pinned(reference)
-        known = self.cache.read_json("sources", _index(reference))
-        sha256 = reference.sha256 or (locked.sha256 if locked else known.get("sha256"))
-        stored = self.cache.model(str(sha256))
+        known = locked or self._known(reference)
+        stored = self.cache.model(reference.sha256 or (known.sha256 if known else ""))
         if stored is None:
             return None
-        if locked is not None:
-            hashes = dict(locked.external)
-        else:
-            hashes = dict(known.get("external", {})) if known.get("sha256") == stored.sha256 else {}
+        hashes = dict(known.external) if known and known.sha256 == stored.sha256 else {}
         if model and set(_external_names(self.cache, stored.sha256, stored.path)) - set(hashes):
             return (
                 None  # the graph came another way, or as a plain file: which data belong to it is not known
@@ -322,7 +325,7 @@ def identity(sha256: str, external: dict[str, str]) -> str:
 def _external_names(cache: Cache, sha256: str, path: Path) -> tuple[str, ...]:
     """Names of the external data of the model at ``path``; read once per content, then remembered."""
     known = cache.read_json("graphs", sha256).get("external")
-    if known is None:
+    if not isinstance(known, list) or not all(isinstance(name, str) for name in known):
         from pytest_browserpool.models import inspect
 
         known = list(inspect.inspect(path).external)

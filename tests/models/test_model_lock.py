@@ -91,14 +91,18 @@ def test_a_cache_that_cannot_be_written_is_a_warning_too(lock: LockFile, tmp_pat
         '{"version": 2, "models": {}}',
         '{"version": 1, "models": {"a": {}}}',
         '{"version": 1, "models": []}',
+        '{"version": 1, "models": {"a": {"sha256": "11", "size": 1e999}}}',
+        '{"version": 1, "models": {"a": {"sha256": "11", "size": 1, "external": ["m.data"]}}}',
+        "[" * 100_000,
+        "\udce9",  # in the file a byte that is no UTF-8
     ],
 )
 def test_a_file_that_is_not_ours_is_refused_with_its_place(cache: Cache, lock: LockFile, text: str) -> None:
-    lock.path.write_text(text)
+    lock.path.write_bytes(text.encode(errors="surrogateescape"))
     with pytest.raises(ConfigurationError) as caught:
         lock.entries()
     assert str(lock.path) in str(caught.value)
-    assert lock.path.read_text() == text
+    assert lock.path.read_bytes() == text.encode(errors="surrogateescape")
 
 
 def test_the_project_s_own_lock_file_is_in_the_form_that_we_write() -> None:

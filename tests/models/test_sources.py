@@ -327,6 +327,29 @@ def test_a_damaged_cache_file_is_fetched_again(hub: LocalServer, resolve: Any, m
     assert len(hub.requests) == 2
 
 
+@pytest.mark.parametrize(
+    "record",
+    [
+        '{"external": 5}',
+        '{"external": [5]}',
+        '{"sha256": 5, "external": [1]}',
+        '{"size": "12"}',
+        "[" * 100_000,
+    ],
+)
+@pytest.mark.parametrize("kind", ["graphs", "sources", "meta"])
+def test_a_record_of_the_cache_s_that_is_not_ours_counts_as_none(
+    hub: LocalServer, resolve: Any, cache: Cache, tmp_path: Path, kind: str, record: str
+) -> None:
+    path = with_external_data(tmp_path / "upstream")
+    for name in ("model.onnx", "model.onnx.data"):
+        hub.answers[f"/o/r/resolve/main/{name}"] = (path.parent / name).read_bytes()
+    found = resolve("hf:o/r/model.onnx")
+    for file in (cache.root / kind).iterdir():
+        file.write_text(record)
+    assert resolve("hf:o/r/model.onnx") == found
+
+
 def test_an_error_page_is_not_taken_for_a_model(hub: LocalServer, resolve: Any, lock: LockFile) -> None:
     hub.answers["/o/r/resolve/main/m.onnx"] = b"<html>please log in</html>"
     with pytest.raises(InvalidModel, match="HTML"):
