@@ -78,6 +78,8 @@ def test_each_form(source: str, expected: Reference) -> None:
         ("pypy:x==1/m.onnx", "did you mean 'pypi'"),
         ("s3://bucket/m.onnx", "unknown kind of source 's3:'"),
         ("http://example.com/m.onnx", "is not https"),
+        ("https://a..example/m.onnx", "is no address"),
+        (f"https://{'a' * 64}.example/m.onnx", "is no address"),
         ("pypi:x/m.onnx", "pypi:NAME==VERSION/path/in/wheel"),
         ("pypi:x>=1/m.onnx", "pypi:NAME==VERSION/path/in/wheel"),
         ("pypi:-r==1/m.onnx", "pypi:NAME==VERSION/path/in/wheel"),
