@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import IO, cast
 
-from pytest_browserpool.artefacts.cache import CHUNK
+from pytest_browserpool.artefacts.cache import CHUNK, MAX_BYTES
 from pytest_browserpool.config import did_you_mean
 from pytest_browserpool.errors import SourceError
 
@@ -53,17 +53,24 @@ def safe_name(name: str) -> str:
     return str(PurePosixPath(*parts))
 
 
-def member(archive: Path, name: str) -> Iterator[bytes]:
+def member(archive: Path, name: str, *, max_bytes: int = MAX_BYTES) -> Iterator[bytes]:
     """The bytes of one file of a wheel (zip) or an npm tarball, piece by piece.
 
     Raises:
-        SourceError: no such file (with the names that are near), or the archive is damaged.
+        SourceError: no such file (with the names that are near), the archive is damaged, or it holds more than ``max_bytes``.
     """
+    read = _zipped if archive.name.endswith((".whl", ".zip")) else _tarred
+    total = 0
     try:
-        if archive.name.endswith((".whl", ".zip")):
-            yield from _zipped(archive, name)
-        else:
-            yield from _tarred(archive, name)
+        for piece in read(archive, name):
+            total += len(piece)
+            if total > max_bytes:
+                raise SourceError(
+                    f"{name!r} has more than {max_bytes} bytes",
+                    where=str(archive),
+                    remedy="is this the package of a model?",
+                )
+            yield piece
     except RuntimeError as error:  # of zipfile: encrypted, or compressed in a way that it does not know
         raise SourceError(
             f"the archive cannot be read: {error}",

@@ -11,7 +11,7 @@ import re
 import shutil
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,9 @@ from typing import Any
 from pytest_browserpool.errors import BrowserPoolError, DeadlineExceeded, HashMismatch, SourceError
 
 ENVIRONMENT_VARIABLE = "BROWSERPOOL_CACHE"
+MAX_BYTES = 8 << 30
+"""Largest download, and largest file of a package: larger than any model that a browser can hold, small enough to save a
+disk."""
 CHUNK = 1 << 20
 """Bytes per read: large enough that the loop costs nothing, small enough for memory."""
 LOCK_TIMEOUT = 900.0
@@ -161,8 +164,18 @@ class Cache:
 
     # -- models ----------------------------------------------------------------------------------------------
 
-    def add(self, chunks: Iterable[bytes], *, expected: str | None = None, where: str = "") -> Stored:
+    def add(
+        self,
+        chunks: Iterable[bytes],
+        *,
+        expected: str | None = None,
+        where: str = "",
+        check: Callable[[str, Path], None] | None = None,
+    ) -> Stored:
         """Store what ``chunks`` gives as ``models/<sha256>``: written aside, synced, then renamed.
+
+        Args:
+            check: gets the SHA-256 and the file before it is in its place; where it raises, nothing is kept.
 
         Raises:
             HashMismatch: ``expected`` is another hash; nothing is kept.
@@ -181,6 +194,8 @@ class Cache:
                 sha256 = digest.hexdigest()
                 if expected is not None and sha256 != expected:
                     raise mismatch(sha256, expected, where)
+                if check is not None:
+                    check(sha256, scratch / "content")
                 path = self._directory("models") / sha256
                 os.replace(scratch / "content", path)
                 _sync_directory(path.parent)

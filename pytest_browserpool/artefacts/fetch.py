@@ -16,7 +16,7 @@ from typing import IO, Any
 
 from pytest_browserpool.artefacts import process
 from pytest_browserpool.artefacts.archive import safe_name
-from pytest_browserpool.artefacts.cache import CHUNK, Cache
+from pytest_browserpool.artefacts.cache import CHUNK, MAX_BYTES, Cache
 from pytest_browserpool.artefacts.patience import Patience, opener_with
 from pytest_browserpool.errors import DeadlineExceeded, SourceError
 
@@ -29,8 +29,6 @@ SILENCE_TIMEOUT = 30.0
 NPM_OPTIONS = ("--prefer-offline", "--fetch-retry-mintimeout=1000", "--fetch-retry-maxtimeout=10000")
 """What npm has it need not ask for again, since versions are pinned; and milliseconds before its second and third try,
 whose usual 10 and 60 seconds are silence to whoever has no network."""
-MAX_BYTES = 8 << 30
-"""Largest https download: larger than any model that a browser can hold, small enough to save a disk."""
 ATTEMPTS = 3
 """Tries of a download that failed for the network's reasons or with a 5xx status."""
 HF_ENDPOINT = "https://huggingface.co"

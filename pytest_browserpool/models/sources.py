@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from pytest_browserpool.artefacts import archive, fetch
 from pytest_browserpool.artefacts.cache import Cache, Stored, mismatch, sha256_of, state_of
 from pytest_browserpool.artefacts.pins import default_cache
-from pytest_browserpool.errors import SourceError
+from pytest_browserpool.errors import InvalidModel, SourceError
 from pytest_browserpool.models.lock import Locked, LockFile
 from pytest_browserpool.models.references import Reference, describe, is_proto, no_source, parse, serialised
 
@@ -275,8 +275,19 @@ class _Resolver:
     ) -> tuple[Stored, dict[str, Stored]]:
         expected = reference.sha256 or (locked.sha256 if locked else None)
         where = reference.key if locked is None else f"{reference.key} in {self.lock.path}"
+
+        def whole(sha256: str, path: Path) -> None:
+            """What is no model is not kept: nobody would use it or remove it."""
+            try:
+                _external_names(self.cache, sha256, path)
+            except InvalidModel as error:
+                raise InvalidModel(error.what, where=reference.key, remedy=error.remedy) from None
+
         stored = self.cache.add(
-            _pieces(self.cache, reference, reference.path), expected=expected, where=where
+            _pieces(self.cache, reference, reference.path),
+            expected=expected,
+            where=where,
+            check=whole if model else None,
         )
         pinned = dict(locked.external) if locked else {}
         names = set(_external_names(self.cache, stored.sha256, stored.path)) if model else set(pinned)

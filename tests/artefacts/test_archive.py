@@ -69,6 +69,17 @@ def test_one_wrong_byte_anywhere_never_gives_other_content(tmp_path: Path, suffi
     assert outcomes == {"refused"}
 
 
+@pytest.mark.parametrize("suffix", [".whl", ".tgz"])
+def test_a_small_archive_of_a_huge_file_is_left_alone(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"x{suffix}"
+    assert len(packed(path, bytes(10 << 20))) < 20_000
+    pieces: list[bytes] = []
+    with pytest.raises(SourceError, match=r"'m\.onnx' has more than 3000000 bytes") as caught:
+        pieces.extend(archive.member(path, "m.onnx", max_bytes=3_000_000))
+    assert sum(map(len, pieces)) <= 3_000_000
+    assert caught.value.where == str(path)
+
+
 @pytest.mark.parametrize("cut", [1, 5, 9, 2000])
 def test_a_tarball_that_was_cut_is_not_taken_for_whole(tmp_path: Path, cut: int) -> None:
     path = tmp_path / "x.tgz"

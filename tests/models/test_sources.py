@@ -350,11 +350,25 @@ def test_a_record_of_the_cache_s_that_is_not_ours_counts_as_none(
     assert resolve("hf:o/r/model.onnx") == found
 
 
-def test_an_error_page_is_not_taken_for_a_model(hub: LocalServer, resolve: Any, lock: LockFile) -> None:
+def test_an_error_page_is_not_taken_for_a_model_nor_kept(
+    hub: LocalServer, resolve: Any, lock: LockFile, cache: Cache
+) -> None:
     hub.answers["/o/r/resolve/main/m.onnx"] = b"<html>please log in</html>"
-    with pytest.raises(InvalidModel, match="HTML"):
+    with pytest.raises(InvalidModel, match="HTML") as caught:
         resolve("hf:o/r/m.onnx")
+    assert caught.value.where == "hf:o/r/m.onnx"
     assert not lock.path.exists()
+    assert not list((cache.root / "models").glob("*"))
+
+
+def test_a_file_that_is_no_model_stays_for_whom_it_is_something_else(
+    hub: LocalServer, resolve: Any, lock: LockFile, cache: Cache
+) -> None:
+    hub.answers["/o/r/resolve/main/vocab.txt"] = b"hello"
+    stored = sources.resolve_file("hf:o/r/vocab.txt", lock=lock)
+    with pytest.raises(InvalidModel):
+        resolve("hf:o/r/vocab.txt")
+    assert stored.path.read_bytes() == b"hello"
 
 
 def test_remote_external_data_are_fetched_locked_and_cached(
