@@ -56,7 +56,7 @@ def assert_close(
 
     Raises:
         AssertionError: they disagree; the message has the worst element, what was allowed and seen, where.
-        InputError: the reference names outputs that are not there, or none.
+        InputError: the reference names outputs that are not there, or none, or has another number of them than the model.
         SourceError: see ``tolerance``.
     """
     __tracebackhide__ = True
@@ -128,8 +128,14 @@ def _measured(
 
 def _by_name(reference: Any, outputs: Mapping[str, Any], model: Any) -> dict[str, Any]:
     """The reference as a mapping, each name of which ``outputs`` has."""
+    if not isinstance(outputs, Mapping):
+        raise InputError(
+            f"the outputs are a {type(outputs).__name__}",
+            where="assert_close()",
+            remedy='give what the model returned: {"output name": array}',
+        )
     if not isinstance(reference, Mapping):
-        reference = dict(zip(tolerance(model), reference, strict=True))
+        reference = _in_order(reference, list(tolerance(model)))
     missing = [name for name in reference if name not in outputs]
     if missing or not reference:
         raise InputError(
@@ -140,11 +146,36 @@ def _by_name(reference: Any, outputs: Mapping[str, Any], model: Any) -> dict[str
     return dict(reference)
 
 
+def _in_order(reference: Any, names: list[str]) -> dict[str, Any]:
+    several = isinstance(reference, Sequence) and not isinstance(reference, (str, bytes))
+    if several and len(reference) == len(names):
+        return dict(zip(names, reference, strict=True))
+    what = f"a {type(reference).__name__}" + (f" of {len(reference)}" if several else "")
+    shape = getattr(reference, "shape", None)
+    raise InputError(
+        f"the reference is {what}{'' if shape is None else f' of shape {list(shape)}'}, the outputs are {', '.join(names)}",
+        where="assert_close()",
+        remedy=f'give {{"{names[0]}": array}}, or a list with an array for each output of the model',
+    )
+
+
+def _array(value: Any, what: str) -> NDArray[Any]:
+    import numpy as np
+
+    try:
+        return np.asarray(value)
+    except (TypeError, ValueError) as error:
+        raise InputError(
+            f"{what} is no array: {error}", where="assert_close()", remedy="give a numpy array"
+        ) from error
+
+
 def _compare(seen: Any, wanted: Any, allowed: Tolerance) -> _Result:
     """Whether one output agrees."""
     import numpy as np
 
-    seen, wanted = np.asarray(seen), np.asarray(wanted)
+    seen = _array(seen, f"output {allowed.output!r}")
+    wanted = _array(wanted, f"the reference of {allowed.output!r}")
     title = f"  {allowed.output} ({wanted.dtype}{list(wanted.shape)})"
     if seen.shape != wanted.shape:
         return _Result(np.inf, f"{title}: the shape is {list(seen.shape)} instead of {list(wanted.shape)}")

@@ -177,13 +177,13 @@ def _concurrency_key(key: str, value: Any, where: str, words: Words) -> tuple[st
 
 
 def _shapes(key: str, value: Any, where: str, words: Words) -> dict[str, tuple[int, ...]]:
-    remedy = 'give {"input": (1, 3, 224, 224), …}: whole numbers of at least 0'
+    remedy = f'give {{"input": (1, 3, 224, 224), …}}: whole numbers from 0 to {MAX_SIZE}'
     if not isinstance(value, Mapping):
         raise _wrong(key, value, where, remedy)
     shapes: dict[str, tuple[int, ...]] = {}
     for name, shape in value.items():
         sound = isinstance(shape, (tuple, list)) and all(
-            isinstance(size, int) and not isinstance(size, bool) and size >= 0 for size in shape
+            isinstance(size, int) and not isinstance(size, bool) and 0 <= size <= MAX_SIZE for size in shape
         )
         if not isinstance(name, str) or not _unicode(name) or not sound:
             raise _wrong(key, value, where, remedy)
@@ -225,6 +225,9 @@ def _options(key: str, value: Any, where: str, words: Words) -> dict[str, Any]:
 
 MAX_SHARDS = 10_000
 """Far more than anybody has browsers for: each shard has a place in one, and places are made before a model is looked at."""
+
+MAX_SIZE = 1 << 32
+"""Of an axis: WebAssembly addresses four GiB, so that no tensor there has more elements."""
 
 OURS: Mapping[str, str] = {
     "executionProviders": "say it with backends=[…]",

@@ -15,7 +15,7 @@ import pytest
 from pytest_browserpool.config import did_you_mean
 from pytest_browserpool.errors import MarkerError
 from pytest_browserpool.keywords import KEYWORDS, check, normalise
-from pytest_browserpool.models.references import sayable
+from pytest_browserpool.models.references import function_name, in_words
 from pytest_browserpool.values import ModelNeeds
 
 if TYPE_CHECKING:
@@ -225,7 +225,7 @@ def source_label(source: Any, *, test_file: Path, rootdir: Path, where: str) -> 
 
     A path is given relative to ``rootdir`` where it exists, so that two tests in different directories
     agree; bytes
-    and protos by their SHA-256; a function by its module, name and line, for calling it may be dear.
+    and protos by their SHA-256; a function by its name and what it was made with, for calling it may be dear.
 
     Raises:
         MarkerError: ``source`` is none of the kinds that a model can come from.
@@ -235,19 +235,13 @@ def source_label(source: Any, *, test_file: Path, rootdir: Path, where: str) -> 
     if isinstance(source, os.PathLike):
         source = os.fsdecode(source)
     if isinstance(source, str):
-        return sayable(source if source.startswith(REFERENCES) else _path_label(source, test_file, rootdir))
+        return in_words(source if source.startswith(REFERENCES) else _path_label(source, test_file, rootdir))
     if isinstance(source, (bytes, bytearray, memoryview)):
         return f"sha256:{hashlib.sha256(source).hexdigest()}"
     if callable(getattr(source, "SerializeToString", None)):
         return f"sha256:{hashlib.sha256(_serialised(source, where)).hexdigest()}"
     if callable(source):
-        code = getattr(source, "__code__", None)
-        line = f":{code.co_firstlineno}" if code is not None else ""
-        module, name = (
-            getattr(source, "__module__", ""),
-            getattr(source, "__qualname__", type(source).__qualname__),
-        )
-        return f"function:{module}.{name}{line}"
+        return f"function:{function_name(source)}"
     raise MarkerError(
         f"source is {source!r}, a {type(source).__name__}",
         where=where,

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_browserpool import rounding
+from pytest_browserpool.artefacts.cache import state_of
 from pytest_browserpool.errors import InputError, InvalidModel, SourceError
 from pytest_browserpool.rounding import EPSILON, LEVELS, Typed, attribute
 
@@ -92,16 +93,14 @@ def tolerance(
             raise SourceError(
                 f"no file {str(path)!r}", where="tolerance()", remedy="give the path of an ONNX file"
             )
-        state = path.stat()
-        return dict(_of_file(str(path), state.st_size, state.st_mtime_ns, known, backend, precision))
+        return dict(_of_file(str(path), state_of(path), known, backend, precision))
     return _analyse(_read(source), dict(known), backend, precision)
 
 
 @functools.lru_cache(maxsize=64)
 def _of_file(
     path: str,
-    size: int,
-    modified: int,
+    state: tuple[int, ...],
     shapes: tuple[tuple[str, tuple[int, ...]], ...],
     backend: str | None,
     precision: str | None,

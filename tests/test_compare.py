@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -702,12 +703,45 @@ def test_the_reference_says_what_is_compared():
         assert_close({"other": outputs["map"]}, {"other": outputs["map"]}, model)
 
 
+@pytest.mark.parametrize(
+    ("reference", "said"),
+    [
+        ([], "the reference is a list of 0, the outputs are y"),
+        ([np.ones(4)] * 2, "the reference is a list of 2, the outputs are y"),
+        (np.ones((1, 4), np.float32), r"a ndarray of shape \[1, 4\].*\n.*\n.*give {\"y\": array}"),
+        (None, "the reference is a NoneType"),
+        ("y", "the reference is a str"),
+        ({"y": [[1], [1, 2]]}, "the reference of 'y' is no array: .*inhomogeneous"),
+    ],
+)
+def test_a_reference_that_is_none_of_this_model_s_is_named(reference, said):
+    model = single("Relu", [[1, 4]], [1, 4])
+    with pytest.raises(InputError, match=said):
+        assert_close({"y": np.ones((1, 4), np.float32)}, reference, model)
+
+
+def test_outputs_have_names():
+    with pytest.raises(InputError, match="the outputs are a list"):
+        assert_close([np.ones(4)], [np.ones(4)], single("Relu", [[4]], [4]))
+
+
 def test_a_model_that_draws_random_numbers_is_refused():
     model = graph(
         [helper.make_node("RandomNormalLike", ["x"], ["y"])], {"x": (FLOAT, [3])}, {"y": (FLOAT, [3])}
     )
     with pytest.raises(SourceError, match="draws random numbers"):
         tolerance(model)
+
+
+def test_a_file_that_is_replaced_with_its_size_and_time_is_read_again(tmp_path):
+    path = tmp_path / "m.onnx"
+    found = []
+    for length in (64, 96):
+        model = single("MatMul", [[3, length], [length, 4]], [3, 4])
+        path.write_bytes(model.SerializeToString())
+        os.utime(path, (1e9, 1e9))
+        found.append(tolerance(path))
+    assert found[0] != found[1]
 
 
 def test_bad_models_are_named(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from pathlib import Path
 from typing import Any
@@ -102,6 +103,8 @@ ENDLESS["x"] = [ENDLESS]
         ({"concurrency_key": ("gpu", 0)}, "at once"),
         ({"concurrency_key": 3}, "word"),
         ({"input_shapes": {"x": ("n", 3)}}, "whole numbers"),
+        ({"input_shapes": {"x": (-1, 3)}}, "whole numbers"),
+        ({"input_shapes": {"x": (2**70, 3)}}, "whole numbers from 0 to 4294967296"),
         ({"input_shapes": [1, 3]}, "whole numbers"),
         ({"shard_backends": 3}, "for each browser"),
         ({"shard_backends": {}}, "for each browser"),
@@ -251,6 +254,37 @@ def test_a_function_goes_by_name_and_is_not_called(tmp_path: Path) -> None:
     assert found is not None
     assert found.startswith("function:")
     assert "dear" in found
+
+
+def test_functions_that_give_different_models_are_told_apart(tmp_path: Path) -> None:
+    def build(size: int = 0) -> bytes:
+        return bytes(size)
+
+    def closed(size: int) -> Any:
+        return lambda: build(size)
+
+    sources = [functools.partial(build, 1), functools.partial(build, 64), functools.partial(build, size=1)]
+    sources += [(lambda n=n: build(n)) for n in (1, 64)] + [closed(1), closed(64)]
+    sources += [lambda: build(1), lambda: build(64)]
+    sources += [(tmp_path / "a").read_bytes, (tmp_path / "b").read_bytes]
+    assert len({label(source, tmp_path) for source in sources}) == len(sources)
+    assert label(closed(1), tmp_path) == label(closed(1), tmp_path)
+    assert [label(s, tmp_path) for s in sources] == [describe(s) for s in sources]
+
+
+def test_a_function_s_label_has_no_address_and_an_end(tmp_path: Path) -> None:
+    found = label(functools.partial(object, object(), b"x" * 10_000), tmp_path)
+    assert found is not None
+    assert "object>" in found
+    assert "0x" not in found
+    assert len(found) < 200
+
+
+@pytest.mark.parametrize("blank", ["", " "])
+def test_a_password_is_in_no_label(tmp_path: Path, blank: str) -> None:
+    assert (
+        label(f"{blank}https://user:s3cret@example.com/m.onnx", tmp_path) == "https://***@example.com/m.onnx"
+    )
 
 
 def test_any_other_source_is_refused(tmp_path: Path) -> None:

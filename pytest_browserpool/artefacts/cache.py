@@ -11,7 +11,7 @@ import re
 import shutil
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,9 @@ from typing import Any
 from pytest_browserpool.errors import BrowserPoolError, DeadlineExceeded, HashMismatch, SourceError
 
 ENVIRONMENT_VARIABLE = "BROWSERPOOL_CACHE"
+MAX_BYTES = 8 << 30
+"""Largest download, and largest file of a package: larger than any model that a browser can hold, small enough to save a
+disk."""
 CHUNK = 1 << 20
 """Bytes per read: large enough that the loop costs nothing, small enough for memory."""
 LOCK_TIMEOUT = 900.0
@@ -50,6 +53,17 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def state_of(path: Path) -> tuple[int, int, int, int]:
+    """What tells that a file is still the same: inode, bytes, and times (ns) of its content and of its inode. Copying tools
+    set the former back to what it was at the source; nobody can set the latter.
+
+    Raises:
+        OSError: it cannot be looked at.
+    """
+    status = path.stat()
+    return status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+
 @dataclass(frozen=True)
 class Stored:
     """A file in the cache: ``models/<sha256>``, its size in bytes."""
@@ -59,8 +73,8 @@ class Stored:
     size: int
 
 
-_sound: dict[Path, tuple[tuple[int, int, int], Stored]] = {}
-"""Files that this process has found sound, with what tells that they are still the same (inode, bytes, time of change)."""
+_sound: dict[Path, tuple[tuple[int, ...], Stored]] = {}
+"""Files that this process has found sound, with their ``state_of`` then."""
 
 
 @dataclass(frozen=True)
@@ -150,8 +164,18 @@ class Cache:
 
     # -- models ----------------------------------------------------------------------------------------------
 
-    def add(self, chunks: Iterable[bytes], *, expected: str | None = None, where: str = "") -> Stored:
+    def add(
+        self,
+        chunks: Iterable[bytes],
+        *,
+        expected: str | None = None,
+        where: str = "",
+        check: Callable[[str, Path], None] | None = None,
+    ) -> Stored:
         """Store what ``chunks`` gives as ``models/<sha256>``: written aside, synced, then renamed.
+
+        Args:
+            check: gets the SHA-256 and the file before it is in its place; where it raises, nothing is kept.
 
         Raises:
             HashMismatch: ``expected`` is another hash; nothing is kept.
@@ -170,6 +194,8 @@ class Cache:
                 sha256 = digest.hexdigest()
                 if expected is not None and sha256 != expected:
                     raise mismatch(sha256, expected, where)
+                if check is not None:
+                    check(sha256, scratch / "content")
                 path = self._directory("models") / sha256
                 os.replace(scratch / "content", path)
                 _sync_directory(path.parent)
@@ -184,14 +210,14 @@ class Cache:
             return None
         path = self.root / "models" / sha256
         try:
-            status = path.stat()
+            stamp = state_of(path)
         except OSError:
             return None
-        size, stamp = status.st_size, (status.st_ino, status.st_size, status.st_mtime_ns)
+        size = stamp[1]
         if (seen := _sound.get(path)) is not None and seen[0] == stamp:
             return seen[1]
         known = self.read_json("meta", sha256).get("size")
-        if known is None and sha256_of(path) == sha256:
+        if not isinstance(known, int) and sha256_of(path) == sha256:
             self.write_json("meta", sha256, {"size": size})
             known = size
         if size != known:
@@ -232,7 +258,7 @@ class Cache:
         """The record, or an empty one where it is missing or damaged: records can always be made again."""
         try:
             value = json.loads((self.root / kind / f"{name}.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             return {}
         return value if isinstance(value, dict) else {}
 

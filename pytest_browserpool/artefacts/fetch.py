@@ -7,7 +7,6 @@ import http.client
 import os
 import shutil
 import sys
-import time
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -17,7 +16,8 @@ from typing import IO, Any
 
 from pytest_browserpool.artefacts import process
 from pytest_browserpool.artefacts.archive import safe_name
-from pytest_browserpool.artefacts.cache import CHUNK, Cache
+from pytest_browserpool.artefacts.cache import CHUNK, MAX_BYTES, Cache
+from pytest_browserpool.artefacts.patience import Patience, opener_with
 from pytest_browserpool.errors import DeadlineExceeded, SourceError
 
 PACKAGE_TIMEOUT = 600.0
@@ -29,8 +29,6 @@ SILENCE_TIMEOUT = 30.0
 NPM_OPTIONS = ("--prefer-offline", "--fetch-retry-mintimeout=1000", "--fetch-retry-maxtimeout=10000")
 """What npm has it need not ask for again, since versions are pinned; and milliseconds before its second and third try,
 whose usual 10 and 60 seconds are silence to whoever has no network."""
-MAX_BYTES = 8 << 30
-"""Largest https download: larger than any model that a browser can hold, small enough to save a disk."""
 ATTEMPTS = 3
 """Tries of a download that failed for the network's reasons or with a 5xx status."""
 HF_ENDPOINT = "https://huggingface.co"
@@ -165,10 +163,15 @@ def allowed(url: str) -> bool:
 
 
 def is_address(url: str) -> bool:
-    """Whether ``url`` can be taken apart: it has a host, and a port that is a number."""
+    """Whether ``url`` can be taken apart: it has a host that may exist, and a port that is a number."""
     try:
         parts = urllib.parse.urlsplit(url)
-        return bool(parts.hostname) and (parts.port is None or parts.port > 0)
+        if not parts.hostname or parts.port == 0:
+            return False
+        parts.hostname.encode(
+            "idna"
+        )  # as the resolver will: no part of it is empty or longer than 63 letters
+        return True
     except ValueError:
         return False
 
@@ -204,25 +207,27 @@ def https_chunks(
     """The body at ``url`` piece by piece.
 
     Args:
-        timeout: seconds for the whole download; ``SILENCE_TIMEOUT`` bounds each wait for a byte.
+        timeout: seconds for the whole download, from the first try on; ``SILENCE_TIMEOUT`` bounds each wait for a byte.
         max_bytes: more than this is refused.
         token: sent as a bearer token to the first host only, never to where it redirects.
 
     Raises:
-        SourceError: not https, a refused status, no connection, too large, cut short.
+        SourceError: not https, a refused status, no connection, silence, too large, cut short.
         DeadlineExceeded: the deadline passed.
     """
     if not allowed(url):
         raise SourceError(
             f"{url!r} is not an https address", remedy="use https; plain http works on 127.0.0.1 only"
         )
-    deadline = time.monotonic() + timeout
-    with _open(url, token, deadline) as response:
-        announced = response.headers.get("Content-Length")
-        total = 0
+    patience = Patience(timeout, SILENCE_TIMEOUT)
+    total = 0
+    with _open(url, token, patience) as response:
+        announced = _announced(response, url)
         while True:
             try:
                 piece = response.read1(CHUNK)
+            except TimeoutError as error:
+                raise _timed_out(url, patience, f"after {total} bytes") from error
             except (OSError, http.client.HTTPException) as error:
                 raise SourceError(
                     f"the download broke after {total} bytes: {error}", where=url, remedy="run again"
@@ -234,16 +239,34 @@ def https_chunks(
                 raise SourceError(
                     f"more than {max_bytes} bytes", where=url, remedy="is this the address of a model?"
                 )
-            if time.monotonic() > deadline:
-                raise DeadlineExceeded(
-                    f"{total} bytes in {timeout:g} s, and no end", where=url, remedy="run again"
-                )
             yield piece
-        if announced is not None and int(announced) != total:
+        if announced not in (None, total):
             raise SourceError(f"cut short: {total} of {announced} bytes", where=url, remedy="run again")
 
 
-def _open(url: str, token: str | None, deadline: float) -> Any:
+def _announced(response: Any, url: str) -> int | None:
+    written = response.headers.get("Content-Length")
+    try:
+        return None if written is None else int(written)
+    except ValueError as error:
+        raise SourceError(
+            f"the server announces {written[:40]!r} bytes",
+            where=url,
+            remedy="the server or a proxy is broken: fetch the file yourself and give its path",
+        ) from error
+
+
+def _timed_out(url: str, patience: Patience, when: str) -> DeadlineExceeded | SourceError:
+    if patience.over:
+        return DeadlineExceeded(f"no end in {patience.seconds:g} s, {when}", where=url, remedy="run again")
+    return SourceError(
+        f"the server was silent for {patience.silence:g} s {when}",
+        where=url,
+        remedy="check the network and any proxy, then run again",
+    )
+
+
+def _open(url: str, token: str | None, patience: Patience) -> Any:
     import tenacity
 
     # as browsers do: blanks and letters beyond ASCII are quoted, what is quoted already stays
@@ -251,7 +274,7 @@ def _open(url: str, token: str | None, deadline: float) -> Any:
     request = urllib.request.Request(quoted, headers={"User-Agent": "pytest-browserpool"})
     if token:
         request.add_unredirected_header("Authorization", f"Bearer {token}")
-    opener = urllib.request.build_opener(_GuardedRedirects())
+    opener = opener_with(patience, _GuardedRedirects())
     retrying = tenacity.Retrying(
         stop=tenacity.stop_after_attempt(ATTEMPTS),
         wait=tenacity.wait_exponential(multiplier=0.5, max=5) + tenacity.wait_random(0, 0.5),
@@ -260,9 +283,8 @@ def _open(url: str, token: str | None, deadline: float) -> Any:
     )
 
     def attempt() -> Any:
-        left = deadline - time.monotonic()
         try:
-            return opener.open(request, timeout=max(0.1, min(SILENCE_TIMEOUT, left)))
+            return opener.open(request)
         except urllib.error.HTTPError as error:
             with contextlib.closing(error):
                 if error.code >= 500 or error.code == 429:
@@ -273,7 +295,14 @@ def _open(url: str, token: str | None, deadline: float) -> Any:
                     remedy=_status_remedy(error.code),
                 ) from error
         except (urllib.error.URLError, OSError, http.client.HTTPException) as error:
-            raise _TransientError(str(getattr(error, "reason", error))) from error
+            reason = getattr(error, "reason", error)
+            if isinstance(reason, TimeoutError):  # who was silent that long will be so again
+                raise _timed_out(url, patience, "before the first byte of the file") from error
+            raise _TransientError(str(reason)) from error
+        except ValueError as error:  # a host or an address, of a redirect too, that can be none
+            raise SourceError(
+                f"no address: {error}", where=url, remedy="check it, and where its server redirects"
+            ) from error
 
     try:
         return retrying(attempt)

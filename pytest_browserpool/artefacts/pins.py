@@ -89,25 +89,33 @@ def headless_shell(cache: Cache | None = None) -> Path:
 
 def held(pin: Pin, cache: Cache | None = None) -> Path | None:
     """The unpacked directory of ``pin`` if it is there and whole (by names and sizes); never fetches."""
-    directory = directory_of(pin, cache or default_cache())
-    sizes = (cache or default_cache()).read_json("meta", directory.name).get("files")
-    if not isinstance(sizes, dict) or not sizes:
-        return None
-    for name, (size, _) in sizes.items():
+    cache = cache or default_cache()
+    directory = directory_of(pin, cache)
+    files = _files(cache, directory)
+    for name, (size, _) in files.items():
         try:
             if (directory / name).stat().st_size != size:
                 return None
         except OSError:
             return None
-    return directory
+    return directory if files else None
 
 
 def damaged(pin: Pin, cache: Cache | None = None) -> tuple[str, ...]:
     """Files of an unpacked package whose SHA-256 is no longer what was unpacked; empty where it is absent."""
     cache = cache or default_cache()
     directory = directory_of(pin, cache)
-    files = cache.read_json("meta", directory.name).get("files", {})
+    files = _files(cache, directory)
     return tuple(n for n, (_, sha256) in sorted(files.items()) if not _same(directory / n, sha256))
+
+
+def _files(cache: Cache, directory: Path) -> dict[str, tuple[int, str]]:
+    """Size and SHA-256 of each file of an unpacked package, by name; none where nothing legible is noted."""
+    try:
+        noted = cache.read_json("meta", directory.name)["files"].items()
+        return {name: (int(size), str(sha256)) for name, (size, sha256) in noted}
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
+        return {}
 
 
 def drop_damaged(pin: Pin, cache: Cache | None = None) -> tuple[str, ...]:

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 from aiohttp import web
 
 from pytest_browserpool.artefacts import runtime
+from pytest_browserpool.artefacts.cache import state_of
 from pytest_browserpool.browsers import code_cache
 from pytest_browserpool.browsers.catalogue import InstalledBrowser
 from pytest_browserpool.browsers.channel import PageChannel
@@ -51,21 +52,20 @@ class ModelContent:
     label: str
     size: int
     external: tuple[tuple[str, Path], ...] = ()
-    stamps: tuple[tuple[int, int], ...] = ()
-    """Size and time of change (ns) of each of its files when they were looked at; none where nobody but us writes them."""
+    stamps: tuple[tuple[int, ...], ...] = ()
+    """``state_of`` each of its files when they were looked at; none where nobody but us writes them."""
 
 
-def stamps_of(path: Path, external: Iterable[tuple[str, Path]]) -> tuple[tuple[int, int], ...]:
-    """Of a model's files as they are now; what cannot be read stands as (-1, 0)."""
+def stamps_of(path: Path, external: Iterable[tuple[str, Path]]) -> tuple[tuple[int, ...], ...]:
+    """Of a model's files as they are now; what cannot be read stands as ()."""
     return tuple(_stamp(file) for file in (path, *(beside for _, beside in external)))
 
 
-def _stamp(file: Path) -> tuple[int, int]:
+def _stamp(file: Path) -> tuple[int, ...]:
     try:
-        state = file.stat()
+        return state_of(file)
     except OSError:
-        return -1, 0
-    return state.st_size, state.st_mtime_ns
+        return ()
 
 
 @dataclass

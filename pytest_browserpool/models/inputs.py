@@ -76,6 +76,12 @@ def _checked(value: Any, tensor: Tensor, symbols: dict[str, tuple[int, str]], wh
 
 
 def _typed(value: Any, tensor: Tensor, where: str) -> NDArray[Any]:
+    if hasattr(value, "mask") and np.ma.is_masked(value):  # numpy imports numpy.ma when it is first named
+        raise InputError(
+            f"input {tensor.name!r} has {np.ma.getmaskarray(value).sum()} masked elements, which the model would see",
+            where=where,
+            remedy=f"say what stands there: {tensor.name}.filled(0), or give the mask as an input of its own",
+        )
     if tensor.dtype == "string":
         return _strings(value, tensor, where)
     wanted = NUMPY.get(tensor.dtype)

@@ -12,7 +12,7 @@ from typing import Any
 
 from pytest_browserpool.artefacts.cache import Cache, write_atomically
 from pytest_browserpool.artefacts.pins import default_cache
-from pytest_browserpool.errors import ConfigurationError
+from pytest_browserpool.errors import ConfigurationError, SourceError
 
 FILE_NAME = "browserpool.lock"
 VERSION = 1
@@ -30,6 +30,19 @@ class Locked:
     sha256: str
     size: int
     external: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def from_json(cls, entry: Any) -> Locked:
+        """As ``to_json`` wrote it.
+
+        Raises:
+            ValueError: it is no entry.
+        """
+        try:
+            external = {str(name): str(sha256) for name, sha256 in entry.get("external", {}).items()}
+            return cls(str(entry["sha256"]), int(entry["size"]), external)
+        except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
+            raise ValueError(f"{entry!r:.80} is no entry ({type(error).__name__}: {error})") from error
 
     def to_json(self) -> dict[str, Any]:
         """As written in the file."""
@@ -56,48 +69,55 @@ class LockFile:
             ConfigurationError: the file is not one of ours.
         """
         try:
-            text = self.path.read_text(encoding="utf-8")
+            content = json.loads(self.path.read_text(encoding="utf-8"))
+            version, models = content["version"], content["models"].items()
         except FileNotFoundError:
             return {}
         except OSError as error:
             raise self._unreadable(error.strerror or str(error)) from error
-        try:
-            content = json.loads(text)
-            if content["version"] != VERSION:
-                raise self._unreadable(f"version is {content['version']!r}, this program knows {VERSION}")
-            return {
-                source: Locked(str(e["sha256"]), int(e["size"]), dict(e.get("external", {})))
-                for source, e in content["models"].items()
-            }
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise self._unreadable(f"{type(error).__name__}: {error}") from error
+        if version != VERSION:
+            raise self._unreadable(f"version is {version!r}, this program knows {VERSION}")
+        try:
+            return {source: Locked.from_json(entry) for source, entry in models}
+        except ValueError as error:
+            raise self._unreadable(str(error)) from error
 
     def get(self, source: str) -> Locked | None:
         """What ``source`` must give, if it is locked."""
         return self.entries().get(source)
 
     def record(self, source: str, locked: Locked) -> None:
-        """Add an entry, keeping what other processes added; warns where the file cannot be written."""
-        with self._cache.lock(
-            f"lock file {self.path.absolute()}", timeout=30.0
-        ):  # writers hold it for milliseconds
-            entries = self.entries()
-            if entries.get(source) == locked:
-                return
-            entries[source] = locked
-            try:
-                if self.path.exists() and not self.path.stat().st_mode & stat.S_IWUSR:
-                    raise PermissionError(
-                        "the file is read-only"
-                    )  # a rename over it would succeed, and root always
-                write_atomically(self.path, self._text(entries).encode())
-            except OSError as error:
-                warnings.warn(
-                    f"{self.path} cannot be written ({error.strerror or error}): {source!r} stays unpinned; "
-                    f"add #sha256={locked.sha256} to it, or make the file writable once",
-                    LockFileWarning,
-                    stacklevel=2,
-                )
+        """Add an entry, keeping what other processes added; warns where the file, or the cache, cannot be written."""
+        try:
+            # writers hold it for milliseconds
+            with self._cache.lock(f"lock file {self.path.absolute()}", timeout=30.0):
+                self._add(source, locked)
+        except SourceError as error:  # the cache's: its directory cannot be written
+            why = f"no entry is added to {self.path} without a lock: {error.what}, {error.where}"
+            self._warn(source, locked, why)
+
+    def _add(self, source: str, locked: Locked) -> None:
+        entries = self.entries()
+        if entries.get(source) == locked:
+            return
+        entries[source] = locked
+        try:
+            if self.path.exists() and not self.path.stat().st_mode & stat.S_IWUSR:
+                raise PermissionError(
+                    "the file is read-only"
+                )  # a rename over it would succeed, and root always
+            write_atomically(self.path, self._text(entries).encode())
+        except OSError as error:
+            self._warn(source, locked, f"{self.path} cannot be written ({error.strerror or error})")
+
+    @staticmethod
+    def _warn(source: str, locked: Locked, why: str) -> None:
+        # a hash in the source would pin no external data
+        pin = "" if locked.external else f"add #sha256={locked.sha256} to it, or "
+        what = f"{source!r} stays unpinned" if pin else f"external data of {source!r} stay unpinned"
+        warnings.warn(f"{why}: {what}; {pin}make that place writable once", LockFileWarning, stacklevel=2)
 
     @staticmethod
     def _text(entries: Mapping[str, Locked]) -> str:

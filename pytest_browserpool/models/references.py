@@ -7,6 +7,7 @@ import hashlib
 import os
 import re
 import string
+import types
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -15,12 +16,18 @@ from pytest_browserpool.artefacts import archive, fetch
 from pytest_browserpool.config import did_you_mean
 from pytest_browserpool.errors import SourceError
 
+MOST_SAID = 60
+"""Letters of an argument in a function's name: enough to know it again, and a name stays one line."""
+
 SCHEMES = ("pypi", "npm", "hf", "https", "http")
 
 _HASH_MARK = "#sha256="
 _HASH = re.compile(r"[0-9A-Fa-f]{64}")
 _SCHEME = re.compile(r"([a-z][a-z0-9+]+):")
 _KNOWN_SCHEME = re.compile(f"({'|'.join(SCHEMES)}):", re.IGNORECASE)
+_HASH_LIKE = re.compile(r"(?i)#(sha-?\d+|md5|blake\w+)\W")
+"""What an address has no other use for: a fragment is never sent, and a pin that nobody reads pins nothing."""
+_ADDRESS = re.compile(r" at 0x[0-9A-Fa-f]+")
 _LOGIN = re.compile(r"(?i)^(https?://)[^/?#]*@")
 _PYPI = re.compile(
     r"(?P<name>[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?)==(?P<version>[A-Za-z0-9.+!_]+)/(?P<path>.+)"
@@ -41,11 +48,12 @@ _FORMS = {
 
 @dataclass(frozen=True)
 class Reference:
-    """A source in words, parsed. ``key`` is the source without its hash: what the lock file calls it."""
+    """A source in words, parsed."""
 
     scheme: str
     """path, pypi, npm, hf or https."""
     key: str
+    """The source without its hash."""
     path: str
     """Inside the wheel, package or repository; the whole path or address otherwise."""
     sha256: str | None = None
@@ -57,6 +65,11 @@ class Reference:
     @property
     def remote(self) -> bool:
         return self.scheme != "path"
+
+    @property
+    def pinned_key(self) -> str:
+        """The source with its hash: what the lock file calls it."""
+        return self.key if self.sha256 is None else f"{self.key}{_HASH_MARK}{self.sha256}"
 
 
 def parse(source: str) -> Reference:
@@ -78,6 +91,12 @@ def parse(source: str) -> Reference:
     if scheme is None or len(scheme[1]) == 1:
         return Reference("path", key, key, sha256)
     word, rest = scheme[1], key[scheme.end() :]
+    if found := _HASH_LIKE.search(key):
+        raise SourceError(
+            f"{found[0]!r} is no pin",
+            where=source,
+            remedy=f"write {_HASH_MARK}HEX, in small letters and once, with all 64 hexadecimal digits",
+        )
     if word in ("https", "http"):
         if not fetch.is_address(key):
             raise SourceError(f"{key!r} is no address", remedy="write https://HOST[:PORT]/path")
@@ -138,37 +157,53 @@ def describe(source: Any) -> str:
     """
     if isinstance(source, (str, os.PathLike)):
         path = os.fspath(source)
-        return _without_login(sayable((path if isinstance(path, str) else os.fsdecode(path)).strip()))
+        return in_words(path if isinstance(path, str) else os.fsdecode(path))
     if isinstance(source, (bytes, bytearray, memoryview)):
         return f"bytes:{hashlib.sha256(source).hexdigest()[:16]}"
     if is_proto(source):
         name = source.graph.name or "model"
         return f"onnx:{name}:{hashlib.sha256(serialised(source)).hexdigest()[:16]}"
     if callable(source):
-        return f"function:{_function_name(source)}"
+        return f"function:{function_name(source)}"
     raise no_source(source)
 
 
-def sayable(name: str) -> str:
-    """``name`` as other processes and the history can hold it; a file's name may have bytes that are no UTF-8."""
-    return name.encode("utf-8", "backslashreplace").decode()
+def in_words(source: str) -> str:
+    """A source in words as other processes, reports and the history may hold it: in UTF-8, which a file's name need not be,
+    and without a password."""
+    return _without_login(source.strip().encode("utf-8", "backslashreplace").decode())
 
 
-def _function_name(function: Callable[..., Any]) -> str:
+def function_name(function: Callable[..., Any]) -> str:
+    """Module and name, with what tells it from others that share them; never an address, which no other process has."""
     if isinstance(function, functools.partial):
-        arguments = [repr(a) for a in function.args] + [
-            f"{k}={v!r}" for k, v in sorted(function.keywords.items())
-        ]
-        return f"{_function_name(function.func)}({', '.join(arguments)})"
+        arguments = [_said(a) for a in function.args]
+        arguments += [f"{k}={_said(v)}" for k, v in sorted(function.keywords.items())]
+        return f"{function_name(function.func)}({', '.join(arguments)})"
     name = getattr(function, "__qualname__", type(function).__qualname__)
-    code = getattr(function, "__code__", None)
     told = f"{getattr(function, '__module__', '')}.{name}"
+    owner = getattr(function, "__self__", None)
+    if owner is not None and not isinstance(owner, types.ModuleType):
+        return f"{told} of {_said(owner)}"
+    code = getattr(function, "__code__", None)
     if code is None or "<" not in name:
         return told
-    # inner functions share their name, not their line; those made in a loop not what they closed over
-    cells = [c.cell_contents for c in getattr(function, "__closure__", None) or () if _has_content(c)]
-    scalars = [repr(v) for v in cells if isinstance(v, (str, int, float, bytes))]
-    return f"{told}:{code.co_firstlineno}{'[' + ', '.join(scalars) + ']' if scalars else ''}"
+    told += f":{code.co_firstlineno}"
+    if name.endswith("<lambda>"):  # several may stand in a line
+        told += next((f":{column}" for _, _, column, _ in code.co_positions() if column), "")
+    # inner functions share their place too: those made in a loop, not what they closed over or have as defaults
+    given = [c.cell_contents for c in getattr(function, "__closure__", None) or () if _has_content(c)]
+    given += getattr(function, "__defaults__", None) or ()
+    given += (getattr(function, "__kwdefaults__", None) or {}).values()
+    scalars = [_said(v) for v in given if isinstance(v, (str, int, float, bytes, os.PathLike))]
+    return told + (f"[{', '.join(scalars)}]" if scalars else "")
+
+
+def _said(value: Any) -> str:
+    text = _ADDRESS.sub("", repr(value))
+    if len(text) <= MOST_SAID:
+        return text
+    return f"{text[:MOST_SAID]}…{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 
 def _has_content(cell: Any) -> bool:

@@ -5,15 +5,15 @@ from __future__ import annotations
 import functools
 import hashlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from pytest_browserpool.artefacts import archive, fetch
-from pytest_browserpool.artefacts.cache import Cache, Stored, mismatch, sha256_of
+from pytest_browserpool.artefacts.cache import Cache, Stored, mismatch, sha256_of, state_of
 from pytest_browserpool.artefacts.pins import default_cache
-from pytest_browserpool.errors import SourceError
+from pytest_browserpool.errors import InvalidModel, SourceError
 from pytest_browserpool.models.lock import Locked, LockFile
 from pytest_browserpool.models.references import Reference, describe, is_proto, no_source, parse, serialised
 
@@ -71,7 +71,8 @@ def resolve(
 
     Args:
         test_file: paths are relative to its directory first, then to ``rootdir``.
-        lock: consulted for remote sources without a hash of their own, and extended with new ones.
+        lock: says what remote sources must give, and is extended with new ones. A hash of the source's own pins its file;
+            the lock then has its external data.
         here: on this machine, whomever ``ask`` named.
 
     Raises:
@@ -233,25 +234,34 @@ class _Resolver:
                     self.cache.write_json(
                         "sources", _index(reference), {"key": reference.key, **_locked(held).to_json()}
                     )
-        if reference.sha256 is None and _locked(held) != locked:
-            self.lock.record(reference.key, _locked(held))
+        # a hash in the source pins one file: of a model with external data the graph, and none of its weights
+        if (reference.sha256 is None or held[1]) and _locked(held) != locked:
+            self.lock.record(reference.pinned_key, _locked(held))
         return held
 
     def _pinned(self, reference: Reference) -> Locked | None:
-        return None if reference.sha256 else self.lock.get(reference.key)
+        entries = self.lock.entries()
+        for key in (reference.pinned_key, reference.key):
+            locked = entries.get(key)
+            if locked is not None and reference.sha256 in (None, locked.sha256):
+                return locked
+        return None
+
+    def _known(self, reference: Reference) -> Locked | None:
+        """What this machine once got there."""
+        try:
+            return Locked.from_json(self.cache.read_json("sources", _index(reference)))
+        except ValueError:  # nothing, or another program's
+            return None
 
     def held(self, reference: Reference, *, model: bool = False) -> tuple[Stored, dict[str, Stored]] | None:
         """What ``remote`` gives, if all of it is in the cache."""
         locked = self._pinned(reference)
-        known = self.cache.read_json("sources", _index(reference))
-        sha256 = reference.sha256 or (locked.sha256 if locked else known.get("sha256"))
-        stored = self.cache.model(str(sha256))
+        known = locked or self._known(reference)
+        stored = self.cache.model(reference.sha256 or (known.sha256 if known else ""))
         if stored is None:
             return None
-        if locked is not None:
-            hashes = dict(locked.external)
-        else:
-            hashes = dict(known.get("external", {})) if known.get("sha256") == stored.sha256 else {}
+        hashes = dict(known.external) if known and known.sha256 == stored.sha256 else {}
         if model and set(_external_names(self.cache, stored.sha256, stored.path)) - set(hashes):
             return (
                 None  # the graph came another way, or as a plain file: which data belong to it is not known
@@ -265,8 +275,19 @@ class _Resolver:
     ) -> tuple[Stored, dict[str, Stored]]:
         expected = reference.sha256 or (locked.sha256 if locked else None)
         where = reference.key if locked is None else f"{reference.key} in {self.lock.path}"
+
+        def whole(sha256: str, path: Path) -> None:
+            """What is no model is not kept: nobody would use it or remove it."""
+            try:
+                _external_names(self.cache, sha256, path)
+            except InvalidModel as error:
+                raise InvalidModel(error.what, where=reference.key, remedy=error.remedy) from None
+
         stored = self.cache.add(
-            _pieces(self.cache, reference, reference.path), expected=expected, where=where
+            _pieces(self.cache, reference, reference.path),
+            expected=expected,
+            where=where,
+            check=whole if model else None,
         )
         pinned = dict(locked.external) if locked else {}
         names = set(_external_names(self.cache, stored.sha256, stored.path)) if model else set(pinned)
@@ -315,7 +336,7 @@ def identity(sha256: str, external: dict[str, str]) -> str:
 def _external_names(cache: Cache, sha256: str, path: Path) -> tuple[str, ...]:
     """Names of the external data of the model at ``path``; read once per content, then remembered."""
     known = cache.read_json("graphs", sha256).get("outside")  # "external" lacked what functions hold
-    if known is None:
+    if not isinstance(known, list) or not all(isinstance(name, str) for name in known):
         from pytest_browserpool.models import inspect
 
         known = list(inspect.inspect(path).external)
@@ -324,18 +345,25 @@ def _external_names(cache: Cache, sha256: str, path: Path) -> tuple[str, ...]:
 
 
 @functools.lru_cache(maxsize=1024)
-def _hash_of(path: Path, size: int, changed_ns: int) -> str:
+def _hash_of(path: Path, state: tuple[int, ...]) -> str:
     return sha256_of(path)
 
 
 def remembered_hash(path: Path) -> str:
     """The file's hash, computed once per process and state of the file."""
     try:
-        state = path.stat()
-        return _hash_of(path, state.st_size, state.st_mtime_ns)
+        return _hash_of(path, state_of(path))
     except OSError as error:
         raise SourceError(
             f"the model cannot be read: {error.strerror or error}",
             where=str(path),
             remedy="check its permissions",
         ) from error
+
+
+def still_holds(sha256: str, path: Path, external: Iterable[tuple[str, Path]]) -> bool:
+    """Whether a model's files are, as they lie here now, the content that is called ``sha256``."""
+    try:
+        return identity(remembered_hash(path), {n: remembered_hash(file) for n, file in external}) == sha256
+    except SourceError:
+        return False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import json
 import time
@@ -23,6 +24,7 @@ from pytest_browserpool.errors import (
     UnsupportedOperator,
 )
 from pytest_browserpool.models.inspect import ModelInfo, resolve_shapes
+from pytest_browserpool.models.sources import still_holds
 from pytest_browserpool.node import refusing
 from pytest_browserpool.node.standby import Standby
 from pytest_browserpool.node.use import ModelUse
@@ -238,7 +240,10 @@ class Resident:
     async def _load(self, candidate: Candidate, fixed: Shapes, slot: int) -> Loaded:
         key = self._key(candidate, fixed)
         content = self.content
-        if content.stamps and content.stamps != stamps_of(content.path, content.external):
+        files = (content.path, content.external)
+        touched = content.stamps and content.stamps != stamps_of(*files)
+        # by a link to it or by other permissions, say: what it holds decides
+        if touched and not await asyncio.to_thread(still_holds, content.sha256, *files):
             raise refusing.changed(content.label, content.path)
         if fixed:
             path = self._static(content, dict(fixed))

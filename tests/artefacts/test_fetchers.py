@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import concurrent.futures
+import contextlib
 import hashlib
 import http.server
 import json
@@ -228,6 +229,61 @@ def test_a_trickle_ends_at_the_deadline(server: LocalServer) -> None:
     server.answers["/slow"] = trickle
     with pytest.raises(DeadlineExceeded):
         body(f"{server.url}/slow", timeout=0.5)
+
+
+CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("start", "drop"),
+    [
+        pytest.param(b"HTTP/1.1 200 O", b"K", id="status"),
+        pytest.param(b"HTTP/1.1 200 OK\r\n", b"X-A: b\r\n", id="headers"),
+        pytest.param(b"HTTP/1.1 302 Found\r\nLocation: /b\r\n\r\n", b"x", id="redirect"),
+        pytest.param(CHUNKED, b"0", id="chunk"),
+        pytest.param(CHUNKED + b"5\r\nhello\r\n0\r\n", b"X: y\r\n", id="trailer"),
+    ],
+)
+def test_whatever_drips_in_ends_at_the_deadline(server: LocalServer, start: bytes, drop: bytes) -> None:
+    def drip(request: http.server.BaseHTTPRequestHandler) -> None:
+        with contextlib.suppress(OSError):
+            request.wfile.write(start)
+            for _ in range(90):  # http.client takes 100 headers
+                request.wfile.write(drop)
+                time.sleep(0.05)
+
+    server.answers["/slow"] = drip
+    started = time.monotonic()
+    with pytest.raises(DeadlineExceeded, match=r"no end in 0\.5 s"):
+        body(f"{server.url}/slow", timeout=0.5)
+    assert time.monotonic() - started < 3
+    assert len(server.requests) == 1
+
+
+def test_silence_is_not_asked_for_again(server: LocalServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fetch, "SILENCE_TIMEOUT", 0.3)
+    server.answers["/silent"] = lambda request: time.sleep(1)
+    with pytest.raises(SourceError, match=r"silent for 0\.3 s before the first byte"):
+        body(f"{server.url}/silent")
+    assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize("to", ["http://[::1/x", f"https://{'a' * 70}.example/x", "https://a..example/x"])
+def test_a_redirect_to_no_address_is_named(server: LocalServer, to: str) -> None:
+    server.answers["/a"] = redirect(to)
+    with pytest.raises(SourceError, match="no address") as caught:
+        body(f"{server.url}/a")
+    assert caught.value.where == f"{server.url}/a"
+
+
+def test_a_length_that_is_no_number_is_named(server: LocalServer) -> None:
+    def odd(request: http.server.BaseHTTPRequestHandler) -> None:
+        request.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Length: abc\r\n\r\nhello")
+        request.close_connection = True
+
+    server.answers["/odd"] = odd
+    with pytest.raises(SourceError, match="announces 'abc' bytes"):
+        body(f"{server.url}/odd")
 
 
 def test_nobody_listening_is_an_error_with_the_address() -> None:

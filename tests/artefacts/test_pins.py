@@ -82,6 +82,15 @@ def test_a_missing_or_shortened_file_is_seen_and_the_package_unpacked_again(
     assert (directory / pins.RUNTIME_FILES[0]).read_bytes() == pins.RUNTIME_FILES[0].encode()
 
 
+@pytest.mark.parametrize("record", ['{"files": 5}', '{"files": {"a": 1}}', '{"files": {"a": [1e999, "00"]}}'])
+def test_a_record_that_is_not_ours_counts_as_none(cache: Cache, record: str) -> None:
+    path = cache.root / "meta" / f"{pins.directory_of(pins.RUNTIME, cache).name}.json"
+    path.parent.mkdir(parents=True)
+    path.write_text(record)
+    assert pins.held(pins.RUNTIME, cache) is None
+    assert pins.damaged(pins.RUNTIME, cache) == ()
+
+
 def test_silent_damage_is_found_on_request_and_dropped(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
     packed = offer(cache, pins.RUNTIME, {f"package/dist/{n}": n.encode() for n in pins.RUNTIME_FILES})
     pin = dataclasses.replace(pins.RUNTIME, **pins.hashes_of(packed))

@@ -84,3 +84,11 @@ def test_another_librarys_array_must_have_the_models_dtype_too() -> None:
     assert given(_OfALibrary(np.ones(1, np.float32)), "float").tolist() == [1]
     with pytest.raises(InputError, match="has dtype float64, the model wants float32"):
         given(_OfALibrary(np.ones(1, np.float64)), "float")
+
+
+@pytest.mark.parametrize(("dtype", "numpy"), [("float", np.float32), ("string", object)])
+def test_a_mask_is_not_dropped_silently(dtype: str, numpy: Any) -> None:
+    masked = np.ma.masked_array(np.array(["1", "2", "3"]).astype(numpy), [True, False, False])
+    with pytest.raises(InputError, match=r"input 'x' has 1 masked elements.*\n.*\n.*x\.filled\(0\)"):
+        given(masked, dtype)
+    assert given(masked[1:], dtype).tolist() == masked.data[1:].tolist()

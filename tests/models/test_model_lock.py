@@ -14,6 +14,7 @@ from pytest_browserpool.errors import ConfigurationError
 from pytest_browserpool.models.lock import Locked, LockFile, LockFileWarning
 
 ONE, TWO = Locked("11" * 32, 10), Locked("22" * 32, 20, {"m.data": "33" * 32})
+THREE = Locked("44" * 32, 30)
 
 
 def test_entries_come_back_and_the_order_of_writing_does_not_show(cache: Cache, tmp_path: Path) -> None:
@@ -58,14 +59,26 @@ def test_a_read_only_file_is_left_alone_with_a_line_that_says_the_hash(cache: Ca
     lock.record("a", ONE)
     lock.path.chmod(0o444)
     before = lock.path.read_text()
-    with pytest.warns(LockFileWarning, match=rf"read-only.*'b' stays unpinned.*{TWO.sha256}"):
-        lock.record("b", TWO)
+    with pytest.warns(LockFileWarning, match=rf"read-only.*'b' stays unpinned.*{THREE.sha256}"):
+        lock.record("b", THREE)
+    with pytest.warns(
+        LockFileWarning, match="external data of 'c' stay unpinned; make that place writable once"
+    ):
+        lock.record("c", TWO)
     assert lock.path.read_text() == before
 
 
 def test_a_directory_that_is_gone_is_a_warning_too(cache: Cache, tmp_path: Path) -> None:
     with pytest.warns(LockFileWarning, match="cannot be written"):
         LockFile(tmp_path / "gone" / "browserpool.lock").record("a", ONE)
+
+
+def test_a_cache_that_cannot_be_written_is_a_warning_too(lock: LockFile, tmp_path: Path) -> None:
+    """An image's cache is often read-only; a file stands where its directories would be, which stops root too."""
+    (tmp_path / "file").touch()
+    with pytest.warns(LockFileWarning, match=rf"cache directory .*{tmp_path / 'file'}.*'a' stays unpinned"):
+        LockFile(lock.path, cache=Cache(tmp_path / "file")).record("a", ONE)
+    assert not lock.path.exists()
 
 
 @pytest.mark.parametrize(
@@ -78,14 +91,18 @@ def test_a_directory_that_is_gone_is_a_warning_too(cache: Cache, tmp_path: Path)
         '{"version": 2, "models": {}}',
         '{"version": 1, "models": {"a": {}}}',
         '{"version": 1, "models": []}',
+        '{"version": 1, "models": {"a": {"sha256": "11", "size": 1e999}}}',
+        '{"version": 1, "models": {"a": {"sha256": "11", "size": 1, "external": ["m.data"]}}}',
+        "[" * 100_000,
+        "\udce9",  # in the file a byte that is no UTF-8
     ],
 )
 def test_a_file_that_is_not_ours_is_refused_with_its_place(cache: Cache, lock: LockFile, text: str) -> None:
-    lock.path.write_text(text)
+    lock.path.write_bytes(text.encode(errors="surrogateescape"))
     with pytest.raises(ConfigurationError) as caught:
         lock.entries()
     assert str(lock.path) in str(caught.value)
-    assert lock.path.read_text() == text
+    assert lock.path.read_bytes() == text.encode(errors="surrogateescape")
 
 
 def test_the_project_s_own_lock_file_is_in_the_form_that_we_write() -> None:

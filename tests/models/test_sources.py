@@ -18,6 +18,7 @@ from artefact_support import LocalServer
 from model_support import scaling, with_external_data
 
 from pytest_browserpool.artefacts.cache import Cache
+from pytest_browserpool.browsers.pool import stamps_of
 from pytest_browserpool.errors import HashMismatch, InvalidModel, SourceError
 from pytest_browserpool.models import sources
 from pytest_browserpool.models.lock import LockFile, LockFileWarning
@@ -108,6 +109,38 @@ def test_a_changed_file_is_another_model(project: Path, resolve: Any, model: byt
     first = resolve("m.onnx")
     (project / "m.onnx").write_bytes(scaling(3.0, dims=("batch", 3)).SerializeToString())
     assert resolve("m.onnx").sha256 != first.sha256
+
+
+def test_a_file_that_is_replaced_with_its_size_and_time_is_another_model(
+    project: Path, resolve: Any, model: bytes
+) -> None:
+    """As ``cp -p`` and rsync do it: both releases of a model have the time of the archive that they came in."""
+    other = scaling(3.0).SerializeToString()
+    assert len(other) == len(model)
+    for name, content in {"a.onnx": model, "b.onnx": other, "in_place.onnx": model}.items():
+        (project / name).write_bytes(content)
+        os.utime(project / name, (1e9, 1e9))
+    shutil.copy2(project / "a.onnx", project / "m.onnx")
+    first, in_place = resolve("m.onnx"), resolve("in_place.onnx")
+    shutil.copy2(project / "b.onnx", project / "m.onnx")
+    assert (first.sha256, resolve("m.onnx").sha256) == (sha(model), sha(other))
+    (project / "in_place.onnx").write_bytes(other)
+    os.utime(project / "in_place.onnx", (1e9, 1e9))
+    assert (in_place.sha256, resolve("in_place.onnx").sha256) == (sha(model), sha(other))
+
+
+def test_a_file_still_holds_its_model_whoever_links_to_it(project: Path, resolve: Any) -> None:
+    with_external_data(project)
+    found = resolve("model.onnx")
+    before = stamps_of(found.path, found.external)
+    os.link(found.path, project / "backup.onnx")
+    assert stamps_of(found.path, found.external) != before
+    assert sources.still_holds(found.sha256, found.path, found.external)
+    data = found.external[0][1]
+    data.write_bytes(data.read_bytes()[::-1])
+    assert not sources.still_holds(found.sha256, found.path, found.external)
+    data.unlink()
+    assert not sources.still_holds(found.sha256, found.path, found.external)
 
 
 def test_a_hash_in_the_source_is_enforced(project: Path, resolve: Any, model: bytes) -> None:
@@ -294,11 +327,48 @@ def test_a_damaged_cache_file_is_fetched_again(hub: LocalServer, resolve: Any, m
     assert len(hub.requests) == 2
 
 
-def test_an_error_page_is_not_taken_for_a_model(hub: LocalServer, resolve: Any, lock: LockFile) -> None:
+@pytest.mark.parametrize(
+    "record",
+    [
+        '{"external": 5}',
+        '{"external": [5]}',
+        '{"sha256": 5, "external": [1]}',
+        '{"size": "12"}',
+        "[" * 100_000,
+    ],
+)
+@pytest.mark.parametrize("kind", ["graphs", "sources", "meta"])
+def test_a_record_of_the_cache_s_that_is_not_ours_counts_as_none(
+    hub: LocalServer, resolve: Any, cache: Cache, tmp_path: Path, kind: str, record: str
+) -> None:
+    path = with_external_data(tmp_path / "upstream")
+    for name in ("model.onnx", "model.onnx.data"):
+        hub.answers[f"/o/r/resolve/main/{name}"] = (path.parent / name).read_bytes()
+    found = resolve("hf:o/r/model.onnx")
+    for file in (cache.root / kind).iterdir():
+        file.write_text(record)
+    assert resolve("hf:o/r/model.onnx") == found
+
+
+def test_an_error_page_is_not_taken_for_a_model_nor_kept(
+    hub: LocalServer, resolve: Any, lock: LockFile, cache: Cache
+) -> None:
     hub.answers["/o/r/resolve/main/m.onnx"] = b"<html>please log in</html>"
-    with pytest.raises(InvalidModel, match="HTML"):
+    with pytest.raises(InvalidModel, match="HTML") as caught:
         resolve("hf:o/r/m.onnx")
+    assert caught.value.where == "hf:o/r/m.onnx"
     assert not lock.path.exists()
+    assert not list((cache.root / "models").glob("*"))
+
+
+def test_a_file_that_is_no_model_stays_for_whom_it_is_something_else(
+    hub: LocalServer, resolve: Any, lock: LockFile, cache: Cache
+) -> None:
+    hub.answers["/o/r/resolve/main/vocab.txt"] = b"hello"
+    stored = sources.resolve_file("hf:o/r/vocab.txt", lock=lock)
+    with pytest.raises(InvalidModel):
+        resolve("hf:o/r/vocab.txt")
+    assert stored.path.read_bytes() == b"hello"
 
 
 def test_remote_external_data_are_fetched_locked_and_cached(
@@ -320,6 +390,45 @@ def test_remote_external_data_are_fetched_locked_and_cached(
     hub.answers["/o/r/resolve/main/onnx/model.onnx.data"] = weights[::-1]
     with pytest.raises(HashMismatch, match=r"external data model\.onnx\.data"):
         resolve("hf:o/r/onnx/model.onnx")
+
+
+def test_a_hash_in_the_source_pins_the_graph_and_the_lock_file_its_external_data(
+    hub: LocalServer, resolve: Any, lock: LockFile, cache: Cache, tmp_path: Path
+) -> None:
+    path = with_external_data(tmp_path / "upstream")
+    weights = (tmp_path / "upstream" / "model.onnx.data").read_bytes()
+    hub.answers["/o/r/resolve/main/model.onnx"] = path.read_bytes()
+    hub.answers["/o/r/resolve/main/model.onnx.data"] = weights
+    source = f"hf:o/r/model.onnx#sha256={sha(path.read_bytes())}"
+    found = resolve(source)
+    assert {name: entry.external for name, entry in lock.entries().items()} == {
+        source: {"model.onnx.data": sha(weights)}
+    }
+    shutil.rmtree(cache.root)
+    sources.resolve_file(source, lock=lock)  # as browserpool fetch does
+    assert cache.models() == {sha(path.read_bytes()), sha(weights)}
+    shutil.rmtree(cache.root)
+    hub.answers["/o/r/resolve/main/model.onnx.data"] = weights[::-1]
+    with pytest.raises(HashMismatch, match=r"external data model\.onnx\.data .*browserpool\.lock"):
+        resolve(source)
+    hub.answers["/o/r/resolve/main/model.onnx.data"] = weights
+    assert resolve(source) == found
+
+
+def test_an_entry_without_a_hash_pins_the_external_data_of_the_same_graph_too(
+    hub: LocalServer, resolve: Any, lock: LockFile, cache: Cache, tmp_path: Path
+) -> None:
+    path = with_external_data(tmp_path / "upstream")
+    weights = (tmp_path / "upstream" / "model.onnx.data").read_bytes()
+    hub.answers["/o/r/resolve/main/model.onnx"] = path.read_bytes()
+    hub.answers["/o/r/resolve/main/model.onnx.data"] = weights
+    resolve("hf:o/r/model.onnx")
+    resolve(f"hf:o/r/model.onnx#sha256={sha(path.read_bytes())}")
+    assert set(lock.entries()) == {"hf:o/r/model.onnx"}
+    shutil.rmtree(cache.root)
+    hub.answers["/o/r/resolve/main/model.onnx.data"] = weights[::-1]
+    with pytest.raises(HashMismatch):
+        resolve(f"hf:o/r/model.onnx#sha256={sha(path.read_bytes())}")
 
 
 def test_processes_that_want_the_same_model_fetch_it_once(
