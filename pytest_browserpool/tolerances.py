@@ -176,6 +176,7 @@ class _Scope:
         self.nodes = list(graph.node)
         self.typed, self.outer = typed, outer
         self.producers = {name: i for i, node in enumerate(self.nodes) for name in node.output if name}
+        self._naturals: dict[str, float] = {}
 
     def ancestors(self, name: str) -> set[int]:
         """Indices of the nodes that ``name`` depends on."""
@@ -194,13 +195,26 @@ class _Scope:
 
     def maker(self, name: str) -> NodeProto | None:
         """The node that computes ``name``, past those that only move it."""
-        index = self.producers.get(name)
-        while index is not None and self.nodes[index].op_type in rounding.PASS_THROUGH - {"Cast"}:
-            index = self.producers.get(self.nodes[index].input[0])
+        index = self.producers.get(self._origin(name, rounding.PASS_THROUGH - {"Cast"}))
         return None if index is None else self.nodes[index]
+
+    def _origin(self, name: str, moving: frozenset[str]) -> str:
+        """What ``name`` was before the nodes of these kinds, which only move it."""
+        for _ in self.nodes:  # not for ever round a circle
+            index = self.producers.get(name)
+            if index is None or self.nodes[index].op_type not in moving or not self.nodes[index].input:
+                break
+            name = self.nodes[index].input[0]
+        return name
 
     def natural(self, name: str) -> float:
         """The magnitude that the last computation before ``name`` worked with, 0 if nothing tells."""
+        if name not in self._naturals:
+            self._naturals[name] = 0.0  # for what depends on itself
+            self._naturals[name] = self._natural(self._origin(name, rounding.PASS_THROUGH - {"Concat"}))
+        return self._naturals[name]
+
+    def _natural(self, name: str) -> float:
         index = self.producers.get(name)
         if index is None:
             return self.outer.natural(name) if self.outer else 0.0
@@ -216,8 +230,6 @@ class _Scope:
             return min(_Scope(b, self.typed, self).natural(b.output[position].name) for b in bodies)
         if kind == "Concat":
             return min(map(self.natural, node.input))
-        if kind in rounding.PASS_THROUGH:
-            return self.natural(node.input[0])
         return self._bias(node)
 
     def _bias(self, node: NodeProto) -> float:

@@ -485,6 +485,23 @@ def test_an_answer_that_jumps_does_not_excuse_another(kind, wrong):
         assert_close({"y": wrong(reference["y"])}, reference, model, inputs=inputs)
 
 
+def test_what_is_moved_often_or_put_together_often_takes_no_time():
+    moves = [helper.make_node("Identity", [f"i{n - 1}" if n else "x"], [f"i{n}"]) for n in range(1500)]
+    doubles = [
+        helper.make_node("Concat", [f"c{n - 1}" if n else "i1499"] * 2, [f"c{n}"], axis=0) for n in range(60)
+    ]
+    sums = helper.make_node("Sigmoid", ["c59"], ["y"])
+    model = graph([*moves, *doubles, sums], {"x": (FLOAT, [1, 1])}, {"c59": (FLOAT, None), "y": (FLOAT, None)})
+    found = tolerance(model)
+    assert (found["c59"].natural, found["c59"].relative) == (0.0, 0.0)
+    assert found["y"].natural == 1.0
+
+
+def test_a_circle_of_moves_ends():
+    nodes = [helper.make_node("Identity", ["a"], ["b"]), helper.make_node("Identity", ["b"], ["a"])]
+    assert tolerance(graph(nodes, {}, {"a": (FLOAT, [1])}))["a"].relative == 0.0
+
+
 # -- wrong answers do not -----------------------------------------------------------------------------------
 
 
