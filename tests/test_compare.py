@@ -491,7 +491,9 @@ def test_what_is_moved_often_or_put_together_often_takes_no_time():
         helper.make_node("Concat", [f"c{n - 1}" if n else "i1499"] * 2, [f"c{n}"], axis=0) for n in range(60)
     ]
     sums = helper.make_node("Sigmoid", ["c59"], ["y"])
-    model = graph([*moves, *doubles, sums], {"x": (FLOAT, [1, 1])}, {"c59": (FLOAT, None), "y": (FLOAT, None)})
+    model = graph(
+        [*moves, *doubles, sums], {"x": (FLOAT, [1, 1])}, {"c59": (FLOAT, None), "y": (FLOAT, None)}
+    )
     found = tolerance(model)
     assert (found["c59"].natural, found["c59"].relative) == (0.0, 0.0)
     assert found["y"].natural == 1.0
