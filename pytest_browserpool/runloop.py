@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from _pytest.logging import caplog_records_key
+from _pytest.logging import caplog_handler_key, caplog_records_key
 from _pytest.runner import CallInfo
 
 LATE_SECONDS = 0.05
@@ -73,9 +73,9 @@ class RunLoop:
 
         Within pytest's protocol for ``last``, so that what plugins put around a test holds here too: time-outs, warnings.
         """
-        if last is None:
+        if last is None or not (left := self._left(item)):
             return
-        if not self._leaves_fixtures(item):
+        if max(left) == 1:
             self._finish(last, item)
             return
         self._leaving = last
@@ -84,11 +84,11 @@ class RunLoop:
         finally:
             self._leaving = None
 
-    def _leaves_fixtures(self, item: pytest.Item | None) -> bool:
-        """Whether something that ``item`` lies not in has more to end than itself."""
+    def _left(self, item: pytest.Item | None) -> list[int]:
+        """For each node that ``item`` does not lie in, what is to end with it: itself, and its fixtures."""
         kept = set(item.listchain()) if item is not None else set()
         stack = self.session._setupstate.stack
-        return any(len(finalizers) > 1 for node, (finalizers, _) in stack.items() if node not in kept)
+        return [len(finalizers) for node, (finalizers, _) in stack.items() if node not in kept]
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_protocol(self, item: pytest.Item, nextitem: pytest.Item | None) -> bool | None:
@@ -133,3 +133,6 @@ def _captured(item: pytest.Item) -> Iterator[None]:
         if capture is not None:
             stack.enter_context(capture.item_capture("teardown", item))
         yield
+    if logs is not None:
+        del item.stash[caplog_records_key]
+        del item.stash[caplog_handler_key]
