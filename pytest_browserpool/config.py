@@ -112,8 +112,8 @@ class Settings(Plain):
     """Memory of one browser's process tree before it is replaced when idle: wasm memory never shrinks."""
     firefox_max_windows: int = 200
     """Windows opened in one Firefox, for leased pages and for pages of models, after which it is replaced when idle: there
-    each is a whole window of the browser, whose memory the main process gets back late (megabytes each, while one follows
-    the other) and not quite. Launching another takes the processor as long as ten of them."""
+    each is a whole window of the browser, whose memory the main process gets back late and not quite. So many take far
+    longer than to launch another."""
     memory_share: float = 0.8
     """Share of the node's memory that its browsers may take together."""
     custom: tuple[CustomBrowser, ...] = ()

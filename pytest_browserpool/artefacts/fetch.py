@@ -168,9 +168,8 @@ def is_address(url: str) -> bool:
         parts = urllib.parse.urlsplit(url)
         if not parts.hostname or parts.port == 0:
             return False
-        parts.hostname.encode(
-            "idna"
-        )  # as the resolver will: no part of it is empty or longer than 63 letters
+        # as the resolver will: no part of it is empty or longer than 63 letters
+        parts.hostname.encode("idna")
         return True
     except ValueError:
         return False
